@@ -1,0 +1,266 @@
+//! The f32 elements behind CPU tensors, to read and to write in place, and the checks every
+//! operator makes on its operands. No arithmetic here.
+
+use std::cell::{Cell, RefCell};
+
+use candle_core::{
+    CpuStorage, DType, DeviceLocation, InplaceOp1, Layout, Storage, StorageRef, Tensor,
+};
+
+use crate::error::{Error, Result};
+
+/// Copies the leading rows of `[capacity, dim]` out: `values.len()` elements from the start.
+///
+/// # Errors
+/// A tensor that is not f32, contiguous, on the CPU and at least as large as `values`.
+pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
+    const OP: &str = "read_rows";
+    let view = View::new(OP, "tensor", tensor)?;
+    let source = view.slice()?;
+    check(OP, "tensor", source.len() >= values.len(), || {
+        (format!("at least {} elements", values.len()), source.len().to_string())
+    })?;
+    values.copy_from_slice(&source[..values.len()]);
+    Ok(())
+}
+
+/// Copies `values` over the start of a tensor, as for the cosines and sines of a step.
+///
+/// # Errors
+/// A tensor that is not f32, contiguous, on the CPU and at least as large as `values`.
+pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
+    const OP: &str = "write_rows";
+    write(OP, tensor, |target| {
+        let len = target.len();
+        check(OP, "tensor", len >= values.len(), || {
+            (format!("at least {} elements", values.len()), len.to_string())
+        })?;
+        target[..values.len()].copy_from_slice(values);
+        Ok(())
+    })
+}
+
+/// A tensor whose elements are being read; holds the storage's lock.
+pub(crate) struct View<'a> {
+    op: &'static str,
+    operand: &'static str,
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(op: &'static str, operand: &'static str, tensor: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        Ok(Self { op, operand, storage, layout })
+    }
+
+    /// The elements, in row-major order.
+    pub(crate) fn slice(&self) -> Result<&[f32]> {
+        let storage = match &*self.storage {
+            Storage::Cpu(storage) => storage,
+            other => {
+                return Err(Error::Unsupported { op: self.op, device: location(other) });
+            }
+        };
+        let range = bounds(self.op, self.operand, self.layout)?;
+        match storage {
+            CpuStorage::F32(values) => Ok(&values[range]),
+            other => Err(Error::DType {
+                op: self.op,
+                operand: self.operand,
+                expected: DType::F32,
+                found: candle_core::backend::BackendStorage::dtype(other),
+            }),
+        }
+    }
+}
+
+/// Hands the elements of `out` to `body`, to be written.
+///
+/// The lock on its storage is held meanwhile: operands must be distinct, see [`distinct`].
+pub(crate) fn write<F>(op: &'static str, out: &Tensor, body: F) -> Result<()>
+where
+    F: FnOnce(&mut [f32]) -> Result<()>,
+{
+    let device = out.device().location();
+    if device != DeviceLocation::Cpu {
+        return Err(Error::Unsupported { op, device });
+    }
+    let call = WriteCall { op, body: Cell::new(Some(body)), error: RefCell::new(None) };
+    let outcome = out.inplace_op1(&call);
+    match call.error.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(outcome?),
+    }
+}
+
+/// An in-place operation of the tensor library that runs a closure.
+struct WriteCall<F> {
+    op: &'static str,
+    body: Cell<Option<F>>,
+    error: RefCell<Option<Error>>,
+}
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> WriteCall<F> {
+    fn run(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let range = bounds(self.op, "out", layout)?;
+        let found = candle_core::backend::BackendStorage::dtype(storage);
+        match (storage, self.body.take()) {
+            (CpuStorage::F32(values), Some(body)) => body(&mut values[range]),
+            _ => Err(Error::DType { op: self.op, operand: "out", expected: DType::F32, found }),
+        }
+    }
+}
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for WriteCall<F> {
+    fn name(&self) -> &'static str {
+        self.op
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        // Our own error travels beside the tensor library's, which could not carry it whole.
+        if let Err(error) = self.run(storage, layout) {
+            *self.error.borrow_mut() = Some(error);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses an operand that lives in the same allocation as the output: reading it while the
+/// output is locked for writing would wait forever.
+pub(crate) fn distinct(
+    op: &'static str,
+    out: &Tensor,
+    inputs: &[(&'static str, &Tensor)],
+) -> Result<()> {
+    let target = address(out);
+    match inputs.iter().find(|(_, tensor)| address(tensor) == target) {
+        Some((operand, _)) => Err(Error::Aliased { op, operand }),
+        None => Ok(()),
+    }
+}
+
+/// Where the storage lies, as an identity.
+fn address(tensor: &Tensor) -> *const Storage {
+    let (storage, _) = tensor.storage_and_layout();
+    &raw const *storage
+}
+
+/// `(capacity, dim)` of a tensor of rows, of which at least `rows` must exist.
+pub(crate) fn rows_of(
+    op: &'static str,
+    operand: &'static str,
+    tensor: &Tensor,
+    rows: usize,
+) -> Result<(usize, usize)> {
+    match *tensor.dims() {
+        [capacity, dim] if capacity >= rows => Ok((capacity, dim)),
+        _ => Err(Error::Shape {
+            op,
+            operand,
+            expected: format!("[at least {rows}, dim]"),
+            found: format!("{:?}", tensor.dims()),
+        }),
+    }
+}
+
+/// Length of a tensor of one dimension.
+pub(crate) fn vector_of(op: &'static str, operand: &'static str, tensor: &Tensor) -> Result<usize> {
+    match *tensor.dims() {
+        [dim] => Ok(dim),
+        _ => Err(Error::Shape {
+            op,
+            operand,
+            expected: "[dim]".to_owned(),
+            found: format!("{:?}", tensor.dims()),
+        }),
+    }
+}
+
+/// Refuses a shape; `texts` makes what was expected and what was found.
+pub(crate) fn check(
+    op: &'static str,
+    operand: &'static str,
+    holds: bool,
+    texts: impl FnOnce() -> (String, String),
+) -> Result<()> {
+    if holds {
+        return Ok(());
+    }
+    let (expected, found) = texts();
+    Err(Error::Shape { op, operand, expected, found })
+}
+
+/// Refuses a last dimension other than `expected`.
+pub(crate) fn check_dim(
+    op: &'static str,
+    operand: &'static str,
+    found: usize,
+    expected: usize,
+) -> Result<()> {
+    check(op, operand, found == expected, || {
+        (format!("[rows, {expected}]"), format!("[rows, {found}]"))
+    })
+}
+
+fn bounds(
+    op: &'static str,
+    operand: &'static str,
+    layout: &Layout,
+) -> Result<std::ops::Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => Err(Error::NotContiguous {
+            op,
+            operand,
+            shape: layout.dims().to_vec(),
+            strides: layout.stride().to_vec(),
+        }),
+    }
+}
+
+fn location(storage: &Storage) -> DeviceLocation {
+    storage.device().location()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let tensor = Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap();
+        write_rows(&tensor, &[1.0, 2.0, 3.0]).unwrap();
+        let mut values = [9.0; 4];
+        read_rows(&tensor, &mut values).unwrap();
+        assert_eq!(values, [1.0, 2.0, 3.0, 0.0]);
+    }
+
+    #[test]
+    fn a_tensor_that_is_too_small_is_refused() {
+        let tensor = Tensor::zeros((1, 2), DType::F32, &Device::Cpu).unwrap();
+        let error = write_rows(&tensor, &[0.0; 3]).unwrap_err().to_string();
+        assert_eq!(error, "write_rows: tensor must be at least 3 elements, found 2");
+        assert!(read_rows(&tensor, &mut [0.0; 3]).is_err());
+    }
+
+    #[test]
+    fn another_type_and_a_transposed_tensor_are_refused() {
+        let ints = Tensor::zeros((2, 2), DType::U32, &Device::Cpu).unwrap();
+        assert!(matches!(write_rows(&ints, &[0.0]), Err(Error::DType { .. })));
+        assert!(matches!(read_rows(&ints, &mut [0.0]), Err(Error::DType { .. })));
+        let turned = Tensor::zeros((3, 2), DType::F32, &Device::Cpu).unwrap().t().unwrap();
+        assert!(matches!(write_rows(&turned, &[0.0]), Err(Error::NotContiguous { .. })));
+        assert!(matches!(read_rows(&turned, &mut [0.0]), Err(Error::NotContiguous { .. })));
+    }
+
+    #[test]
+    fn a_view_of_the_output_is_not_distinct_from_it() {
+        let tensor = Tensor::zeros((4, 2), DType::F32, &Device::Cpu).unwrap();
+        let view = tensor.narrow(0, 1, 2).unwrap();
+        assert!(matches!(distinct("op", &tensor, &[("x", &view)]), Err(Error::Aliased { .. })));
+        let other = Tensor::zeros((4, 2), DType::F32, &Device::Cpu).unwrap();
+        assert!(distinct("op", &tensor, &[("x", &other)]).is_ok());
+    }
+}

@@ -1,0 +1,44 @@
+//! Adding to rows: the residual connection, and a bias broadcast over rows.
+
+mod cpu;
+pub mod reference;
+
+use candle_core::Tensor;
+
+use crate::access::{View, check_dim, distinct, rows_of, vector_of, write};
+use crate::error::Result;
+
+/// `out[r, i] += x[r, i]` for the leading `rows`; both are `[capacity, dim]`.
+///
+/// # Errors
+/// Shapes that do not fit, tensors that are not f32 and contiguous, a device without an
+/// implementation, `x` in the same storage as `out`.
+pub fn add(out: &Tensor, x: &Tensor, rows: usize) -> Result<()> {
+    const OP: &str = "add";
+    let (_, dim) = rows_of(OP, "out", out, rows)?;
+    check_dim(OP, "x", rows_of(OP, "x", x, rows)?.1, dim)?;
+    distinct(OP, out, &[("x", x)])?;
+    let x = View::new(OP, "x", x)?;
+    let x = &x.slice()?[..rows * dim];
+    write(OP, out, |out| {
+        cpu::add(&mut out[..rows * dim], x);
+        Ok(())
+    })
+}
+
+/// `out[r, i] += bias[i]` for the leading `rows` of `out`, `[capacity, dim]`; `bias` is `[dim]`.
+///
+/// # Errors
+/// As for [`add`].
+pub fn add_bias(out: &Tensor, bias: &Tensor, rows: usize) -> Result<()> {
+    const OP: &str = "add_bias";
+    let (_, dim) = rows_of(OP, "out", out, rows)?;
+    check_dim(OP, "bias", vector_of(OP, "bias", bias)?, dim)?;
+    distinct(OP, out, &[("bias", bias)])?;
+    let bias = View::new(OP, "bias", bias)?;
+    let bias = bias.slice()?;
+    write(OP, out, |out| {
+        cpu::add_bias(&mut out[..rows * dim], bias);
+        Ok(())
+    })
+}

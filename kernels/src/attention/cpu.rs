@@ -1,0 +1,166 @@
+//! Attention on the CPU: blocks of query rows that share a key head, page by page with an online
+//! softmax (Milakov and Gimelshein, 2018), over all cores. The loops over a page are in `page.rs`.
+
+use std::cell::RefCell;
+
+use super::page::{Lines, Page, Scratch};
+use super::{AttentionOptions, Inputs, PageTable, Segment, Shape};
+use crate::isa::Isa;
+use crate::pool::{Parts, Pool};
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Query rows times query heads of one key head that go over the pages together: enough to reuse a
+/// page from the first-level cache, few enough for their sums to stay there too.
+const BLOCK_LINES: usize = 24;
+/// Multiply-adds below which the calling thread works alone.
+const PARALLEL_MIN: usize = 32 * 1024;
+
+thread_local! {
+    /// Sums and scores of a block; grows to the largest one this thread has seen.
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::EMPTY) };
+}
+
+/// Writes rows of new keys into their blocks, transposed.
+pub(super) fn write_keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
+    let width = shape.kv_heads * shape.head_dim;
+    for (row, slot) in k.chunks_exact(width).zip(slots) {
+        let (page, offset) = shape.locate(*slot as usize);
+        for (head, k) in row.chunks_exact(shape.head_dim).enumerate() {
+            let block = &mut keys[shape.block(page, head)..][..shape.block_len()];
+            for (line, k) in block.chunks_exact_mut(shape.page_tokens).zip(k) {
+                line[offset] = *k;
+            }
+        }
+    }
+}
+
+/// Writes rows of new values into their blocks.
+pub(super) fn write_values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape) {
+    let width = shape.kv_heads * shape.head_dim;
+    for (row, slot) in v.chunks_exact(width).zip(slots) {
+        let (page, offset) = shape.locate(*slot as usize);
+        for (head, v) in row.chunks_exact(shape.head_dim).enumerate() {
+            let start = shape.block(page, head) + shape.value_in_block(offset, 0);
+            values[start..][..v.len()].copy_from_slice(v);
+        }
+    }
+}
+
+/// Attention of every row of every segment; `out` is `[capacity, heads, head_dim]`.
+pub(super) fn paged_attention(
+    out: &mut [f32],
+    inputs: Inputs<'_>,
+    table: PageTable<'_>,
+    shape: &Shape,
+    options: AttentionOptions,
+) {
+    let isa = Isa::current();
+    let tokens = (BLOCK_LINES / (shape.heads / shape.kv_heads)).max(1);
+    let blocks_of = |segment: &Segment| segment.len.div_ceil(tokens);
+    let blocks: usize = table.segments.iter().map(blocks_of).sum();
+    let pairs: usize = table.segments.iter().map(|s| s.len * (s.first_position + s.len)).sum();
+    let out = Parts::new(out);
+    let task = |index: usize| {
+        // Long rows first: the last blocks of a segment see the most tokens.
+        let (mut block, kv_head) = (blocks - 1 - index / shape.kv_heads, index % shape.kv_heads);
+        for segment in table.segments {
+            if block < blocks_of(segment) {
+                let first = block * tokens;
+                let rows = first..segment.len.min(first + tokens);
+                let call =
+                    Block { out: &out, inputs, table, shape, options, segment, rows, kv_head };
+                return SCRATCH.with_borrow_mut(|scratch| dispatch(isa, Job { call, scratch }));
+            }
+            block -= blocks_of(segment);
+        }
+    };
+    let tasks = blocks * shape.kv_heads;
+    match pairs * shape.heads * shape.head_dim < PARALLEL_MIN {
+        true => (0..tasks).for_each(task),
+        false => Pool::current(|pool| pool.run(tasks, task)),
+    }
+}
+
+/// Some rows of a segment, and the query heads of one key head.
+struct Block<'a> {
+    out: &'a Parts<'a, f32>,
+    inputs: Inputs<'a>,
+    table: PageTable<'a>,
+    shape: &'a Shape,
+    options: AttentionOptions,
+    segment: &'a Segment,
+    rows: std::ops::Range<usize>,
+    kv_head: usize,
+}
+
+struct Job<'a> {
+    call: Block<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Job<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { call, scratch } = self;
+        let (shape, tokens) = (call.shape, call.shape.page_tokens);
+        let queries = shape.heads / shape.kv_heads;
+        let mut lines = scratch.begin(call.rows.len() * queries, shape);
+        call.load(&mut lines);
+        let first = call.first_token(call.rows.start);
+        let last = call.segment.first_position + call.rows.end - 1;
+        for index in first / tokens..=last / tokens {
+            let page = call.table.pages[call.segment.first_page + index] as usize;
+            let start = shape.block(page, call.kv_head);
+            let keys = &call.inputs.keys[start..][..shape.block_len()];
+            let values = &call.inputs.values[start..][..shape.block_len()];
+            let visible = |line: usize| {
+                let row = call.rows.start + line / queries;
+                let end = call.segment.first_position + row + 1;
+                let start = index * tokens;
+                let clip = |token: usize| token.saturating_sub(start).min(tokens);
+                clip(call.first_token(row))..clip(end)
+            };
+            // SAFETY: the caller's promise.
+            unsafe { lines.page::<S>(Page { keys, values, scale: call.options.scale }, &visible) };
+        }
+        call.store(&lines);
+    }
+}
+
+impl Block<'_> {
+    /// The first token that row `row` of the segment sees.
+    fn first_token(&self, row: usize) -> usize {
+        let end = self.segment.first_position + row + 1;
+        self.options.window.map_or(0, |window| end.saturating_sub(window))
+    }
+
+    /// Where the head of a line begins in the queries and in the output.
+    fn start(&self, line: usize) -> usize {
+        let queries = self.shape.heads / self.shape.kv_heads;
+        let row = self.segment.first_row + self.rows.start + line / queries;
+        let head = self.kv_head * queries + line % queries;
+        (row * self.shape.heads + head) * self.shape.head_dim
+    }
+
+    /// Takes the queries of the block.
+    fn load(&self, lines: &mut Lines<'_>) {
+        for line in 0..lines.count {
+            let query = &self.inputs.q[self.start(line)..][..self.shape.head_dim];
+            lines.query_mut(line).copy_from_slice(query);
+        }
+    }
+
+    /// Divides the sums of values by the sums of weights.
+    fn store(&self, lines: &Lines<'_>) {
+        for line in 0..lines.count {
+            // SAFETY: each head of each row belongs to one block, and segments do not overlap.
+            let out = unsafe { self.out.part(self.start(line), self.shape.head_dim) };
+            let (values, weight) = lines.sums(line);
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = value / weight;
+            }
+        }
+    }
+}

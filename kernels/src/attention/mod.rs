@@ -1,0 +1,170 @@
+//! Causal attention over keys and values in pages (Kwon et al., "PagedAttention", 2023), with
+//! grouped query heads and a sliding window.
+//!
+//! A block is what one page holds for one head: of values, `[page_tokens, head_dim]`. The order of
+//! elements inside a block of keys is the backend's own (on the CPU `[head_dim, page_tokens]`, so
+//! that one load serves several tokens); copy keys by whole pages only.
+
+mod cpu;
+mod operands;
+mod page;
+pub mod reference;
+
+use candle_core::Tensor;
+
+use crate::access::{View, check, distinct, write};
+use crate::error::Result;
+
+/// The pages of one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct KvPages<'a> {
+    /// `[pages, kv_heads, page_tokens, head_dim]`; inside a block in the backend's order.
+    pub keys: &'a Tensor,
+    /// `[pages, kv_heads, page_tokens, head_dim]`.
+    pub values: &'a Tensor,
+}
+
+/// Consecutive rows of a step that are consecutive tokens of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Segment {
+    /// Row of the first token in the step.
+    pub first_row: usize,
+    /// Number of tokens.
+    pub len: usize,
+    /// Position of the first token in its sequence.
+    pub first_position: usize,
+    /// Where the sequence's pages begin in [`PageTable::pages`]; its page `p` holds the positions
+    /// from `p * page_tokens` on. Pages that lie wholly before the window are not read.
+    pub first_page: usize,
+    /// Number of the sequence's pages, enough for its last token.
+    pub page_count: usize,
+}
+
+/// Which pages each segment reads.
+#[derive(Debug, Clone, Copy)]
+pub struct PageTable<'a> {
+    /// The segments of the step; rows outside of all segments are not written.
+    pub segments: &'a [Segment],
+    /// Page numbers of all segments' sequences, sequence after sequence.
+    pub pages: &'a [u32],
+}
+
+/// What does not change from step to step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionOptions {
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A token sees itself and `window - 1` tokens before it; all of them if `None`.
+    pub window: Option<usize>,
+}
+
+/// Writes the keys and values of a step's rows into their slots.
+///
+/// `k` and `v` are `[capacity, kv_heads * head_dim]`; row `r` goes to slot `slots[r]`, which is
+/// `page * page_tokens + offset in the page`. As many rows as there are slots.
+///
+/// # Errors
+/// A slot outside of the pages, shapes that do not fit, tensors that are not f32 and contiguous, a
+/// device without an implementation, tensors that share storage.
+pub fn write_kv(kv: KvPages<'_>, k: &Tensor, v: &Tensor, slots: &[u32]) -> Result<()> {
+    const OP: &str = "write_kv";
+    let shape = operands::pages(OP, kv)?;
+    operands::new_rows(OP, &shape, k, v, slots)?;
+    distinct(OP, kv.keys, &[("k", k)])?;
+    distinct(OP, kv.values, &[("v", v)])?;
+    let (k, v) = (View::new(OP, "k", k)?, View::new(OP, "v", v)?);
+    let (k, v) = (k.slice()?, v.slice()?);
+    write(OP, kv.keys, |keys| {
+        cpu::write_keys(keys, k, slots, &shape);
+        Ok(())
+    })?;
+    write(OP, kv.values, |values| {
+        cpu::write_values(values, v, slots, &shape);
+        Ok(())
+    })
+}
+
+/// `out = softmax(scale * q k^T) v` for every row of every segment, over the tokens it may see.
+///
+/// `out` and `q` are `[capacity, heads * head_dim]`; query head `h` reads key head
+/// `h / (heads / kv_heads)`. The keys and values of the segments' own tokens must have been written.
+/// A row's result depends on nothing but its own query and the tokens it sees.
+///
+/// # Errors
+/// A segment whose rows, pages or positions lie outside of what they index, shapes that do not fit,
+/// tensors that are not f32 and contiguous, a device without an implementation, tensors that share
+/// storage with `out`.
+pub fn paged_attention(
+    out: &Tensor,
+    q: &Tensor,
+    kv: KvPages<'_>,
+    table: PageTable<'_>,
+    options: AttentionOptions,
+) -> Result<()> {
+    const OP: &str = "paged_attention";
+    let shape = operands::pages(OP, kv)?;
+    check(OP, "window", options.window != Some(0), || ("at least 1".to_owned(), "0".to_owned()))?;
+    let shape = operands::queries(OP, shape, out, q, table)?;
+    distinct(OP, out, &[("q", q), ("keys", kv.keys), ("values", kv.values)])?;
+    let q = View::new(OP, "q", q)?;
+    let keys = View::new(OP, "keys", kv.keys)?;
+    let values = View::new(OP, "values", kv.values)?;
+    let inputs = Inputs { q: q.slice()?, keys: keys.slice()?, values: values.slice()? };
+    write(OP, out, |out| {
+        cpu::paged_attention(out, inputs, table, &shape, options);
+        Ok(())
+    })
+}
+
+/// Sizes of the pages and of a query row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Pages in the pool.
+    pub pages: usize,
+    /// Heads of the keys and values.
+    pub kv_heads: usize,
+    /// Tokens of a page.
+    pub page_tokens: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Heads of the queries, a multiple of `kv_heads`.
+    pub heads: usize,
+}
+
+impl Shape {
+    /// Where the block of a page and a head starts, in keys and values alike.
+    pub fn block(&self, page: usize, kv_head: usize) -> usize {
+        (page * self.kv_heads + kv_head) * self.block_len()
+    }
+
+    /// Elements of a block.
+    pub fn block_len(&self) -> usize {
+        self.page_tokens * self.head_dim
+    }
+
+    /// Page and offset of a slot.
+    pub fn locate(&self, slot: usize) -> (usize, usize) {
+        (slot / self.page_tokens, slot % self.page_tokens)
+    }
+
+    /// Where element `dim` of the key of token `offset` lies inside its block.
+    pub fn key_in_block(&self, offset: usize, dim: usize) -> usize {
+        dim * self.page_tokens + offset
+    }
+
+    /// Where element `dim` of the value of token `offset` lies inside its block.
+    pub fn value_in_block(&self, offset: usize, dim: usize) -> usize {
+        offset * self.head_dim + dim
+    }
+}
+
+/// What attention reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// `[capacity, heads * head_dim]`.
+    pub q: &'a [f32],
+    /// All pages of keys.
+    pub keys: &'a [f32],
+    /// All pages of values.
+    pub values: &'a [f32],
+}

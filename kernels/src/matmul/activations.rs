@@ -1,0 +1,159 @@
+//! The input of one or several matmuls: rows in f32, and their quantized form where a weight uses
+//! it, made once for all of them.
+
+use candle_core::{Device, DeviceLocation, Tensor};
+
+use super::{Matrix, Packed, quantize};
+use crate::access::{View, check, rows_of};
+use crate::error::{Error, Result};
+
+/// Activations that share a scale when quantized.
+pub(crate) const GROUP: usize = 32;
+/// Columns for which sums of codes are kept: the smallest group of a weight.
+pub(crate) const HALF: usize = 16;
+
+/// In what form affine weights read activations. Dense weights always read f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ActivationType {
+    /// As they are: exact up to the rounding of f32.
+    F32,
+    /// Groups of 32 consecutive columns share a scale and are rounded to 8 bits, so that products
+    /// are sums of small integers.
+    Int8,
+    /// The same in 15 bits, as two 8-bit halves: twice the arithmetic of `Int8`, the same reading
+    /// of weights, an error some hundred times smaller.
+    Int16,
+}
+
+impl ActivationType {
+    /// Rows of 8-bit codes that one row of activations makes.
+    pub(crate) fn planes(self) -> usize {
+        match self {
+            Self::F32 => 0,
+            Self::Int8 => 1,
+            Self::Int16 => 2,
+        }
+    }
+}
+
+/// Room for the quantized form of the rows of a step, allocated once.
+#[derive(Debug)]
+pub struct ActivationBuffer {
+    activation: ActivationType,
+    rows_max: usize,
+    dim_max: usize,
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    offsets: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+/// Rows to be multiplied with weights, from [`ActivationBuffer::prepare`].
+#[derive(Debug, Clone, Copy)]
+pub struct Activations<'a> {
+    pub(crate) tensor: &'a Tensor,
+    pub(crate) rows: usize,
+    pub(crate) quantized: Option<Quantized<'a>>,
+}
+
+/// Quantized rows. A plane is a row of codes: one for each row of activations in `Int8`, two
+/// consecutive ones in `Int16`, whose products are added.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quantized<'a> {
+    /// `[planes, groups * GROUP]`, zero beyond the last column.
+    pub(crate) codes: &'a [i8],
+    /// `[planes, groups]`: value of a code's unit.
+    pub(crate) scales: &'a [f32],
+    /// `[planes, groups]`: scale times the sum of the group's codes.
+    pub(crate) offsets: &'a [f32],
+    /// `[planes, groups, 2]`: sums of the codes of each half of a group.
+    pub(crate) sums: &'a [i32],
+    /// Groups of a row.
+    pub(crate) groups: usize,
+    /// Planes of a row: 1 or 2.
+    pub(crate) planes: usize,
+}
+
+impl ActivationBuffer {
+    /// A buffer for steps of at most `rows_max` rows of at most `dim_max` columns. It takes no
+    /// memory for [`ActivationType::F32`].
+    ///
+    /// # Errors
+    /// A device without an implementation.
+    pub fn new(
+        rows_max: usize,
+        dim_max: usize,
+        activation: ActivationType,
+        device: &Device,
+    ) -> Result<Self> {
+        let location = device.location();
+        if location != DeviceLocation::Cpu {
+            return Err(Error::Unsupported { op: "matmul", device: location });
+        }
+        let groups = rows_max * activation.planes() * dim_max.div_ceil(GROUP);
+        Ok(Self {
+            activation,
+            rows_max,
+            dim_max,
+            codes: vec![0; groups * GROUP],
+            scales: vec![0.0; groups],
+            offsets: vec![0.0; groups],
+            sums: vec![0; groups * 2],
+        })
+    }
+
+    /// The form it was made for.
+    pub fn activation(&self) -> ActivationType {
+        self.activation
+    }
+
+    /// Bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.codes.len() + 4 * (self.scales.len() + self.offsets.len() + self.sums.len())
+    }
+
+    /// Readies the leading `rows` of `x`, `[capacity, dim]`, for matmuls with `weights`: quantizes
+    /// them if one of the weights reads that form. `x` must not change until they are done.
+    ///
+    /// # Errors
+    /// More rows or columns than the buffer has room for, a tensor that is not f32 and contiguous,
+    /// a device without an implementation.
+    pub fn prepare<'a>(
+        &'a mut self,
+        x: &'a Tensor,
+        rows: usize,
+        weights: &[&Matrix],
+    ) -> Result<Activations<'a>> {
+        const OP: &str = "matmul";
+        let (_, dim) = rows_of(OP, "x", x, rows)?;
+        let planes = self.activation.planes();
+        let wanted = weights.iter().any(|weight| matches!(weight.packed, Packed::Affine(_)));
+        if planes == 0 || !wanted {
+            return Ok(Activations { tensor: x, rows, quantized: None });
+        }
+        check(OP, "x", rows <= self.rows_max && dim <= self.dim_max, || {
+            (format!("at most [{}, {}]", self.rows_max, self.dim_max), format!("[{rows}, {dim}]"))
+        })?;
+        let groups = dim.div_ceil(GROUP);
+        let used = rows * planes * groups;
+        let target = quantize::Target {
+            codes: &mut self.codes[..used * GROUP],
+            scales: &mut self.scales[..used],
+            offsets: &mut self.offsets[..used],
+            sums: &mut self.sums[..used * 2],
+            groups,
+            planes,
+        };
+        let view = View::new(OP, "x", x)?;
+        quantize::rows(&view.slice()?[..rows * dim], dim, target);
+        let quantized = Quantized {
+            codes: &self.codes[..used * GROUP],
+            scales: &self.scales[..used],
+            offsets: &self.offsets[..used],
+            sums: &self.sums[..used * 2],
+            groups,
+            planes,
+        };
+        Ok(Activations { tensor: x, rows, quantized: Some(quantized) })
+    }
+}

@@ -1,0 +1,126 @@
+//! Sixteen lanes of f32, of i32 or of four bytes each, on every instruction set: kernels are written
+//! once against [`Simd`] and compiled for each level. Which level runs is `isa.rs`.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod exp;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::exp::exp;
+use self::portable::Portable;
+use crate::isa::Isa;
+
+/// Lanes of a vector, whatever the instruction set.
+pub(crate) const LANES: usize = 16;
+
+/// Vector operations of one level.
+///
+/// # Safety
+/// Every method requires that the processor has the level's instructions, which [`dispatch`]
+/// ensures, and that pointers are valid for the 16 lanes they are read or written for (four bytes
+/// for `dot`). No alignment is needed.
+pub(crate) trait Simd: Copy + 'static {
+    /// 16 f32.
+    type F: Copy;
+    /// 16 i32.
+    type I: Copy;
+    /// 16 times four unsigned bytes.
+    type C: Copy;
+
+    /// Rows of activations a matmul tile holds in registers.
+    const TILE_ROWS: usize;
+    /// Query rows an attention tile holds in registers, for 64 lanes of scores or values.
+    const ATTENTION_ROWS: usize;
+
+    unsafe fn splat(value: f32) -> Self::F;
+    unsafe fn load(from: *const f32) -> Self::F;
+    unsafe fn store(to: *mut f32, value: Self::F);
+    /// Widens 16 binary16 numbers.
+    unsafe fn load_f16(from: *const u16) -> Self::F;
+    /// Widens 16 bfloat16 numbers.
+    unsafe fn load_bf16(from: *const u16) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`; rounded once, except on the portable level.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a * x[0] + c`, as `fma` rounds it.
+    #[inline(always)]
+    unsafe fn fma_splat(a: Self::F, x: *const f32, c: Self::F) -> Self::F {
+        // SAFETY: the caller's promise.
+        unsafe { Self::fma(a, Self::splat(*x), c) }
+    }
+    /// `if a > b { a } else { b }`: `b` if either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: `b` if either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn abs(a: Self::F) -> Self::F;
+    /// 0 where `a < limit`, else `value`.
+    unsafe fn zero_below(a: Self::F, limit: Self::F, value: Self::F) -> Self::F;
+    /// Sum of the lanes, in one fixed order.
+    unsafe fn sum(a: Self::F) -> f32;
+    /// Largest of the lanes; a NaN may be lost.
+    unsafe fn largest(a: Self::F) -> f32;
+
+    /// Rounds to the nearest integer, ties to even; for magnitudes below 2^31.
+    unsafe fn round(a: Self::F) -> Self::I;
+    /// `2^a` for lanes in -126..=127.
+    unsafe fn pow2(a: Self::I) -> Self::F;
+    unsafe fn int_splat(value: i32) -> Self::I;
+    unsafe fn int_to_float(a: Self::I) -> Self::F;
+    unsafe fn int_add(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn int_sub(a: Self::I, b: Self::I) -> Self::I;
+    /// `a << 7`.
+    unsafe fn int_shl7(a: Self::I) -> Self::I;
+    /// `a >> 7`, keeping the sign.
+    unsafe fn int_sar7(a: Self::I) -> Self::I;
+    unsafe fn int_sum(a: Self::I) -> i32;
+    /// Stores the low byte of each lane.
+    unsafe fn store_i8(to: *mut i8, a: Self::I);
+
+    /// 64 bytes.
+    unsafe fn load_codes(from: *const u8) -> Self::C;
+    /// The low half of each byte.
+    unsafe fn low(a: Self::C) -> Self::C;
+    /// The high half of each byte.
+    unsafe fn high(a: Self::C) -> Self::C;
+    /// `acc + a[0] * x[0] + ... + a[3] * x[3]` in each lane, with the four signed bytes at `x`
+    /// (-127..=127), exactly. Bytes of `a` are below 16 unless `WIDE`.
+    unsafe fn dot<const WIDE: bool>(acc: Self::I, a: Self::C, x: *const i8) -> Self::I;
+    /// Byte `j` of each lane as a number.
+    unsafe fn byte<const J: u32>(a: Self::C) -> Self::F;
+}
+
+/// Work that is compiled for each level.
+pub(crate) trait Kernel {
+    /// What it computes.
+    type Output;
+
+    /// Runs it; `#[inline(always)]`, so that it is compiled with the level's instructions.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Runs `kernel` at level `isa`, or at the highest the machine has.
+pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa.min(Isa::detected()) {
+        // SAFETY: the portable level needs no instructions of its own.
+        Isa::Portable => unsafe { kernel.run::<Portable>() },
+        // SAFETY: detected.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2::run(kernel) },
+        // SAFETY: detected.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512::run(kernel) },
+        // SAFETY: as for the portable level; these levels are never detected here.
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 => unsafe { kernel.run::<Portable>() },
+    }
+}

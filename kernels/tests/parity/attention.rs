@@ -1,0 +1,214 @@
+//! Rows of the attention table: ragged segments over shuffled pages, whose unused slots are poison.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use sconce_kernels::attention::{Inputs, Shape, reference};
+use sconce_kernels::{
+    AttentionOptions, Error, Isa, KvPages, PageTable, Pool, Segment, paged_attention, write_kv,
+};
+
+use crate::common::{Random, bits, compare, poisoned, tensor, values};
+
+/// Sequences with tokens in pages, and what is computed over them.
+struct Case {
+    shape: Shape,
+    window: Option<usize>,
+    /// First position and length of each segment.
+    segments: Vec<(usize, usize)>,
+}
+
+/// Keys and values written through the operator, queries, and the table.
+struct Setup {
+    keys: Tensor,
+    values: Tensor,
+    q: Vec<f32>,
+    segments: Vec<Segment>,
+    pages: Vec<u32>,
+    shape: Shape,
+    options: AttentionOptions,
+}
+
+fn case(shape: [usize; 4], window: Option<usize>, segments: &[(usize, usize)]) -> Case {
+    let [heads, kv_heads, page_tokens, head_dim] = shape;
+    let pages = segments.iter().map(|(first, len)| (first + len).div_ceil(page_tokens)).sum();
+    let shape = Shape { pages, kv_heads, page_tokens, head_dim, heads };
+    Case { shape, window, segments: segments.to_vec() }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        case([1, 1, 16, 16], None, &[(0, 1)]),
+        case([9, 3, 64, 64], None, &[(0, 70), (63, 1), (64, 1), (200, 1)]),
+        case([4, 2, 16, 32], None, &[(0, 33), (5, 12), (100, 3)]),
+        case([8, 1, 32, 128], None, &[(0, 5), (90, 2)]),
+        case([2, 2, 5, 10], None, &[(0, 7), (11, 9)]),
+        case([30, 1, 16, 24], None, &[(17, 4)]),
+        case([6, 2, 16, 64], Some(1), &[(0, 20), (40, 1)]),
+        case([6, 2, 16, 64], Some(20), &[(0, 50), (77, 3)]),
+        case([3, 1, 64, 48], Some(64), &[(100, 70)]),
+    ]
+}
+
+fn set_up(case: &Case, seed: u64) -> Setup {
+    let mut random = Random::new(seed);
+    let shape = case.shape;
+    let mut pages: Vec<u32> = (0..shape.pages as u32).collect();
+    for index in (1..pages.len()).rev() {
+        pages.swap(index, random.below(index + 1));
+    }
+    let dims = (shape.pages, shape.kv_heads, shape.page_tokens, shape.head_dim);
+    let pool = || Tensor::full(f32::NAN, dims, &Device::Cpu).unwrap();
+    let mut setup = Setup {
+        keys: pool().contiguous().unwrap(),
+        values: pool().contiguous().unwrap(),
+        q: Vec::new(),
+        segments: Vec::new(),
+        pages,
+        shape,
+        options: AttentionOptions { scale: 0.3, window: case.window },
+    };
+    let (mut first_row, mut first_page) = (0, 0);
+    for (first_position, len) in case.segments.iter().copied() {
+        let page_count = (first_position + len).div_ceil(shape.page_tokens);
+        let segment = Segment { first_row, len, first_position, first_page, page_count };
+        setup.fill(&segment, &mut random);
+        setup.segments.push(segment);
+        (first_row, first_page) = (first_row + len, first_page + page_count);
+    }
+    setup.q = random.numbers(first_row * shape.heads * shape.head_dim);
+    setup
+}
+
+impl Setup {
+    /// Writes all tokens of a segment's sequence.
+    fn fill(&self, segment: &Segment, random: &mut Random) {
+        let tokens = segment.first_position + segment.len;
+        let slot = |token: usize| {
+            let page = self.pages[segment.first_page + token / self.shape.page_tokens] as usize;
+            (page * self.shape.page_tokens + token % self.shape.page_tokens) as u32
+        };
+        let slots: Vec<u32> = (0..tokens).map(slot).collect();
+        let width = self.shape.kv_heads * self.shape.head_dim;
+        let mut rows = || tensor(&random.numbers(tokens * width), width);
+        let kv = KvPages { keys: &self.keys, values: &self.values };
+        write_kv(kv, &rows(), &rows(), &slots).unwrap();
+    }
+
+    /// Attention over the given segments, whose rows index the queries of the setup.
+    fn run(&self, segments: &[Segment]) -> Vec<f32> {
+        let width = self.shape.heads * self.shape.head_dim;
+        let out = poisoned(self.q.len() / width + 1, width);
+        let kv = KvPages { keys: &self.keys, values: &self.values };
+        let table = PageTable { segments, pages: &self.pages };
+        paged_attention(&out, &tensor(&self.q, width), kv, table, self.options).unwrap();
+        values(&out)
+    }
+}
+
+#[test]
+fn attention_matches_its_reference() {
+    for (seed, case) in cases().iter().enumerate() {
+        let setup = set_up(case, seed as u64 + 1);
+        let mut expected = vec![f32::NAN; setup.q.len()];
+        let (keys, vals) = (values(&setup.keys), values(&setup.values));
+        let inputs = Inputs { q: &setup.q, keys: &keys, values: &vals };
+        let table = PageTable { segments: &setup.segments, pages: &setup.pages };
+        reference::paged_attention(&mut expected, inputs, table, &setup.shape, setup.options);
+        for isa in Isa::available() {
+            let found = isa.with(|| setup.run(&setup.segments));
+            let case = format!("{isa} {:?} {:?} {:?}", case.shape, case.window, case.segments);
+            compare(&case, &found, &expected, &vec![1.0; expected.len()], 3e-6);
+        }
+    }
+}
+
+#[test]
+fn written_keys_and_values_match_their_reference() {
+    let shape = Shape { pages: 4, kv_heads: 2, page_tokens: 5, head_dim: 6, heads: 2 };
+    let slots = [7, 0, 19, 12];
+    let mut random = Random::new(2);
+    let (k, v) = (random.numbers(4 * 12), random.numbers(4 * 12));
+    let (mut keys, mut vals) = (vec![0.0; 240], vec![0.0; 240]);
+    reference::write_keys(&mut keys, &k, &slots, &shape);
+    reference::write_values(&mut vals, &v, &slots, &shape);
+    let pool = || Tensor::zeros((4, 2, 5, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let (found_keys, found_values) = (pool(), pool());
+    let kv = KvPages { keys: &found_keys, values: &found_values };
+    write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &slots).unwrap();
+    assert_eq!(values(&found_keys), keys);
+    assert_eq!(values(&found_values), vals);
+    let error = write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &[0, 20]).unwrap_err();
+    assert_eq!(error.to_string(), "write_kv: slots[1] is 20, must be below 20");
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_in_chunks_and_in_a_batch() {
+    let pools: Vec<_> = [1, 2, 3].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
+    for (seed, case) in cases().iter().enumerate() {
+        let setup = set_up(case, seed as u64 + 1);
+        let width = setup.shape.heads * setup.shape.head_dim;
+        for isa in Isa::available() {
+            let whole = isa.with(|| setup.run(&setup.segments));
+            for (index, chunk) in [1, 3, 17].into_iter().enumerate() {
+                for segment in &setup.segments {
+                    for start in (0..segment.len).step_by(chunk) {
+                        let part = Segment {
+                            first_row: segment.first_row + start,
+                            len: chunk.min(segment.len - start),
+                            first_position: segment.first_position + start,
+                            ..*segment
+                        };
+                        let run = || isa.with(|| setup.run(&[part]));
+                        let found = Pool::with(&pools[index], run);
+                        let range = part.first_row * width..(part.first_row + part.len) * width;
+                        let same = bits(&found[range.clone()]) == bits(&whole[range]);
+                        assert!(same, "{isa} {:?}: {part:?}", case.shape);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_keys_give_the_mean_of_the_values() {
+    let shape = [1, 1, 16, 16];
+    let setup = set_up(&case(shape, None, &[(0, 3)]), 1);
+    let kv = KvPages { keys: &setup.keys, values: &setup.values };
+    let slots: Vec<u32> = (0..3).map(|token| setup.pages[0] * 16 + token).collect();
+    let v: Vec<f32> = (0..48).map(|index| (index / 16) as f32).collect();
+    write_kv(kv, &tensor(&[0.5; 48], 16), &tensor(&v, 16), &slots).unwrap();
+    let found = setup.run(&setup.segments);
+    for (row, mean) in [0.0, 0.5, 1.0].into_iter().enumerate() {
+        assert!(found[row * 16..][..16].iter().all(|value| (value - mean).abs() < 1e-6));
+    }
+}
+
+#[test]
+fn segments_that_point_outside_are_refused() {
+    let setup = set_up(&case([2, 1, 16, 16], None, &[(0, 4), (20, 2)]), 1);
+    let kv = KvPages { keys: &setup.keys, values: &setup.values };
+    let (q, out) = (tensor(&setup.q, 32), poisoned(6, 32));
+    let run = |segments: &[Segment], pages: &[u32], options| {
+        paged_attention(&out, &q, kv, PageTable { segments, pages }, options)
+    };
+    let good = setup.segments[1];
+    let bad = [
+        Segment { first_row: 5, ..good },
+        Segment { first_page: 2, ..good },
+        Segment { page_count: 1, ..good },
+        Segment { first_position: usize::MAX, ..good },
+        Segment { len: usize::MAX, ..good },
+    ];
+    for segment in bad {
+        let found = run(&[segment], &setup.pages, setup.options);
+        assert!(matches!(found, Err(Error::Shape { .. })), "{segment:?}");
+    }
+    let overlapping = [setup.segments[0], Segment { first_row: 3, ..good }];
+    assert!(matches!(run(&overlapping, &setup.pages, setup.options), Err(Error::Shape { .. })));
+    assert!(matches!(run(&[good], &[0, 1, 9], setup.options), Err(Error::Index { .. })));
+    let blind = AttentionOptions { window: Some(0), ..setup.options };
+    assert!(matches!(run(&[good], &setup.pages, blind), Err(Error::Shape { .. })));
+    assert!(run(&[good], &setup.pages, setup.options).is_ok());
+}

@@ -1,0 +1,374 @@
+//! Rows of the matmul table.
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use sconce_kernels::matmul::reference;
+use sconce_kernels::{
+    ActivationBuffer, ActivationType, AffineFormat, AffineRows, DenseRows, DenseType, Error, Isa,
+    Matrix, Mode, Pool, ScaleType, matmul, read_rows,
+};
+
+use crate::common::{Random, bits, compare, poisoned, tensor, values};
+
+/// Sums of up to 2048 terms with one accumulator, relative to the sum of magnitudes.
+const TOLERANCE: f32 = 3e-6;
+
+/// A weight whose rows are made of seeds.
+pub(crate) struct Affine {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) format: AffineFormat,
+    pub(crate) seed: u64,
+}
+
+impl AffineRows for Affine {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn cols(&self) -> usize {
+        self.cols
+    }
+    fn format(&self) -> AffineFormat {
+        self.format
+    }
+    fn read_row(&self, row: usize, codes: &mut [u8], scales: &mut [f32], biases: &mut [f32]) {
+        let mut random = Random::new(self.seed * 100_003 + row as u64);
+        codes.fill_with(|| random.below(1 << self.format.bits) as u8);
+        let mut number = || match self.format.scales {
+            ScaleType::F32 => random.number(),
+            ScaleType::F16 => half::f16::from_f32(random.number()).to_f32(),
+        };
+        scales.fill_with(&mut number);
+        biases.fill_with(&mut number);
+    }
+}
+
+pub(crate) struct Dense {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    pub(crate) dense_type: DenseType,
+}
+
+impl DenseRows for Dense {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+    fn cols(&self) -> usize {
+        self.cols
+    }
+    fn format(&self) -> DenseType {
+        self.dense_type
+    }
+    fn read_row(&self, row: usize, values: &mut [f32]) {
+        let mut random = Random::new(row as u64 + 1);
+        values.fill_with(|| match self.dense_type {
+            DenseType::F32 => random.number(),
+            DenseType::Bf16 => half::bf16::from_f32(random.number()).to_f32(),
+            DenseType::F16 => half::f16::from_f32(random.number()).to_f32(),
+        });
+    }
+}
+
+/// The packings of GGUF and MLX, and corners of the format.
+pub(crate) fn formats() -> Vec<AffineFormat> {
+    let format = |bits, group_size, zero_point, scales| AffineFormat {
+        bits,
+        group_size,
+        zero_point,
+        scales,
+    };
+    vec![
+        format(4, 32, Some(8), ScaleType::F16),
+        format(4, 32, None, ScaleType::F16),
+        format(4, 32, None, ScaleType::F32),
+        format(5, 32, Some(16), ScaleType::F16),
+        format(5, 32, None, ScaleType::F32),
+        format(6, 16, Some(32), ScaleType::F32),
+        format(8, 32, Some(128), ScaleType::F16),
+        format(4, 64, None, ScaleType::F32),
+        format(8, 64, None, ScaleType::F32),
+        format(4, 128, None, ScaleType::F32),
+        format(3, 16, None, ScaleType::F32),
+        format(4, 16, Some(8), ScaleType::F16),
+        format(8, 16, None, ScaleType::F16),
+    ]
+}
+
+fn activations(seed: u64, rows: usize, cols: usize) -> Vec<f32> {
+    let mut random = Random::new(seed);
+    let mut x = random.numbers(rows * cols);
+    // Outliers, as in real activations, and whole groups of zeros.
+    for value in x.iter_mut().step_by(37) {
+        *value *= 20.0;
+    }
+    if cols >= 64 && rows > 0 {
+        x[..32].fill(0.0);
+    }
+    x
+}
+
+/// Runs one matmul; the output has a row more than is live.
+fn run(x: &[f32], weight: &Matrix, kind: ActivationType, mode: Mode, before: &[f32]) -> Vec<f32> {
+    let (rows, cols) = (x.len() / weight.cols().max(1), weight.cols());
+    let out = poisoned(rows + 1, weight.rows());
+    if mode == Mode::Add {
+        sconce_kernels::write_rows(&out, before).unwrap();
+    }
+    let x = tensor(x, cols);
+    let mut buffer = ActivationBuffer::new(rows, cols, kind, &Device::Cpu).unwrap();
+    let prepared = buffer.prepare(&x, rows, &[weight]).unwrap();
+    matmul(&out, &prepared, weight, mode).unwrap();
+    values(&out)
+}
+
+/// Expected results and magnitudes of an affine matmul.
+fn expected(source: &Affine, x: &[f32], kind: ActivationType) -> (Vec<f32>, Vec<f32>) {
+    let (mut sums, mut magnitudes) = (Vec::new(), Vec::new());
+    let weight: Vec<_> = (0..source.rows).map(|o| reference::affine_row(source, o)).collect();
+    for row in x.chunks(source.cols) {
+        let quantized = match kind {
+            ActivationType::F32 => None,
+            ActivationType::Int8 => Some(reference::quantize(row, reference::INT8_MAX)),
+            ActivationType::Int16 => Some(reference::quantize(row, reference::INT16_MAX)),
+        };
+        for (o, weight) in weight.iter().enumerate() {
+            sums.push(match &quantized {
+                None => reference::dot(row, weight),
+                Some(quantized) => reference::quantized_dot(quantized, source, o),
+            });
+            magnitudes.push(magnitude(row, weight, source));
+        }
+    }
+    (sums, magnitudes)
+}
+
+/// Sum of the magnitudes of all terms, scale and bias apart.
+fn magnitude(x: &[f32], weight: &[f32], source: &Affine) -> f32 {
+    let spread = if source.format.zero_point.is_none() { 2.0 } else { 1.0 };
+    let terms = x.iter().zip(weight).map(|(x, weight)| x.abs() * (weight.abs() + spread));
+    terms.sum::<f32>()
+}
+
+#[test]
+fn affine_matmul_matches_its_reference() {
+    let shapes =
+        [(1, 128, 1), (16, 256, 2), (37, 128, 3), (50, 640, 9), (100, 384, 20), (9, 128, 0)];
+    for (index, format) in formats().into_iter().enumerate() {
+        for (seed, (rows_out, cols, rows)) in shapes.into_iter().enumerate() {
+            let source = Affine { rows: rows_out, cols, format, seed: seed as u64 };
+            let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let x = activations(index as u64 + 1, rows, cols);
+            for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
+                let (sums, magnitudes) = expected(&source, &x, kind);
+                for isa in Isa::available() {
+                    let case = format!("{isa} {kind:?} {format:?} {rows}x{cols}x{rows_out}");
+                    let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
+                    compare(&case, &found, &sums, &magnitudes, TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_of_sixteen_may_end_in_half_a_group_of_activations() {
+    let format =
+        AffineFormat { bits: 6, group_size: 16, zero_point: Some(32), scales: ScaleType::F32 };
+    let source = Affine { rows: 20, cols: 48, format, seed: 3 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let x = Random::new(5).numbers(3 * 48);
+    for kind in [ActivationType::Int8, ActivationType::Int16] {
+        let (sums, magnitudes) = expected(&source, &x, kind);
+        for isa in Isa::available() {
+            let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
+            compare(&format!("{isa} {kind:?}"), &found, &sums, &magnitudes, TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn dense_matmul_matches_its_reference() {
+    for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
+        for (rows_out, cols, rows) in
+            [(1, 1, 1), (16, 64, 4), (33, 7, 5), (20, 515, 13), (5, 33, 0)]
+        {
+            let source = Dense { rows: rows_out, cols, dense_type };
+            let weight = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+            let x = activations(7, rows, cols);
+            let (mut sums, mut magnitudes) = (Vec::new(), Vec::new());
+            for row in x.chunks(cols) {
+                for o in 0..rows_out {
+                    let weight = reference::dense_row(&source, o);
+                    sums.push(reference::dot(row, &weight));
+                    magnitudes.push(row.iter().zip(&weight).map(|(x, w)| (x * w).abs()).sum());
+                }
+            }
+            for isa in Isa::available() {
+                for kind in [ActivationType::F32, ActivationType::Int8] {
+                    let case = format!("{isa} {dense_type:?} {rows}x{cols}x{rows_out}");
+                    let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
+                    compare(&case, &found, &sums, &magnitudes, TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn add_mode_adds_the_product_to_what_was_there() {
+    let source = Affine { rows: 35, cols: 128, format: formats()[1], seed: 2 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let x = activations(3, 6, 128);
+    let before = Random::new(8).numbers(6 * 35);
+    for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
+        let product = run(&x, &weight, kind, Mode::Store, &[]);
+        let sum: Vec<f32> = before.iter().zip(&product).map(|(a, b)| a + b).collect();
+        let found = run(&x, &weight, kind, Mode::Add, &before);
+        assert_eq!(bits(&found[..sum.len()]), bits(&sum), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_threads() {
+    let pools: Vec<_> = [1, 2, 3].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
+    for format in formats() {
+        let source = Affine { rows: 200, cols: 256, format, seed: 1 };
+        let affine = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+        assert_invariant(&affine, &pools, &format!("{format:?}"));
+    }
+    for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
+        let source = Dense { rows: 200, cols: 255, dense_type };
+        let dense = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+        assert_invariant(&dense, &pools, &format!("{dense_type:?}"));
+    }
+}
+
+fn assert_invariant(weight: &Matrix, pools: &[Arc<Pool>], case: &str) {
+    let (cols, outputs) = (weight.cols(), weight.rows());
+    let x = activations(4, 17, cols);
+    for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
+        for isa in Isa::available() {
+            let alone: Vec<u32> = isa.with(|| {
+                let row = |x| bits(&run(x, weight, kind, Mode::Store, &[])[..outputs]);
+                x.chunks(cols).flat_map(row).collect()
+            });
+            for rows in 2..=17 {
+                let pool = &pools[rows % pools.len()];
+                let x = &x[(17 - rows) * cols..];
+                let batch =
+                    Pool::with(pool, || isa.with(|| run(x, weight, kind, Mode::Store, &[])));
+                let same = bits(&batch[..rows * outputs]) == alone[(17 - rows) * outputs..];
+                assert!(same, "{isa} {kind:?} {case}: {rows} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn many_rows_in_several_blocks_equal_the_same_rows_alone() {
+    let source = Affine { rows: 48, cols: 64, format: formats()[1], seed: 1 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let x = activations(4, 300, 64);
+    let all = run(&x, &weight, ActivationType::Int8, Mode::Store, &[]);
+    for row in [0, 127, 128, 255, 299] {
+        let alone = run(&x[row * 64..][..64], &weight, ActivationType::Int8, Mode::Store, &[]);
+        assert_eq!(bits(&all[row * 48..][..48]), bits(&alone[..48]), "row {row}");
+    }
+}
+
+#[test]
+fn sixteen_bit_activations_are_closer_to_f32_than_eight_bit_ones() {
+    let source = Affine { rows: 64, cols: 512, format: formats()[1], seed: 6 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let x = activations(11, 4, 512);
+    let exact = run(&x, &weight, ActivationType::F32, Mode::Store, &[]);
+    let error = |kind| -> f32 {
+        let found = run(&x, &weight, kind, Mode::Store, &[]);
+        let squares = exact.iter().zip(&found).take(4 * 64).map(|(a, b)| (a - b) * (a - b));
+        squares.sum::<f32>().sqrt()
+    };
+    assert!(error(ActivationType::Int16) * 50.0 < error(ActivationType::Int8));
+}
+
+#[test]
+fn a_row_that_is_not_finite_has_results_that_are_not_finite() {
+    let source = Affine { rows: 17, cols: 64, format: formats()[0], seed: 6 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = activations(11, 2, 64);
+        x[70] = broken;
+        for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
+            for isa in Isa::available() {
+                let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
+                assert!(found[..17].iter().all(|value| value.is_finite()), "{isa} {kind:?}");
+                assert!(found[17..34].iter().all(|value| !value.is_finite()), "{isa} {kind:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_keeps_every_value() {
+    for format in formats() {
+        let source = Affine { rows: 19, cols: 128, format, seed: 9 };
+        let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+        for row in 0..source.rows {
+            let mut found = vec![f32::NAN; source.cols];
+            weight.dequantize_row(row, &mut found).unwrap();
+            assert_eq!(bits(&found), bits(&reference::affine_row(&source, row)), "{format:?}");
+        }
+    }
+    for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
+        let source = Dense { rows: 19, cols: 5, dense_type };
+        let weight = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+        for row in 0..source.rows {
+            let mut found = vec![f32::NAN; source.cols];
+            weight.dequantize_row(row, &mut found).unwrap();
+            assert_eq!(bits(&found), bits(&reference::dense_row(&source, row)), "{dense_type:?}");
+        }
+    }
+}
+
+#[test]
+fn a_packed_four_bit_weight_takes_no_more_bytes_than_its_source() {
+    let source = Affine { rows: 160, cols: 256, format: formats()[1], seed: 9 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    assert_eq!(weight.bytes(), 160 * 256 / 32 * 20);
+}
+
+#[test]
+fn formats_outside_of_the_contract_are_refused() {
+    let good = formats()[0];
+    let bad = [
+        (AffineFormat { bits: 9, ..good }, 64),
+        (AffineFormat { bits: 0, ..good }, 64),
+        (AffineFormat { group_size: 24, ..good }, 48),
+        (good, 40),
+    ];
+    for (format, cols) in bad {
+        let source = Affine { rows: 2, cols, format, seed: 1 };
+        let error = Matrix::pack_affine(&source, &Device::Cpu).unwrap_err();
+        assert!(matches!(error, Error::Format { .. }), "{format:?} {cols}: {error}");
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let source = Affine { rows: 20, cols: 64, format: formats()[0], seed: 1 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let x = tensor(&[0.0; 128], 64);
+    let mut buffer = ActivationBuffer::new(2, 64, ActivationType::Int8, &Device::Cpu).unwrap();
+    assert!(matches!(buffer.prepare(&x, 3, &[&weight]), Err(Error::Shape { .. })));
+    let wide = tensor(&[0.0; 192], 96);
+    assert!(matches!(buffer.prepare(&wide, 2, &[&weight]), Err(Error::Shape { .. })));
+    let prepared = buffer.prepare(&x, 2, &[&weight]).unwrap();
+    for out in [poisoned(1, 20), poisoned(2, 21)] {
+        assert!(matches!(matmul(&out, &prepared, &weight, Mode::Store), Err(Error::Shape { .. })));
+        let mut rest = vec![0.0; 20];
+        read_rows(&out, &mut rest).unwrap();
+        assert!(rest.iter().all(|value| value.is_nan()), "a refused call writes nothing");
+    }
+    assert!(weight.dequantize_row(20, &mut [0.0; 64]).is_err());
+    assert!(weight.dequantize_row(0, &mut [0.0; 63]).is_err());
+}
