@@ -1,0 +1,186 @@
+//! Everything that can go wrong between a path and a step.
+//!
+//! A message says where (file, tensor or key), what was expected and what was found there, so that
+//! a reader can tell a damaged download from an unsupported model without opening the file.
+
+use std::path::PathBuf;
+
+use crate::state::StateError;
+
+/// Why a checkpoint cannot be read, or a model not be built or stepped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its reason.
+        source: std::io::Error,
+    },
+    /// The path holds nothing that this crate reads.
+    #[error("{}: not a checkpoint: expected {expected}, found {found}", path.display())]
+    NotACheckpoint {
+        /// The path that was opened.
+        path: PathBuf,
+        /// What was looked for.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A file breaks the rules of its format.
+    #[error("{file}: {place}: expected {expected}, found {found}")]
+    Format {
+        /// The file.
+        file: String,
+        /// The tensor, metadata key or part of the header.
+        place: String,
+        /// The rule.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
+    /// A key of the configuration is missing, of the wrong type or of an impossible value.
+    #[error("{file}: key {key}: expected {expected}, found {found}")]
+    Config {
+        /// The file that holds the key, or should.
+        file: String,
+        /// The key, as that file spells it.
+        key: String,
+        /// What the key should hold.
+        expected: String,
+        /// What it holds.
+        found: String,
+    },
+    /// The checkpoint is of a model that this crate does not build.
+    #[error("{file}: architecture {found} is not supported; supported are {supported}")]
+    UnsupportedArchitecture {
+        /// The checkpoint.
+        file: String,
+        /// What it says it is.
+        found: String,
+        /// Names of those that are built, separated by commas.
+        supported: String,
+    },
+    /// A tensor of a type that no decoder exists for.
+    #[error("{file}: tensor {tensor}: type {found} is not supported; supported are {supported}")]
+    UnsupportedDtype {
+        /// The file the tensor lies in.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: &'static str,
+        /// Types that can be read here, separated by commas.
+        supported: &'static str,
+    },
+    /// A tensor has another shape than the configuration asks for.
+    #[error("tensor {tensor}: expected shape {expected:?}, checkpoint has {found:?}")]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// Shape that follows from the configuration, rows first.
+        expected: Vec<usize>,
+        /// Shape in the checkpoint, rows first.
+        found: Vec<usize>,
+    },
+    /// A tensor that the model needs is not in the checkpoint.
+    #[error("{file}: tensor {tensor} is missing")]
+    MissingTensor {
+        /// The checkpoint.
+        file: String,
+        /// The tensor, by its canonical name.
+        tensor: String,
+    },
+    /// A tensor that the model would have ignored, and whose weights would be lost with it.
+    #[error("{file}: tensor {tensor} has no place in a {architecture} model")]
+    UnexpectedTensor {
+        /// The checkpoint.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The architecture that has no place for it.
+        architecture: String,
+    },
+    /// An option of a load that does not fit the model or the machine.
+    #[error("option {option}: expected {expected}, found {found}")]
+    Option {
+        /// The option.
+        option: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// Sequence state: no room, a closed sequence.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// An operator refused its operands.
+    #[error(transparent)]
+    Kernel(#[from] sconce_kernels::Error),
+    /// The tensor library or the device failed.
+    #[error("operator: {0}")]
+    Operator(#[from] candle_core::Error),
+    /// A step whose batch breaks a rule of [`Segment`](crate::Segment).
+    #[error("batch: expected {expected}, found {found}")]
+    Batch {
+        /// The rule.
+        expected: String,
+        /// What broke it.
+        found: String,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// An [`Error::Io`] about `path`, for `map_err`.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+
+    /// An [`Error::Option`]: `option` is `found` where `expected` was due.
+    pub(crate) fn option(
+        option: impl ToString,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> Error {
+        Error::Option {
+            option: option.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+
+    /// An [`Error::Format`]: `place` in `file` holds `found` where `expected` was due.
+    pub fn format(
+        file: impl ToString,
+        place: impl ToString,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> Error {
+        Error::Format {
+            file: file.to_string(),
+            place: place.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_error_names_the_tensor_and_both_shapes() {
+        let error =
+            Error::Shape { tensor: "norm.weight".into(), expected: vec![8], found: vec![4, 2] };
+        assert_eq!(
+            error.to_string(),
+            "tensor norm.weight: expected shape [8], checkpoint has [4, 2]"
+        );
+    }
+}
