@@ -1,0 +1,61 @@
+//! A linear layer: a packed weight and, where the checkpoint has one, a bias.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use sconce_kernels::{Activations, Matrix, Mode, add_bias, matmul};
+
+use crate::error::Error;
+use crate::load::weights::Weights;
+
+/// `x * weight^T + bias`.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    /// `[out, in]`; shared where an embedding serves as the head.
+    pub(crate) weight: Arc<Matrix>,
+    /// `[out]`.
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Reads `<name>.weight`, `[outputs, inputs]`, and with `has_bias` `<name>.bias`, `[outputs]`.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape or cannot be read.
+    pub(crate) fn load(
+        weights: &mut Weights<'_>,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+        has_bias: bool,
+    ) -> Result<Self, Error> {
+        let weight = Arc::new(weights.matrix(&format!("{name}.weight"), outputs, inputs)?);
+        let bias = match has_bias {
+            true => Some(weights.vector(&format!("{name}.bias"), outputs)?),
+            false => None,
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// A layer without a bias around a weight that is there already.
+    pub(crate) fn shared(weight: Arc<Matrix>) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// Writes the leading `rows` of `out`, or adds to them; `x` was prepared with as many.
+    ///
+    /// # Errors
+    /// The operator refused.
+    pub(crate) fn forward(
+        &self,
+        out: &Tensor,
+        x: &Activations<'_>,
+        rows: usize,
+        mode: Mode,
+    ) -> Result<(), Error> {
+        matmul(out, x, &self.weight, mode)?;
+        if let Some(bias) = &self.bias {
+            add_bias(out, bias, rows)?;
+        }
+        Ok(())
+    }
+}

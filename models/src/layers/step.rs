@@ -1,0 +1,243 @@
+//! What a batch means to the operators: its rules checked, then the position and slot of every row
+//! and the pages that every segment reads.
+
+use sconce_kernels::attention;
+
+use crate::error::Error;
+use crate::model::{Batch, Segment};
+use crate::state::{SequenceId, StatePool};
+
+/// Bounds that a batch has to keep.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StepLimits {
+    /// Tokens of a step.
+    pub(crate) tokens: usize,
+    /// Tokens of a sequence.
+    pub(crate) context_length: usize,
+    /// Token ids are below it.
+    pub(crate) vocab_size: usize,
+}
+
+/// A batch in the terms of the operators. Kept from step to step, for its memory.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    /// Position of each row in its sequence.
+    pub(crate) positions: Vec<usize>,
+    /// Where the keys and values of each row are written.
+    pub(crate) slots: Vec<u32>,
+    /// Runs of rows, with the pages they read.
+    pub(crate) segments: Vec<attention::Segment>,
+    /// Pages of all segments.
+    pub(crate) pages: Vec<u32>,
+    /// Rows whose logits are wanted.
+    pub(crate) logits_rows: Vec<u32>,
+    /// Sequences of the batch, to find one that comes twice.
+    seen: Vec<SequenceId>,
+}
+
+impl Step {
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Checks every rule of a batch and lays it out.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] or [`Error::State`]; the state has not changed.
+    pub(crate) fn plan(
+        &mut self,
+        batch: &Batch,
+        state: &StatePool,
+        limits: StepLimits,
+    ) -> Result<(), Error> {
+        self.clear();
+        check_tokens(batch, limits)?;
+        for segment in &batch.segments {
+            check_segment(segment, state, limits.context_length)?;
+            self.push(segment, state)?;
+        }
+        self.check_sequences()
+    }
+
+    fn clear(&mut self) {
+        self.positions.clear();
+        self.slots.clear();
+        self.segments.clear();
+        self.pages.clear();
+        self.logits_rows.clear();
+        self.seen.clear();
+    }
+
+    fn push(&mut self, segment: &Segment, state: &StatePool) -> Result<(), Error> {
+        let page_tokens = state.layout().page_tokens;
+        let table = state.page_table(segment.sequence)?;
+        let end = segment.first_position + segment.len;
+        let page_count = end.div_ceil(page_tokens);
+        self.segments.push(attention::Segment {
+            first_row: self.positions.len(),
+            len: segment.len,
+            first_position: segment.first_position,
+            first_page: self.pages.len(),
+            page_count,
+        });
+        self.pages.extend_from_slice(&table[..page_count]);
+        for position in segment.first_position..end {
+            let slot =
+                table[position / page_tokens] as usize * page_tokens + position % page_tokens;
+            // A layout's slots fit 32 bits, see `StateLayout`.
+            self.slots.push(slot as u32);
+            self.positions.push(position);
+        }
+        if segment.logits {
+            self.logits_rows.push(self.positions.len() as u32 - 1);
+        }
+        self.seen.push(segment.sequence);
+        Ok(())
+    }
+
+    fn check_sequences(&mut self) -> Result<(), Error> {
+        self.seen.sort_unstable();
+        match self.seen.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(()),
+            Some(pair) => {
+                Err(batch("one segment for each sequence", format!("two of {}", pair[0])))
+            }
+        }
+    }
+}
+
+fn check_tokens(of: &Batch, limits: StepLimits) -> Result<(), Error> {
+    let count = of.tokens.len();
+    if count == 0 || count > limits.tokens {
+        return Err(batch(format!("1 to {} tokens", limits.tokens), count));
+    }
+    let sum = of.segments.iter().map(|segment| segment.len).fold(0, usize::saturating_add);
+    if sum != count {
+        return Err(batch(format!("segments of {count} tokens together"), sum));
+    }
+    match of.tokens.iter().find(|token| **token as usize >= limits.vocab_size) {
+        None => Ok(()),
+        Some(token) => Err(batch(format!("token ids below {}", limits.vocab_size), token)),
+    }
+}
+
+fn check_segment(segment: &Segment, state: &StatePool, context: usize) -> Result<(), Error> {
+    let id = segment.sequence;
+    let (len, room) = (state.len(id)?, state.room(id)?);
+    if segment.len == 0 {
+        return Err(batch(format!("at least one token for {id}"), 0));
+    }
+    if segment.first_position != len {
+        return Err(batch(format!("{id} to go on at position {len}"), segment.first_position));
+    }
+    if segment.len > context - len.min(context) {
+        let expected = format!("{id} to stay within {context} tokens");
+        return Err(batch(expected, len + segment.len));
+    }
+    if segment.len > room {
+        return Err(batch(format!("{id} to keep to the {room} tokens reserved"), segment.len));
+    }
+    Ok(())
+}
+
+fn batch(expected: impl ToString, found: impl ToString) -> Error {
+    Error::Batch { expected: expected.to_string(), found: found.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::state::StateLayout;
+
+    const LIMITS: StepLimits = StepLimits { tokens: 8, context_length: 10, vocab_size: 100 };
+
+    fn pool() -> StatePool {
+        let layout =
+            StateLayout { attention: vec![], page_tokens: 4, pages_max: 8, sequences_max: 3 };
+        StatePool::new(layout, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn rows_know_their_position_slot_and_pages() {
+        let mut pool = pool();
+        let (first, second) = (pool.open().unwrap(), pool.open().unwrap());
+        pool.reserve(first, 3).unwrap();
+        pool.reserve(second, 2).unwrap();
+        pool.advance(first, 3).unwrap();
+        pool.reserve(first, 2).unwrap();
+        let mut batch = Batch::default();
+        batch.push(first, 3, &[1, 2], true);
+        batch.push(second, 0, &[3], false);
+        let mut step = Step::default();
+        step.plan(&batch, &pool, LIMITS).unwrap();
+
+        assert_eq!(step.positions, [3, 4, 0]);
+        // The first sequence has pages 0 and 2, the second page 1.
+        assert_eq!(step.slots, [3, 8, 4]);
+        assert_eq!(step.pages, [0, 2, 1]);
+        assert_eq!(step.logits_rows, [1]);
+        let second = attention::Segment {
+            first_row: 2,
+            len: 1,
+            first_position: 0,
+            first_page: 2,
+            page_count: 1,
+        };
+        assert_eq!(step.segments[1], second);
+    }
+
+    #[test]
+    fn every_broken_rule_is_named() {
+        let mut pool = pool();
+        let id = pool.open().unwrap();
+        pool.reserve(id, 9).unwrap();
+        let closed = pool.open().unwrap();
+        pool.close(closed).unwrap();
+        let one = |first_position, tokens: &[u32]| {
+            let mut batch = Batch::default();
+            batch.push(id, first_position, tokens, true);
+            batch
+        };
+        let mut twice = one(0, &[1]);
+        twice.push(id, 0, &[2], true);
+        let mut short = one(0, &[1, 2]);
+        short.segments[0].len = 1;
+        let mut stale = Batch::default();
+        stale.push(closed, 0, &[1], true);
+        let mut empty = one(0, &[1]);
+        empty.push(id, 0, &[], true);
+
+        for (batch, expected) in [
+            (Batch::default(), "1 to 8 tokens"),
+            (one(0, &[1; 9]), "1 to 8 tokens"),
+            (one(0, &[100]), "token ids below 100"),
+            (one(1, &[1]), "to go on at position 0"),
+            (twice, "one segment for each sequence"),
+            (short, "segments of 2 tokens together"),
+            (stale, "is not open"),
+            (empty, "at least one token for"),
+        ] {
+            let error = Step::default().plan(&batch, &pool, LIMITS).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_context_and_the_reservation_bound_a_segment() {
+        let mut pool = pool();
+        let id = pool.open().unwrap();
+        pool.reserve(id, 8).unwrap();
+        pool.advance(id, 8).unwrap();
+        let mut batch = Batch::default();
+        batch.push(id, 8, &[1, 2, 3], true);
+        let error = Step::default().plan(&batch, &pool, LIMITS).unwrap_err().to_string();
+        assert!(error.contains("within 10 tokens, found 11"), "{error}");
+        batch.clear();
+        batch.push(id, 8, &[1, 2], true);
+        let error = Step::default().plan(&batch, &pool, LIMITS).unwrap_err().to_string();
+        assert!(error.contains("to keep to the 0 tokens reserved, found 2"), "{error}");
+    }
+}

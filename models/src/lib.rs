@@ -1,0 +1,24 @@
+//! Checkpoints on disk to a model you can step.
+//!
+//! A checkpoint (`checkpoint`) is read into layers (`layers`) of an architecture (`llama`), which
+//! steps ragged batches over paged sequence state (`state`). Serving, sampling and caching are not
+//! here: this crate knows no request.
+
+// Only the checkpoint's memory map may; it says why.
+#![deny(unsafe_code)]
+
+pub mod checkpoint;
+mod error;
+mod layers;
+mod llama;
+pub mod load;
+pub mod model;
+pub mod sim;
+pub mod state;
+pub mod threads;
+
+pub use checkpoint::Checkpoint;
+pub use error::Error;
+pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load};
+pub use model::{Batch, Logits, Model, ModelFootprint, ModelInfo, Precision, Segment};
+pub use state::{SequenceId, StateError, StateLayout, StatePool};

@@ -1,0 +1,162 @@
+//! From a path to a model that can be stepped: options, progress, and which architecture is whose.
+//!
+//! What a checkpoint means is the business of its architecture (`llama.rs`); reading its tensors is
+//! `load/weights.rs`, sizes are `load/sizes.rs`.
+
+mod memory;
+mod progress;
+mod sizes;
+pub(crate) mod weights;
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use candle_core::Device;
+
+pub use self::progress::{LoadProgress, LoadStage};
+pub use self::sizes::{MemoryEstimate, estimate};
+pub(crate) use self::sizes::{context_length, state_layout};
+use self::weights::Weights;
+use crate::checkpoint::Checkpoint;
+use crate::error::Error;
+use crate::llama::{Llama, LlamaConfig};
+use crate::model::{Batch, Model, Precision};
+use crate::sim;
+
+/// Most tokens of a step unless asked otherwise: enough for the weights to be read once for many
+/// rows, and a step that still ends soon after a cancellation.
+pub const STEP_TOKENS_MAX: usize = 2048;
+
+/// Most open sequences unless asked otherwise.
+pub const SEQUENCES_MAX: usize = 64;
+
+/// Largest value of both counts: buffers are allocated for it.
+const COUNT_LIMIT: usize = 1 << 16;
+
+/// Prefix of paths that name a simulated model.
+pub const SIM_PREFIX: &str = "sim:";
+
+/// How a model is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// How activations are computed.
+    pub precision: Precision,
+    /// Most tokens of a sequence; what the checkpoint was trained for if `None`.
+    pub context_length: Option<usize>,
+    /// Most tokens of a step, at least one.
+    pub step_tokens_max: usize,
+    /// Most open sequences, at least one.
+    pub sequences_max: usize,
+    /// Bytes that the state of sequences may take. If `None`: what `sequences_max` full contexts
+    /// need, but at most a quarter of the machine's memory.
+    pub state_bytes_max: Option<u64>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            precision: Precision::default(),
+            context_length: None,
+            step_tokens_max: STEP_TOKENS_MAX,
+            sequences_max: SEQUENCES_MAX,
+            state_bytes_max: None,
+        }
+    }
+}
+
+impl LoadOptions {
+    /// Refuses counts of zero, and those that no machine has buffers for.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let counts =
+            [("step_tokens_max", self.step_tokens_max), ("sequences_max", self.sequences_max)];
+        match counts.iter().find(|(_, count)| !(1..=COUNT_LIMIT).contains(count)) {
+            None => Ok(()),
+            Some((option, count)) => {
+                Err(Error::option(option, format!("1 to {COUNT_LIMIT}"), count))
+            }
+        }
+    }
+}
+
+/// Architectures that are built, by `model_type`. Those that share a block with Llama to the last
+/// bit are read as Llama.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    Llama,
+}
+
+impl Architecture {
+    /// Every `model_type` that can be loaded.
+    const SUPPORTED: [(&'static str, Self); 2] = [("llama", Self::Llama), ("mistral", Self::Llama)];
+
+    /// The architecture of a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedArchitecture`] with the names of those that are.
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let found = checkpoint.config().model_type()?;
+        if let Some((_, architecture)) = Self::SUPPORTED.iter().find(|(name, _)| *name == found) {
+            return Ok(*architecture);
+        }
+        Err(Error::UnsupportedArchitecture {
+            file: checkpoint.path().display().to_string(),
+            found: found.to_string(),
+            supported: Self::SUPPORTED.map(|(name, _)| name).join(", "),
+        })
+    }
+}
+
+/// Loads the checkpoint at `path`, or the simulated model that a `sim:` path describes.
+///
+/// `progress` hears of every stage and every tensor; [`ControlFlow::Break`] stops the load before
+/// the next tensor and frees what was read.
+///
+/// # Errors
+/// A path that holds no checkpoint, a damaged one, an architecture that is not built, options that
+/// do not fit it, [`Error::Cancelled`].
+pub fn load(
+    path: &str,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+) -> Result<Box<dyn Model>, Error> {
+    options.check()?;
+    if path.starts_with(SIM_PREFIX) {
+        return sim::load_with_progress(path, options, progress);
+    }
+    report(progress, LoadProgress::at(LoadStage::Open))?;
+    let checkpoint = Checkpoint::open(Path::new(path))?;
+    let device = Device::Cpu;
+    let mut model = match Architecture::of(&checkpoint)? {
+        Architecture::Llama => {
+            let config = LlamaConfig::read(checkpoint.config())?;
+            let weights = Weights::new(&checkpoint, &config.ignored(), &device, progress);
+            Llama::load(weights, config, options)?
+        }
+    };
+    report(progress, LoadProgress::at(LoadStage::WarmUp))?;
+    warm_up(&mut model)?;
+    report(progress, LoadProgress::at(LoadStage::Ready))?;
+    Ok(Box::new(model))
+}
+
+/// What a load tells its caller, and whether to go on.
+type Progress<'a> = dyn FnMut(LoadProgress) -> ControlFlow<()> + 'a;
+
+fn report(progress: &mut Progress<'_>, now: LoadProgress) -> Result<(), Error> {
+    match progress(now) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
+
+/// Steps one token through the model, so that the first request finds weights and buffers mapped,
+/// and a model that cannot be stepped fails to load.
+fn warm_up(model: &mut dyn Model) -> Result<(), Error> {
+    let id = model.state_mut().open()?;
+    model.state_mut().reserve(id, 1)?;
+    let mut batch = Batch::default();
+    batch.push(id, 0, &[0], true);
+    model.forward(&batch)?;
+    model.state_mut().close(id)?;
+    Ok(())
+}

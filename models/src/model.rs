@@ -1,0 +1,148 @@
+//! The one trait through which an engine sees a model, and the plain data that crosses it.
+//!
+//! A step is *ragged*: the tokens of every sequence in it lie in one flat vector, and segments say
+//! whose they are. A prefill chunk is a segment of many tokens, a decode row a segment of one; there
+//! is no second code path for either, nor for a batch of one.
+
+use crate::error::Error;
+use crate::state::{SequenceId, StatePool};
+
+/// A run of consecutive tokens of one sequence inside a [`Batch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Whose tokens these are; its state is read and advanced by `len`.
+    pub sequence: SequenceId,
+    /// Position of the segment's first token; equals the length of the sequence's state.
+    pub first_position: usize,
+    /// Number of tokens, at least one.
+    pub len: usize,
+    /// Whether the logits after the segment's last token are wanted.
+    pub logits: bool,
+}
+
+/// All tokens of one step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, segment after segment.
+    pub tokens: Vec<u32>,
+    /// Which sequence each run of `tokens` belongs to; lengths add up to `tokens.len()`.
+    /// A sequence appears at most once.
+    pub segments: Vec<Segment>,
+}
+
+impl Batch {
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.segments.clear();
+    }
+
+    /// Appends a segment and its tokens.
+    pub fn push(
+        &mut self,
+        sequence: SequenceId,
+        first_position: usize,
+        tokens: &[u32],
+        logits: bool,
+    ) {
+        self.tokens.extend_from_slice(tokens);
+        self.segments.push(Segment { sequence, first_position, len: tokens.len(), logits });
+    }
+}
+
+/// Logits of a step, in f32 on the host: one row for each segment that asked, in segment order.
+#[derive(Debug, Clone, Copy)]
+pub struct Logits<'a> {
+    /// `[rows, vocab_size]`.
+    pub data: &'a [f32],
+    /// Length of a row.
+    pub vocab_size: usize,
+}
+
+impl<'a> Logits<'a> {
+    /// Row `index`, `[vocab_size]`.
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.vocab_size..][..self.vocab_size]
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.data.len() / self.vocab_size
+    }
+}
+
+/// What a loaded model is, as its checkpoint says it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// `model_type` of the checkpoint: `llama`, `sim`, …
+    pub architecture: String,
+    /// Rows of the head; may exceed the tokenizer's vocabulary.
+    pub vocab_size: usize,
+    /// Most tokens a sequence may hold, prompt and completion together.
+    pub context_length: usize,
+    /// What the checkpoint was trained for; `context_length` may be set lower.
+    pub context_length_trained: usize,
+    /// Number of decoder layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Parameters, counted in elements.
+    pub parameters: u64,
+    /// Packing of most weights, as the checkpoint names it: `F32`, `BF16`, `Q4_1`, …
+    pub weight_format: String,
+    /// Ids that end a generation.
+    pub eos_token_ids: Vec<u32>,
+    /// Id that starts a sequence, where the checkpoint has one.
+    pub bos_token_id: Option<u32>,
+    /// Identity of the weights and of everything that changes what state they produce.
+    pub fingerprint: u64,
+}
+
+/// Bytes a loaded model holds outside the state of its sequences.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModelFootprint {
+    /// Weights, as they lie in memory after repacking.
+    pub weights_bytes: u64,
+    /// Buffers of one step, allocated at load for the largest step.
+    pub workspace_bytes: u64,
+}
+
+/// How activations are computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Activations may be quantized where a kernel gains by it.
+    #[default]
+    Fast,
+    /// f32 activations throughout, for comparison with a reference.
+    Exact,
+}
+
+/// A loaded model: weights on a device, and the pool that holds its sequences' state.
+///
+/// One thread owns it. A row's result does not depend on what else is in the batch, nor on how a
+/// prompt was cut into segments.
+pub trait Model: Send {
+    /// What the model is.
+    fn info(&self) -> &ModelInfo;
+
+    /// What it holds besides sequence state.
+    fn footprint(&self) -> ModelFootprint;
+
+    /// The state of its sequences.
+    fn state(&self) -> &StatePool;
+
+    /// The state of its sequences, to open, reserve and close them.
+    fn state_mut(&mut self) -> &mut StatePool;
+
+    /// Most tokens one [`Batch`] may hold.
+    fn step_tokens_max(&self) -> usize;
+
+    /// Evaluates a batch and advances each of its sequences' state by its segment's length.
+    ///
+    /// Room must have been reserved with [`StatePool::reserve`]. On an error no sequence of the
+    /// batch has advanced.
+    ///
+    /// # Errors
+    /// A batch that breaks a rule of [`Segment`], or an operator that failed.
+    fn forward(&mut self, batch: &Batch) -> Result<Logits<'_>, Error>;
+}

@@ -1,0 +1,315 @@
+//! A simulated model: no weights, real logits, for tests and for servers without a checkpoint.
+//!
+//! Its next token is a function of the whole history of a sequence, kept as a rolling hash, so a
+//! lost, doubled or foreign token shows in everything that follows. Time is spent as told.
+
+mod gate;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::ControlFlow;
+use std::thread;
+use std::time::Duration;
+
+use candle_core::Device;
+
+pub use self::gate::Gate;
+pub use self::spec::SimulatedSpec;
+use crate::error::Error;
+use crate::load::{LoadOptions, LoadProgress, LoadStage};
+use crate::model::{Batch, Logits, Model, ModelFootprint, ModelInfo, Segment};
+use crate::state::{PAGE_TOKENS, SequenceId, StateLayout, StatePool};
+
+/// Token that starts a sequence. Ids below it are the bytes of the text, one each.
+pub const BOS_ID: u32 = 256;
+
+/// Token that ends a sequence.
+pub const EOS_ID: u32 = 257;
+
+/// Token that stands for nothing.
+pub const PAD_ID: u32 = 258;
+
+/// Smallest vocabulary: all bytes and the tokens above.
+pub const VOCAB_MIN: usize = 259;
+
+/// Most pages a simulated pool counts.
+const PAGES_MAX: usize = 1 << 20;
+
+/// What it writes when nobody tampers with its logits.
+const ALPHABET: &[u8] = b"etaoinshrdlucmfwypvbgkjqxz      ";
+
+/// Logit of the next token; those of the others lie in [-4, 4). At temperature 1 others are never
+/// drawn, at 4 often.
+const NEXT_LOGIT: f32 = 24.0;
+
+/// States remembered as ones that a completion token followed.
+const ASKED_MAX: usize = 1 << 16;
+
+/// See the module's own words.
+#[derive(Debug)]
+pub struct SimulatedModel {
+    spec: SimulatedSpec,
+    info: ModelInfo,
+    pool: StatePool,
+    step_tokens_max: usize,
+    histories: HashMap<SequenceId, History>,
+    asked: Asked,
+    logits: Vec<f32>,
+    gate: Option<Gate>,
+}
+
+/// What a sequence's state would be.
+#[derive(Debug, Clone, Copy)]
+struct History {
+    hash: u64,
+    len: usize,
+    /// Completion tokens since the last token that was not one.
+    completed: u64,
+}
+
+/// Where logits were asked for: a token that follows such a state is a completion token, also when
+/// the sequence is computed again after its state was given up.
+#[derive(Debug, Default)]
+struct Asked {
+    states: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+/// Makes the simulated model that a `sim:` path describes, at once.
+///
+/// # Errors
+/// A path or options that describe none.
+pub fn load(path: &str, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
+    Ok(Box::new(SimulatedModel::new(SimulatedSpec::parse(path)?, options)?))
+}
+
+/// [`load`], taking the time and reporting the progress that the path asks for.
+///
+/// # Errors
+/// As [`load`], and [`Error::Cancelled`].
+pub fn load_with_progress(
+    path: &str,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+) -> Result<Box<dyn Model>, Error> {
+    let spec = SimulatedSpec::parse(path)?;
+    let steps = spec.load_steps;
+    for step in 0..=steps {
+        let done = u128::from(spec.weights_bytes) * u128::from(step) / u128::from(steps);
+        let report = LoadProgress {
+            bytes_done: done as u64,
+            bytes_total: spec.weights_bytes,
+            tensors_done: step as usize,
+            tensors_total: steps as usize,
+            ..LoadProgress::at(LoadStage::Weights)
+        };
+        if progress(report).is_break() {
+            return Err(Error::Cancelled);
+        }
+        if step < steps {
+            thread::sleep(Duration::from_millis(spec.load_ms) / steps as u32);
+        }
+    }
+    Ok(Box::new(SimulatedModel::new(spec, options)?))
+}
+
+impl SimulatedModel {
+    /// The model that `spec` describes, with the pool and the step that `options` ask for. Of the
+    /// other options, the precision means nothing to it, and its state takes no bytes.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a context of zero or above the model's.
+    pub fn new(spec: SimulatedSpec, options: &LoadOptions) -> Result<Self, Error> {
+        let context = options.context_length.unwrap_or(spec.context);
+        if !(1..=spec.context).contains(&context) {
+            let expected = format!("1 to {}", spec.context);
+            return Err(Error::option("context_length", expected, context));
+        }
+        let full = context.div_ceil(PAGE_TOKENS).saturating_mul(options.sequences_max);
+        let layout = StateLayout {
+            attention: Vec::new(),
+            page_tokens: PAGE_TOKENS,
+            pages_max: if spec.pages > 0 { spec.pages } else { full.min(PAGES_MAX) },
+            sequences_max: options.sequences_max,
+        };
+        let info = ModelInfo {
+            architecture: "sim".into(),
+            vocab_size: spec.vocab,
+            context_length: context,
+            context_length_trained: spec.context,
+            layers: 0,
+            hidden_size: 0,
+            parameters: 0,
+            weight_format: "F32".into(),
+            eos_token_ids: vec![EOS_ID],
+            bos_token_id: Some(BOS_ID),
+            fingerprint: mix(mix(spec.seed) ^ spec.vocab as u64),
+        };
+        Ok(Self {
+            pool: StatePool::new(layout, &Device::Cpu)?,
+            step_tokens_max: options.step_tokens_max,
+            histories: HashMap::new(),
+            asked: Asked::default(),
+            logits: Vec::new(),
+            gate: None,
+            info,
+            spec,
+        })
+    }
+
+    /// Makes every step wait at `gate`.
+    #[must_use]
+    pub fn with_gate(mut self, gate: Gate) -> Self {
+        self.gate = Some(gate);
+        self
+    }
+
+    /// Checks a segment against the state, and returns the history it follows.
+    fn history(&self, segment: &Segment) -> Result<History, Error> {
+        let batch = |expected: String, found: String| Error::Batch { expected, found };
+        let len = self.pool.len(segment.sequence)?;
+        if segment.first_position != len {
+            let expected = format!("a segment from position {len} of {}", segment.sequence);
+            return Err(batch(expected, segment.first_position.to_string()));
+        }
+        let room = self.pool.room(segment.sequence)?;
+        if segment.len == 0 || segment.len > room {
+            let expected = format!("1 to {room} tokens of {}", segment.sequence);
+            return Err(batch(expected, segment.len.to_string()));
+        }
+        if len == 0 {
+            return Ok(History { hash: mix(!self.spec.seed), len: 0, completed: 0 });
+        }
+        let history = self.histories.get(&segment.sequence).filter(|known| known.len == len);
+        history.copied().ok_or_else(|| {
+            let expected = format!("a history of {len} tokens of {}", segment.sequence);
+            batch(expected, "another".into())
+        })
+    }
+
+    /// Fails, panics and sleeps as the specification says.
+    fn misbehave(&self, batch: &Batch) -> Result<(), Error> {
+        let holds = |segment: &Segment, number: u64| {
+            let first = segment.first_position as u64 + 1;
+            (first..first + segment.len as u64).contains(&number)
+        };
+        let reached = |number| batch.segments.iter().any(|segment| holds(segment, number));
+        if reached(self.spec.fail_at) {
+            let message = format!("simulated failure at token {}", self.spec.fail_at);
+            return Err(Error::Operator(candle_core::Error::Msg(message)));
+        }
+        assert!(!reached(self.spec.panic_at), "simulated panic at token {}", self.spec.panic_at);
+        let prefill = batch.segments.iter().map(|s| s.len as u64).filter(|&len| len > 1);
+        let decodes = batch.segments.iter().any(|segment| segment.len == 1);
+        let us =
+            self.spec.prefill_us * prefill.sum::<u64>() + self.spec.decode_us * u64::from(decodes);
+        if us > 0 {
+            thread::sleep(Duration::from_micros(us));
+        }
+        Ok(())
+    }
+
+    fn push_logits(&mut self, history: History) {
+        let from = self.logits.len();
+        if self.spec.nan_at > 0 && history.len as u64 >= self.spec.nan_at {
+            self.logits.resize(from + self.spec.vocab, f32::NAN);
+            return;
+        }
+        self.logits.extend((0..self.spec.vocab as u64).map(|id| {
+            let bits = mix(history.hash ^ mix(id)) >> 40;
+            bits as f32 / (1_u32 << 21) as f32 - 4.0
+        }));
+        let ends = self.spec.eos_after > 0 && history.completed >= self.spec.eos_after;
+        let letter = ALPHABET[mix(!history.hash) as usize % ALPHABET.len()];
+        let next = if ends { EOS_ID as usize } else { letter.into() };
+        self.logits[from + next] = NEXT_LOGIT;
+    }
+}
+
+impl Model for SimulatedModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn footprint(&self) -> ModelFootprint {
+        ModelFootprint { weights_bytes: self.spec.weights_bytes, workspace_bytes: 0 }
+    }
+
+    fn state(&self) -> &StatePool {
+        &self.pool
+    }
+
+    fn state_mut(&mut self) -> &mut StatePool {
+        &mut self.pool
+    }
+
+    fn step_tokens_max(&self) -> usize {
+        self.step_tokens_max
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Logits<'_>, Error> {
+        if let Some(gate) = &self.gate {
+            gate.enter(batch);
+        }
+        let lengths: usize = batch.segments.iter().map(|segment| segment.len).sum();
+        if batch.tokens.len() != lengths {
+            let expected = format!("{lengths} tokens for the segments");
+            return Err(Error::Batch { expected, found: batch.tokens.len().to_string() });
+        }
+        let histories: Vec<History> =
+            batch.segments.iter().map(|segment| self.history(segment)).collect::<Result<_, _>>()?;
+        self.misbehave(batch)?;
+        self.logits.clear();
+        let mut tokens = batch.tokens.iter();
+        for (segment, mut history) in batch.segments.iter().zip(histories) {
+            for &token in tokens.by_ref().take(segment.len) {
+                history = history.followed_by(token, &self.asked);
+            }
+            self.pool.advance(segment.sequence, segment.len)?;
+            self.histories.insert(segment.sequence, history);
+            if segment.logits {
+                self.asked.remember(history.hash);
+                self.push_logits(history);
+            }
+        }
+        // Closed sequences are not told of; their histories go when there are too many.
+        if self.histories.len() > 2 * self.pool.layout().sequences_max {
+            let pool = &self.pool;
+            self.histories.retain(|&id, _| pool.len(id).is_ok());
+        }
+        Ok(Logits { data: &self.logits, vocab_size: self.spec.vocab })
+    }
+}
+
+impl History {
+    fn followed_by(self, token: u32, asked: &Asked) -> Self {
+        let completed = if asked.states.contains(&self.hash) { self.completed + 1 } else { 0 };
+        // Turned, or a token whose mix equals the hash would wipe the history out.
+        let hash = mix(self.hash.rotate_left(23) ^ mix(u64::from(token)));
+        Self { hash, len: self.len + 1, completed }
+    }
+}
+
+impl Asked {
+    fn remember(&mut self, state: u64) {
+        if !self.states.insert(state) {
+            return;
+        }
+        self.order.push_back(state);
+        if self.order.len() > ASKED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.states.remove(&oldest);
+        }
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele et al. 2014), off zero.
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,148 @@
+//! The simulated model behaves as a real one would, as far as an engine can see.
+
+use super::*;
+
+fn model(spec: SimulatedSpec) -> SimulatedModel {
+    SimulatedModel::new(spec, &LoadOptions::default()).unwrap()
+}
+
+fn open(model: &mut SimulatedModel, tokens: usize) -> SequenceId {
+    let id = model.pool.open().unwrap();
+    model.pool.reserve(id, tokens).unwrap();
+    id
+}
+
+/// Evaluates one segment and returns the logits after it.
+fn step(model: &mut SimulatedModel, id: SequenceId, tokens: &[u32]) -> Vec<f32> {
+    let mut batch = Batch::default();
+    batch.push(id, model.pool.len(id).unwrap(), tokens, true);
+    model.forward(&batch).unwrap().row(0).to_vec()
+}
+
+fn argmax(row: &[f32]) -> u32 {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32
+}
+
+fn complete(model: &mut SimulatedModel, prompt: &[u32], count: usize) -> Vec<u32> {
+    let id = open(model, prompt.len() + count);
+    let mut next = argmax(&step(model, id, prompt));
+    let mut tokens = vec![next];
+    while tokens.len() < count && next != EOS_ID {
+        next = argmax(&step(model, id, &[next]));
+        tokens.push(next);
+    }
+    model.pool.close(id).unwrap();
+    tokens
+}
+
+#[test]
+fn chunks_do_not_matter_and_every_token_does() {
+    let mut model = model(SimulatedSpec::default());
+    let prompt: Vec<u32> = (0..50).collect();
+    let whole = open(&mut model, 50);
+    let expected = step(&mut model, whole, &prompt);
+    let cut = open(&mut model, 50);
+    step(&mut model, cut, &prompt[..7]);
+    step(&mut model, cut, &prompt[7..8]);
+    assert_eq!(step(&mut model, cut, &prompt[8..]), expected);
+    for lost in 0..50 {
+        let mut other = prompt.clone();
+        other.remove(lost);
+        let id = open(&mut model, 50);
+        assert_ne!(step(&mut model, id, &other), expected, "token {lost} does not matter");
+        model.pool.close(id).unwrap();
+    }
+}
+
+#[test]
+fn the_batch_does_not_matter() {
+    let mut model = model(SimulatedSpec::default());
+    let alone = open(&mut model, 3);
+    let expected = step(&mut model, alone, &[1, 2, 3]);
+    let (one, two) = (open(&mut model, 3), open(&mut model, 3));
+    let mut batch = Batch::default();
+    batch.push(one, 0, &[9, 9], false);
+    batch.push(two, 0, &[1, 2, 3], true);
+    let logits = model.forward(&batch).unwrap();
+    assert_eq!(logits.rows(), 1);
+    assert_eq!(logits.row(0), expected);
+}
+
+#[test]
+fn completions_are_printable_and_differ_by_seed() {
+    let text = |seed| {
+        let mut model = model(SimulatedSpec { seed, ..SimulatedSpec::default() });
+        complete(&mut model, b"hello".map(u32::from).as_slice(), 64)
+    };
+    let one = text(1);
+    assert!(one.iter().all(|&id| id == 32 || (97..123).contains(&id)), "{one:?}");
+    assert_eq!(one, text(1));
+    assert_ne!(one, text(2));
+}
+
+#[test]
+fn it_ends_after_as_many_completion_tokens_as_asked_also_when_computed_again() {
+    let mut model = model(SimulatedSpec { eos_after: 5, ..SimulatedSpec::default() });
+    let prompt = [1, 2, 3];
+    let tokens = complete(&mut model, &prompt, 100);
+    assert_eq!((tokens.len(), tokens[5]), (6, EOS_ID));
+    let mut so_far = prompt.to_vec();
+    so_far.extend(&tokens[..3]);
+    assert_eq!(complete(&mut model, &so_far, 100), tokens[3..]);
+    // A longer conversation starts a completion of its own.
+    so_far.extend([7, 8, 9]);
+    assert_eq!(complete(&mut model, &so_far, 100).len(), 6);
+}
+
+#[test]
+fn a_batch_that_breaks_a_rule_is_refused_and_changes_nothing() {
+    let mut model = model(SimulatedSpec::default());
+    let id = open(&mut model, 4);
+    let mut batch = Batch::default();
+    batch.push(id, 1, &[1], true);
+    assert!(matches!(model.forward(&batch), Err(Error::Batch { .. })));
+    batch.clear();
+    batch.push(id, 0, &[1; 65], true);
+    assert!(matches!(model.forward(&batch), Err(Error::Batch { .. })));
+    assert_eq!(model.pool.len(id).unwrap(), 0);
+}
+
+#[test]
+fn faults_come_where_they_are_asked_for() {
+    let mut failing = model(SimulatedSpec { fail_at: 3, ..SimulatedSpec::default() });
+    let id = open(&mut failing, 3);
+    step(&mut failing, id, &[1, 2]);
+    let mut batch = Batch::default();
+    batch.push(id, 2, &[3], true);
+    assert!(failing.forward(&batch).unwrap_err().to_string().contains("at token 3"));
+    assert_eq!(failing.pool.len(id).unwrap(), 2);
+
+    let mut nan = model(SimulatedSpec { nan_at: 2, ..SimulatedSpec::default() });
+    let id = open(&mut nan, 2);
+    assert!(step(&mut nan, id, &[1]).iter().all(|logit| logit.is_finite()));
+    assert!(step(&mut nan, id, &[2]).iter().all(|logit| logit.is_nan()));
+}
+
+#[test]
+fn a_load_reports_its_steps_and_can_be_given_up() {
+    let options = LoadOptions::default();
+    let path = "sim:load_steps=4,weights_bytes=100";
+    let mut seen = Vec::new();
+    let loaded = load_with_progress(path, &options, &mut |progress| {
+        seen.push(progress.bytes_done);
+        ControlFlow::Continue(())
+    });
+    assert!(loaded.is_ok());
+    assert_eq!(seen, [0, 25, 50, 75, 100]);
+    let cancelled = load_with_progress(path, &options, &mut |_| ControlFlow::Break(()));
+    assert!(matches!(cancelled, Err(Error::Cancelled)));
+}
+
+#[test]
+fn histories_of_closed_sequences_are_forgotten() {
+    let mut model = model(SimulatedSpec::default());
+    for _ in 0..1000 {
+        complete(&mut model, &[1], 1);
+    }
+    assert!(model.histories.len() <= 2 * model.pool.layout().sequences_max + 1);
+}

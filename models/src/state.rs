@@ -1,0 +1,324 @@
+//! What a sequence carries from step to step: pages of attention keys and values.
+//!
+//! The pool owns the pages of all sequences of one model. A sequence holds a page table; pages are
+//! counted references, so that sequences which share a prefix can share its pages. The pool knows
+//! nothing of tokens, requests or a cache.
+
+mod error;
+mod kv;
+mod layout;
+mod pages;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use candle_core::Device;
+
+pub use self::error::StateError;
+pub use self::kv::LayerKv;
+pub use self::layout::{AttentionGroup, PAGE_TOKENS, StateLayout};
+use self::pages::Pages;
+
+/// Handle of an open sequence; an error, never another's state, once it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId {
+    slot: u32,
+    /// How often the slot had been closed when this sequence was opened.
+    generation: u32,
+}
+
+impl fmt::Display for SequenceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sequence {}.{}", self.slot, self.generation)
+    }
+}
+
+/// The state of one open sequence.
+#[derive(Debug, Default)]
+struct Sequence {
+    /// Tokens evaluated so far.
+    len: usize,
+    /// Page `i` holds the tokens from `i * page_tokens`; pages past `len` are a reservation.
+    table: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    sequence: Option<Sequence>,
+}
+
+/// Pages, page tables and the tensors behind them.
+///
+/// Room is reserved before it is written, all or nothing, so that running out of memory is an error
+/// of one request before a step and never in the middle of one.
+#[derive(Debug)]
+pub struct StatePool {
+    layout: StateLayout,
+    pages: Pages,
+    slots: Vec<Slot>,
+    /// Slots without a sequence; the last one is taken next.
+    free_slots: Vec<u32>,
+    kv: Vec<LayerKv>,
+}
+
+impl StatePool {
+    /// An empty pool on `device`.
+    ///
+    /// # Errors
+    /// A layout with a zero or a count above `u32::MAX`, or a device that cannot allocate.
+    pub fn new(layout: StateLayout, device: &Device) -> Result<Self, StateError> {
+        let (pages_max, sequences_max) = layout.check()?;
+        let kv = kv::allocate(&layout, device)?;
+        Ok(Self {
+            pages: Pages::new(pages_max),
+            slots: (0..sequences_max).map(|_| Slot::default()).collect(),
+            free_slots: (0..sequences_max).rev().collect(),
+            kv,
+            layout,
+        })
+    }
+
+    /// The shape of the pool.
+    pub fn layout(&self) -> &StateLayout {
+        &self.layout
+    }
+
+    /// Opens an empty sequence; it holds no page.
+    ///
+    /// # Errors
+    /// [`StateError::OutOfSequences`].
+    pub fn open(&mut self) -> Result<SequenceId, StateError> {
+        self.occupy(Sequence::default())
+    }
+
+    /// Opens a sequence with the tokens of `id`, sharing its pages. A reservation is not shared, and
+    /// whichever of the two goes on in the middle of a page gets a copy of it with its next
+    /// [`reserve`](Self::reserve).
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`], [`StateError::OutOfSequences`].
+    pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, StateError> {
+        let source = self.sequence(id)?;
+        let (len, held) = (source.len, source.len.div_ceil(self.layout.page_tokens));
+        let table = source.table[..held].to_vec();
+        let fork = self.occupy(Sequence { len, table: table.clone() })?;
+        for page in table {
+            self.pages.share(page);
+        }
+        Ok(fork)
+    }
+
+    /// Makes room for `tokens` more tokens after those the sequence has, counting what was reserved
+    /// before: all the pages, or an error and no change.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`], [`StateError::OutOfPages`], or a page that could not be copied.
+    pub fn reserve(&mut self, id: SequenceId, tokens: usize) -> Result<(), StateError> {
+        let needed = self.pages_to_reserve(id, tokens)?;
+        if needed > self.pages.free() {
+            return Err(StateError::OutOfPages {
+                needed,
+                free: self.pages.free(),
+                max: self.layout.pages_max,
+            });
+        }
+        let mut added = needed;
+        if let Some((index, shared)) = self.shared_tail(self.sequence(id)?).filter(|_| tokens > 0) {
+            let copy = self.pages.take().expect("needed pages were just counted as free");
+            if let Err(error) = kv::copy_page(&self.kv, shared, copy) {
+                self.pages.release(copy);
+                return Err(error.into());
+            }
+            self.pages.release(shared);
+            self.sequence_mut(id)?.table[index] = copy;
+            added -= 1;
+        }
+        for _ in 0..added {
+            let page = self.pages.take().expect("needed pages were just counted as free");
+            self.sequence_mut(id)?.table.push(page);
+        }
+        Ok(())
+    }
+
+    /// How many free pages `reserve(id, tokens)` would take.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`].
+    pub fn pages_to_reserve(&self, id: SequenceId, tokens: usize) -> Result<usize, StateError> {
+        let sequence = self.sequence(id)?;
+        if tokens == 0 {
+            return Ok(0);
+        }
+        let end = sequence.len.saturating_add(tokens).div_ceil(self.layout.page_tokens);
+        let copied = usize::from(self.shared_tail(sequence).is_some());
+        Ok(end.saturating_sub(sequence.table.len()) + copied)
+    }
+
+    /// How many tokens can be added without another reservation.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`].
+    pub fn room(&self, id: SequenceId) -> Result<usize, StateError> {
+        let sequence = self.sequence(id)?;
+        if self.shared_tail(sequence).is_some() {
+            return Ok(0);
+        }
+        Ok(sequence.table.len() * self.layout.page_tokens - sequence.len)
+    }
+
+    /// Tokens the sequence's state stands for.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`].
+    pub fn len(&self, id: SequenceId) -> Result<usize, StateError> {
+        Ok(self.sequence(id)?.len)
+    }
+
+    /// Counts `tokens` more tokens as evaluated; a model calls it after it wrote their keys and
+    /// values.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`], [`StateError::NoRoom`].
+    pub fn advance(&mut self, id: SequenceId, tokens: usize) -> Result<(), StateError> {
+        let room = self.room(id)?;
+        if tokens > room {
+            return Err(StateError::NoRoom { sequence: id, tokens, room });
+        }
+        self.sequence_mut(id)?.len += tokens;
+        Ok(())
+    }
+
+    /// Forgets all tokens from `len` on and any reservation, and lets their pages go.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`]; [`StateError::Lengthen`] if the sequence is shorter than `len`.
+    pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), StateError> {
+        let held = len.div_ceil(self.layout.page_tokens);
+        let sequence = self.sequence_mut(id)?;
+        if len > sequence.len {
+            let found = sequence.len;
+            return Err(StateError::Lengthen { sequence: id, requested: len, len: found });
+        }
+        sequence.len = len;
+        let dropped = sequence.table.split_off(held);
+        // Backwards, so that the lowest page is the next to be taken.
+        for page in dropped.into_iter().rev() {
+            self.pages.release(page);
+        }
+        Ok(())
+    }
+
+    /// Closes a sequence and lets its pages go; the id is an error from then on.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`].
+    pub fn close(&mut self, id: SequenceId) -> Result<(), StateError> {
+        self.truncate(id, 0)?;
+        let slot = &mut self.slots[id.slot as usize];
+        slot.sequence = None;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free_slots.push(id.slot);
+        Ok(())
+    }
+
+    /// The sequence's pages in order of position, those reserved included.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`].
+    pub fn page_table(&self, id: SequenceId) -> Result<&[u32], StateError> {
+        Ok(&self.sequence(id)?.table)
+    }
+
+    /// Keys and values of attention layer `layer`, counted through all groups; `None` past the last.
+    pub fn layer(&self, layer: usize) -> Option<&LayerKv> {
+        self.kv.get(layer)
+    }
+
+    /// How many sequences are open.
+    pub fn sequences(&self) -> usize {
+        self.slots.len() - self.free_slots.len()
+    }
+
+    /// How many pages nobody holds.
+    pub fn pages_free(&self) -> usize {
+        self.pages.free()
+    }
+
+    /// How many pages are held, a shared one counted once.
+    pub fn pages_used(&self) -> usize {
+        self.pages.used()
+    }
+
+    /// How many pages there are.
+    pub fn pages_max(&self) -> usize {
+        self.layout.pages_max
+    }
+
+    /// Bytes of the held pages.
+    pub fn bytes_used(&self) -> u64 {
+        self.pages_used() as u64 * self.layout.bytes_per_page()
+    }
+
+    /// Verifies that counts, tables and free lists agree; for tests and for a server's self-check.
+    ///
+    /// # Errors
+    /// Says what disagrees.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        let mut named = vec![0_u32; self.layout.pages_max];
+        let mut open = 0;
+        for (slot, sequence) in self.slots.iter().enumerate() {
+            let Some(sequence) = &sequence.sequence else { continue };
+            open += 1;
+            for &page in &sequence.table {
+                named[page as usize] += 1;
+            }
+            if sequence.len > sequence.table.len() * self.layout.page_tokens {
+                return Err(format!("slot {slot} has more tokens than pages for them"));
+            }
+            let reserved = &sequence.table[sequence.len.div_ceil(self.layout.page_tokens)..];
+            if reserved.iter().any(|&page| self.pages.is_shared(page)) {
+                return Err(format!("slot {slot} shares a page it reserved"));
+            }
+        }
+        if open != self.sequences() {
+            return Err(format!("{open} slots are open, {} are counted", self.sequences()));
+        }
+        self.pages.check(&named)
+    }
+
+    fn occupy(&mut self, sequence: Sequence) -> Result<SequenceId, StateError> {
+        let max = self.slots.len();
+        let slot = self.free_slots.pop().ok_or(StateError::OutOfSequences { max })?;
+        let entry = &mut self.slots[slot as usize];
+        entry.sequence = Some(sequence);
+        Ok(SequenceId { slot, generation: entry.generation })
+    }
+
+    /// Where the table has a partly filled page that another sequence holds too, and which one.
+    fn shared_tail(&self, sequence: &Sequence) -> Option<(usize, u32)> {
+        if sequence.len.is_multiple_of(self.layout.page_tokens) {
+            return None;
+        }
+        let index = sequence.len / self.layout.page_tokens;
+        let page = sequence.table[index];
+        self.pages.is_shared(page).then_some((index, page))
+    }
+
+    fn sequence(&self, id: SequenceId) -> Result<&Sequence, StateError> {
+        self.slots
+            .get(id.slot as usize)
+            .filter(|slot| slot.generation == id.generation)
+            .and_then(|slot| slot.sequence.as_ref())
+            .ok_or(StateError::NotOpen(id))
+    }
+
+    fn sequence_mut(&mut self, id: SequenceId) -> Result<&mut Sequence, StateError> {
+        self.slots
+            .get_mut(id.slot as usize)
+            .filter(|slot| slot.generation == id.generation)
+            .and_then(|slot| slot.sequence.as_mut())
+            .ok_or(StateError::NotOpen(id))
+    }
+}

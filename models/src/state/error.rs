@@ -1,0 +1,67 @@
+//! What can go wrong with the state of sequences. Its own enum, because an engine acts on some of
+//! these (waits for pages, refuses a sequence) and only reports the rest.
+
+use super::SequenceId;
+
+/// Why the state pool refused; nothing has changed in it then.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Not enough free pages for what was asked.
+    #[error("out of state pages: {needed} needed, {free} free of {max}")]
+    OutOfPages {
+        /// Pages that had to be taken.
+        needed: usize,
+        /// Pages that were free.
+        free: usize,
+        /// Pages of the pool.
+        max: usize,
+    },
+    /// Every sequence slot is taken.
+    #[error("out of sequence slots: all {max} are open")]
+    OutOfSequences {
+        /// Slots of the pool.
+        max: usize,
+    },
+    /// The sequence was closed, or never opened by this pool.
+    #[error("{0} is not open")]
+    NotOpen(SequenceId),
+    /// More tokens than were reserved.
+    #[error("{sequence} has room for {room} more tokens, found {tokens}; reserve first")]
+    NoRoom {
+        /// The sequence.
+        sequence: SequenceId,
+        /// Tokens that were to be added.
+        tokens: usize,
+        /// Tokens that can be added without another reservation.
+        room: usize,
+    },
+    /// A truncation that would lengthen.
+    #[error("cannot truncate {sequence} to {requested} tokens: it has {len}")]
+    Lengthen {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The length asked for.
+        requested: usize,
+        /// The length it has.
+        len: usize,
+    },
+    /// A layout that no pool can have.
+    #[error("state layout: expected {expected}, found {found}")]
+    Layout {
+        /// The rule.
+        expected: &'static str,
+        /// What broke it.
+        found: u64,
+    },
+    /// The system has no room for the pool.
+    #[error("state memory: the system refused {bytes} bytes: {message}")]
+    Memory {
+        /// Bytes of the whole pool.
+        bytes: u64,
+        /// What the system said.
+        message: String,
+    },
+    /// The device refused to allocate or to copy.
+    #[error("state memory: {0}")]
+    Device(#[from] candle_core::Error),
+}

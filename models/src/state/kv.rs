@@ -1,0 +1,86 @@
+//! The bytes behind the pages: one tensor of keys and one of values for each attention layer.
+//! Which page belongs to whom is `pages.rs`.
+
+use candle_core::{DType, Device, Result, Tensor};
+use memmap2::MmapMut;
+
+use super::{StateError, StateLayout};
+
+/// Keys and values of one attention layer, for all pages of the pool.
+#[derive(Debug, Clone)]
+pub struct LayerKv {
+    /// `[pages_max, kv_heads, page_tokens, head_dim]`, f32.
+    pub keys: Tensor,
+    /// `[pages_max, kv_heads, page_tokens, head_dim]`, f32.
+    pub values: Tensor,
+}
+
+impl LayerKv {
+    fn new(shape: (usize, usize, usize, usize), device: &Device) -> Result<Self> {
+        // On the CPU the operating system hands out zeroed memory when a page is first touched, so
+        // a large pool costs only what was ever used.
+        Ok(Self {
+            keys: Tensor::zeros(shape, DType::F32, device)?,
+            values: Tensor::zeros(shape, DType::F32, device)?,
+        })
+    }
+
+    /// Copies page `from` over page `to`.
+    fn copy_page(&self, from: u32, to: u32) -> Result<()> {
+        for tensor in [&self.keys, &self.values] {
+            // Through a buffer of one page: a tensor cannot be read and written at the same time.
+            let page = tensor.narrow(0, from as usize, 1)?.force_contiguous()?;
+            tensor.slice_set(&page, 0, to as usize)?;
+        }
+        Ok(())
+    }
+}
+
+/// All layers of a layout, group after group.
+///
+/// # Errors
+/// More bytes than the system gives, or a device that cannot allocate.
+pub(super) fn allocate(
+    layout: &StateLayout,
+    device: &Device,
+) -> std::result::Result<Vec<LayerKv>, StateError> {
+    if device.is_cpu() {
+        probe(layout.bytes_max())?;
+    }
+    let mut layers = Vec::new();
+    for group in &layout.attention {
+        let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, group.head_dim);
+        for _ in 0..group.layers {
+            layers.push(LayerKv::new(shape, device)?);
+        }
+    }
+    Ok(layers)
+}
+
+/// Asks the system for as much memory as the pool takes, and gives it back: a tensor that cannot be
+/// allocated ends the process, an anonymous mapping that cannot be made is an error.
+fn probe(bytes: u64) -> std::result::Result<(), StateError> {
+    let refused = |message: String| StateError::Memory { bytes, message };
+    let len = usize::try_from(bytes).map_err(|error| refused(error.to_string()))?;
+    match MmapMut::map_anon(len.max(1)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(refused(error.to_string())),
+    }
+}
+
+/// Copies page `from` over page `to` in every layer.
+pub(super) fn copy_page(layers: &[LayerKv], from: u32, to: u32) -> Result<()> {
+    layers.iter().try_for_each(|layer| layer.copy_page(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_beyond_the_address_space_is_an_error() {
+        let error = probe(1 << 60).unwrap_err().to_string();
+        assert!(error.starts_with("state memory: the system refused 1152921504606846976 bytes"));
+        assert!(probe(1 << 20).is_ok());
+    }
+}

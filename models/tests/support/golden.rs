@@ -1,0 +1,59 @@
+//! Golden answers written by `tests/reference/`: how they are read and how a model is held to them.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::path::Path;
+
+use sconce_models::Model;
+use serde_json::Value;
+
+use super::stepping::{argmax, feed};
+
+/// Reads a golden file.
+pub(crate) fn read(path: &Path) -> Value {
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A list of token ids.
+pub(crate) fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+/// Natural logarithms of the softmax, in f64.
+pub(crate) fn logprobs(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|logit| f64::from(logit - max).exp()).sum();
+    logits.iter().map(|logit| f64::from(logit - max) - sum.ln()).collect()
+}
+
+/// Largest difference between `logits` and the `[[id, logprob], ...]` of a golden step.
+pub(crate) fn difference(logits: &[f32], top: &Value) -> f64 {
+    let found = logprobs(logits);
+    top.as_array().unwrap().iter().fold(0.0, |worst, pair| {
+        let (id, expected) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
+        f64::max(worst, (found[id] - expected).abs())
+    })
+}
+
+/// Steps one prompt greedily beside its golden answer and asserts that every token is equal;
+/// returns the largest difference of a logprob over the steps that have any.
+pub(crate) fn follow(model: &mut dyn Model, prompt: &Value, name: &str) -> f64 {
+    let greedy = ids(&prompt["greedy_tokens"]);
+    let tops = prompt["top5"].as_array().unwrap();
+    assert!(!greedy.is_empty() && !tops.is_empty(), "{name}: the golden answer is empty");
+    let id = model.state_mut().open().unwrap();
+    let mut next = ids(&prompt["input_ids"]);
+    let mut worst = 0.0;
+    for (step, &expected) in greedy.iter().enumerate() {
+        let logits = feed(model, id, &next);
+        if let Some(top) = tops.get(step) {
+            worst = f64::max(worst, difference(&logits, top));
+        }
+        assert_eq!(argmax(&logits), expected, "{name}: token {step}");
+        next = vec![expected];
+    }
+    model.state_mut().close(id).unwrap();
+    worst
+}
