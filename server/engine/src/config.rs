@@ -1,0 +1,63 @@
+//! What an engine is built with: bounds, budgets and a clock.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sconce_cache::Budgets;
+
+/// Bounds and budgets of an engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Most requests that wait for admission, over all models; one more is refused.
+    pub waiting_max: usize,
+    /// Most requests of one model that are admitted and not finished, paused and preempted ones
+    /// included.
+    pub running_max: usize,
+    /// Most tokens of one step; a model may allow fewer.
+    pub step_tokens_max: usize,
+    /// Bytes each tier may hold.
+    pub budgets: Budgets,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            waiting_max: 512,
+            running_max: 64,
+            step_tokens_max: 2048,
+            budgets: Budgets { device: u64::MAX, host: u64::MAX, disk: u64::MAX },
+        }
+    }
+}
+
+/// Where the engine takes the time from; another than the system's lets a test pass a deadline
+/// without waiting for it.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Instant + Send + Sync>);
+
+impl Clock {
+    /// A clock that reads `now`. Whoever turns it forward by more than time itself calls
+    /// [`EngineHandle::wake`](crate::EngineHandle::wake), for the engine sleeps until the next
+    /// deadline that it knows.
+    pub fn new(now: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// The current time.
+    pub fn now(&self) -> Instant {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Instant::now)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clock({:?})", self.now())
+    }
+}

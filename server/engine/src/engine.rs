@@ -1,0 +1,171 @@
+//! The device thread: commands in, steps of one model after another, events out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::error::EngineError;
+use crate::executor::Executor;
+use crate::residency::Residency;
+use crate::sequence::Sequence;
+use crate::shared::{Command, Shared};
+use crate::status::{Counters, ModelState, Status};
+
+/// What the device thread owns.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    residency: Residency,
+    executor: Executor,
+    counters: Counters,
+    arrivals: u64,
+    inbox: Vec<Command>,
+    shutdown: Option<Shutdown>,
+}
+
+struct Shutdown {
+    deadline: Instant,
+    replies: Vec<oneshot::Sender<()>>,
+}
+
+/// Lets go of the mailbox when the thread ends, however it ends.
+struct Farewell(Arc<Shared>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.alive.store(false, Ordering::Release);
+        self.0.catalogue.write().clear();
+        self.0.mailbox.close();
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            residency: Residency::new(shared.clone()),
+            executor: Executor::new(shared.clone()),
+            shared,
+            counters: Counters::default(),
+            arrivals: 0,
+            inbox: Vec::new(),
+            shutdown: None,
+        }
+    }
+
+    /// Runs until the engine is shut down or no handle is left.
+    pub(crate) fn run(mut self) {
+        let farewell = Farewell(self.shared.clone());
+        loop {
+            let told = self.take_commands();
+            let now = self.shared.clock.now();
+            self.sweep(now);
+            if self.is_over(now) {
+                break;
+            }
+            // A step may take seconds; what was just ordered shows before.
+            if told {
+                self.publish();
+            }
+            let stepped = self.executor.step(&mut self.residency, &mut self.counters);
+            self.residency.let_go(self.shared.clock.now());
+            self.publish();
+            if !stepped {
+                self.wait();
+            }
+        }
+        self.residency.stop(&mut self.counters);
+        self.publish();
+        drop(farewell);
+        for reply in self.shutdown.into_iter().flat_map(|shutdown| shutdown.replies) {
+            // Nobody may be waiting any more.
+            let _unheard = reply.send(());
+        }
+    }
+
+    /// Carries out what was ordered; whether there was anything.
+    fn take_commands(&mut self) -> bool {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        self.shared.mailbox.take(&mut inbox);
+        let told = !inbox.is_empty();
+        for command in inbox.drain(..) {
+            match command {
+                Command::Submit(sequence) => self.submit(*sequence),
+                // Dropping an answer that nobody waits for gives the load up.
+                Command::Load { name, settings, reply } => {
+                    drop(reply.send(self.residency.load(name, settings)));
+                }
+                Command::Loaded(outcome) => self.residency.loaded_from(*outcome),
+                Command::Unload { name, force, reply } => {
+                    self.residency.unload(name, force, reply, &mut self.counters);
+                }
+                Command::Shutdown { deadline, reply } => self.begin_shutdown(deadline, reply),
+            }
+        }
+        self.inbox = inbox;
+        told
+    }
+
+    fn submit(&mut self, mut sequence: Sequence) {
+        self.counters.accepted += 1;
+        self.arrivals += 1;
+        sequence.arrive(self.arrivals);
+        // It was ready when the handle looked; it may have gone since.
+        let model = sequence.model.clone();
+        match self.residency.get(&model) {
+            Some(resident) if resident.state == ModelState::Ready => {
+                resident.scheduler.enqueue(sequence);
+            }
+            Some(resident) => {
+                let error = EngineError::ModelNotReady { model, state: resident.state };
+                sequence.fail(error, &mut self.counters);
+            }
+            None => sequence.fail(EngineError::ModelNotFound { model }, &mut self.counters),
+        }
+    }
+
+    /// Ends what was cancelled, stopped or is late, in every model.
+    fn sweep(&mut self, now: Instant) {
+        for resident in self.residency.loaded() {
+            let pool = resident.holding.model.state_mut();
+            resident.scheduler.sweep(pool, now, &mut self.counters);
+        }
+    }
+
+    fn begin_shutdown(&mut self, deadline: Instant, reply: oneshot::Sender<()>) {
+        let shutdown =
+            self.shutdown.get_or_insert_with(|| Shutdown { deadline, replies: Vec::new() });
+        shutdown.deadline = shutdown.deadline.min(deadline);
+        shutdown.replies.push(reply);
+    }
+
+    fn is_over(&mut self, now: Instant) -> bool {
+        let orphaned = self.shared.orphaned.load(Ordering::Acquire);
+        let Some(shutdown) = &self.shutdown else { return orphaned };
+        orphaned
+            || shutdown.deadline <= now
+            || self.residency.loaded().all(|resident| resident.scheduler.is_empty())
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self) {
+        let shutdown = self.shutdown.as_ref().map(|shutdown| shutdown.deadline);
+        let timer = self.residency.next_timer().into_iter().chain(shutdown).min();
+        let now = self.shared.clock.now();
+        self.shared.mailbox.wait(timer.map(|timer| timer.saturating_duration_since(now)));
+    }
+
+    fn publish(&mut self) {
+        let models = self.residency.status(self.shared.clock.now());
+        self.shared.status.send_replace(Arc::new(Status {
+            running: models.iter().map(|model| model.running).sum(),
+            models,
+            waiting: self.shared.waiting_room.waiting(),
+            waiting_max: self.shared.config.waiting_max,
+            draining: self.shared.draining.load(Ordering::Acquire),
+            memory: self.shared.ledger.snapshot(),
+            counters: self.counters,
+            ..Status::default()
+        }));
+    }
+}

@@ -1,0 +1,193 @@
+//! One step of one model: schedule, forward, sample, advance.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use sconce_models::{Batch, Logits};
+
+use crate::error::EngineError;
+use crate::event::{FinishReason, Token};
+use crate::residency::{Residency, Resident, panic_message};
+use crate::sampler::{NotFinite, Sampler};
+use crate::scheduler::Row;
+use crate::sequence::Sequence;
+use crate::shared::Shared;
+use crate::status::{Counters, ModelState};
+
+/// A model whose forward panics so often without a good step between has failed.
+const PANICS_MAX: u32 = 3;
+
+/// How a sequence ends, if it does.
+type Outcome = Result<FinishReason, EngineError>;
+
+/// Steps models in turn; its buffers are used again for each step.
+pub(crate) struct Executor {
+    shared: Arc<Shared>,
+    sampler: Sampler,
+    batch: Batch,
+    rows: Vec<Row>,
+    /// The running sequences that end with this step.
+    ended: Vec<(usize, Outcome)>,
+    /// The model that had the last step.
+    last: String,
+}
+
+impl Executor {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            sampler: Sampler::default(),
+            batch: Batch::default(),
+            rows: Vec::new(),
+            ended: Vec::new(),
+            last: String::new(),
+        }
+    }
+
+    /// Runs a step of the next model in turn that has something to run; whether there was one.
+    pub(crate) fn step(&mut self, residency: &mut Residency, counters: &mut Counters) -> bool {
+        let mut names: Vec<String> =
+            residency.loaded().map(|resident| resident.about.name.clone()).collect();
+        let past = names.iter().take_while(|name| **name <= self.last).count();
+        names.rotate_left(past);
+        for name in names {
+            let Some(resident) = residency.get(&name) else { continue };
+            if !self.schedule(resident, counters) {
+                continue;
+            }
+            if let Err(error) = self.evaluate(resident, counters) {
+                tracing::error!(model = %name, %error, "step failed");
+                self.ended.clear();
+                self.ended.extend(self.rows.iter().map(|row| (row.running, Err(error.clone()))));
+                self.end_sequences(resident, counters);
+                if resident.panics >= PANICS_MAX && resident.state == ModelState::Ready {
+                    residency.fail(&name, &error, counters);
+                }
+            }
+            self.last = name;
+            return true;
+        }
+        false
+    }
+
+    /// Admits and composes; whether there is anything to evaluate.
+    fn schedule(&mut self, resident: &mut Resident, counters: &mut Counters) -> bool {
+        let now = self.shared.clock.now();
+        let model = &mut resident.holding.model;
+        let tokens_max = self.shared.config.step_tokens_max.min(model.step_tokens_max()).max(1);
+        let pool = model.state_mut();
+        let room = &self.shared.waiting_room;
+        loop {
+            let before = (counters.failed, counters.preemptions);
+            resident.scheduler.admit(pool, now, counters, || room.departed(now));
+            let step = (&mut self.batch, &mut self.rows);
+            resident.scheduler.compose(pool, tokens_max, step, now, counters);
+            if !self.rows.is_empty() {
+                return true;
+            }
+            // Memory that was taken from one sequence may be what another waits for.
+            if before == (counters.failed, counters.preemptions) {
+                return false;
+            }
+        }
+    }
+
+    /// Runs the batch and hands every sequence its token. An error is one of the whole step.
+    fn evaluate(
+        &mut self,
+        resident: &mut Resident,
+        counters: &mut Counters,
+    ) -> Result<(), EngineError> {
+        let failed = |message| EngineError::Forward { model: resident.about.name.clone(), message };
+        *self.shared.step_began.lock() = Some(self.shared.clock.now());
+        let (model, batch) = (&mut *resident.holding.model, &self.batch);
+        // After a panic, the sequences of the step are closed, and nothing else is read of the
+        // model that the step may have left half done.
+        let result = catch_unwind(AssertUnwindSafe(move || {
+            // Moved whole, or the logits could not outlive the closure's borrow of it.
+            let model = model;
+            model.forward(batch)
+        }));
+        *self.shared.step_began.lock() = None;
+        let now = self.shared.clock.now();
+        let logits = match result {
+            Ok(Ok(logits)) => logits,
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(panic) => {
+                resident.panics += 1;
+                return Err(failed(format!("the step panicked: {}", panic_message(&*panic))));
+            }
+        };
+        resident.panics = 0;
+        let wanted = self.rows.iter().filter(|row| row.samples).count();
+        if logits.rows() != wanted {
+            let found = logits.rows();
+            return Err(failed(format!("expected logits of {wanted} rows, found {found}")));
+        }
+        counters.steps += 1;
+        counters.step_tokens += self.batch.tokens.len() as u64;
+        let mut next_logits = 0;
+        for row in &self.rows {
+            let sequence = resident.scheduler.running_mut(row.running);
+            counters.prompt_tokens += sequence.advance(row.tokens, now) as u64;
+            if !row.samples {
+                continue;
+            }
+            let row_logits = Logits::row(&logits, next_logits);
+            next_logits += 1;
+            let info = &resident.about.info;
+            let outcome = sample(&mut self.sampler, sequence, row_logits, info, now, counters);
+            self.ended.extend(outcome.map(|outcome| (row.running, outcome)));
+        }
+        self.end_sequences(resident, counters);
+        Ok(())
+    }
+
+    /// Ends what is in `ended`, from the back, so that the indices before stay true.
+    fn end_sequences(&mut self, resident: &mut Resident, counters: &mut Counters) {
+        let now = self.shared.clock.now();
+        let pool = resident.holding.model.state_mut();
+        self.ended.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, outcome) in self.ended.drain(..) {
+            resident.scheduler.end(index, pool, now, counters, outcome);
+        }
+    }
+}
+
+/// Draws the next token of a sequence and sends it, unless it ends the sequence.
+fn sample(
+    sampler: &mut Sampler,
+    sequence: &mut Sequence,
+    logits: &[f32],
+    info: &sconce_models::ModelInfo,
+    now: Instant,
+    counters: &mut Counters,
+) -> Option<Outcome> {
+    let index = sequence.completion_tokens();
+    let id = match sampler.sample(
+        logits,
+        &sequence.sampling,
+        &sequence.tokens,
+        (sequence.seed, index),
+    ) {
+        Ok(id) => id,
+        Err(NotFinite) => {
+            return Some(Err(EngineError::NonFiniteLogits { token_index: index }));
+        }
+    };
+    let stopping = &sequence.stopping;
+    if stopping.stop_token_ids.contains(&id) {
+        return Some(Ok(FinishReason::StopToken(id)));
+    }
+    if !stopping.ignore_eos && info.eos_token_ids.contains(&id) {
+        return Some(Ok(FinishReason::EndOfSequence(id)));
+    }
+    let logprobs = sequence.logprobs.map(|count| sampler.logprobs(logits, id, count));
+    sequence.append(Token { id, logprobs }, now);
+    counters.completion_tokens += 1;
+    let completed = sequence.completion_tokens();
+    let full = sequence.tokens.len() >= info.context_length;
+    let enough = sequence.stopping.max_tokens.is_some_and(|max| completed >= max);
+    (full || enough).then_some(Ok(FinishReason::Length))
+}

@@ -1,0 +1,37 @@
+//! The device thread: admission, batching, sampling, and which models are loaded.
+//!
+//! [`EngineHandle`] is the whole of it from outside: submit a [`Request`], read a [`Generation`].
+//! The engine sees tokens, never text, and a model only through [`sconce_models::Model`].
+#![forbid(unsafe_code)]
+
+mod checkpoint_loader;
+mod config;
+mod engine;
+mod error;
+mod event;
+mod executor;
+mod generation;
+mod handle;
+mod loader;
+mod mailbox;
+mod request;
+mod residency;
+mod sampler;
+mod scheduler;
+mod sequence;
+mod shared;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint_loader::CheckpointLoader;
+pub use config::{Clock, EngineConfig};
+pub use error::EngineError;
+pub use event::{Event, FinishReason, Finished, Started, Timings, Token, TokenLogprobs, Usage};
+pub use generation::Generation;
+pub use handle::EngineHandle;
+pub use loader::{Estimate, LoadLimits, LoadProgress, LoadSettings, Loader};
+pub use request::{Request, Sampling, Stopping};
+pub use residency::{LoadEvent, Loading};
+pub use sampler::TOP_LOGPROBS_MAX;
+pub use status::{Counters, DeviceStatus, LoadedModel, ModelState, ModelStatus, Status};

@@ -1,0 +1,486 @@
+//! Which models are loaded: loads on threads of their own, unloads, keep-alive, memory accounts.
+//!
+//! A load reserves the estimate of what it takes before it takes it. The device thread owns every
+//! model that is ready; nothing here runs one.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sconce_cache::{Class, Reservation, Tier};
+use sconce_models::{Model, ModelFootprint};
+use tokio::sync::{oneshot, watch};
+
+use crate::error::EngineError;
+use crate::loader::{LoadLimits, LoadProgress, LoadSettings};
+use crate::scheduler::Scheduler;
+use crate::shared::{CatalogueEntry, Command, Shared};
+use crate::status::{Counters, LoadedModel, ModelState, ModelStatus};
+
+/// Loads in progress at one time.
+pub(crate) const LOADS_MAX: usize = 4;
+
+type UnloadReply = oneshot::Sender<Result<(), EngineError>>;
+
+/// News of a load.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LoadEvent {
+    /// How far it is; steps may be skipped.
+    Progress(LoadProgress),
+    /// The model takes requests. Nothing follows.
+    Ready(Arc<LoadedModel>),
+    /// The load failed. Nothing follows.
+    Failed(EngineError),
+}
+
+/// A load that somebody waits for. When the last one of a load is dropped, it is given up.
+#[derive(Debug)]
+pub struct Loading {
+    events: watch::Receiver<LoadEvent>,
+    first: bool,
+}
+
+impl Loading {
+    fn new(events: watch::Receiver<LoadEvent>) -> Self {
+        Self { events, first: true }
+    }
+
+    /// The newest news, each at most once; [`LoadEvent::Ready`] and [`LoadEvent::Failed`] are the
+    /// last, and come again if asked for.
+    pub async fn next(&mut self) -> LoadEvent {
+        let news = std::mem::take(&mut self.first) || self.events.has_changed().unwrap_or(true);
+        let newest = self.events.borrow_and_update().clone();
+        if news || !matches!(newest, LoadEvent::Progress(_)) {
+            return newest;
+        }
+        if self.events.changed().await.is_err() {
+            return LoadEvent::Failed(EngineError::Stopped);
+        }
+        self.events.borrow_and_update().clone()
+    }
+
+    /// Waits for the end of the load.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub async fn ready(mut self) -> Result<Arc<LoadedModel>, EngineError> {
+        loop {
+            match self.next().await {
+                LoadEvent::Progress(_) => {}
+                LoadEvent::Ready(model) => return Ok(model),
+                LoadEvent::Failed(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A model and the bytes set aside for it.
+pub(crate) struct Holding {
+    pub(crate) model: Box<dyn Model>,
+    _reservations: [Reservation; 3],
+}
+
+/// How a loader thread ended.
+pub(crate) struct LoadOutcome {
+    name: String,
+    result: Result<Holding, EngineError>,
+}
+
+impl std::fmt::Debug for LoadOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LoadOutcome({:?}, {:?})", self.name, self.result.as_ref().err())
+    }
+}
+
+/// A load in progress.
+struct Job {
+    settings: LoadSettings,
+    events: Arc<watch::Sender<LoadEvent>>,
+    /// Set by an unload; the end of the last listener shows in `events`.
+    cancelled: Arc<AtomicBool>,
+    unloads: Vec<UnloadReply>,
+}
+
+/// A model that is loaded, and its sequences.
+pub(crate) struct Resident {
+    pub(crate) about: Arc<LoadedModel>,
+    pub(crate) holding: Holding,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) state: ModelState,
+    /// Panics of its forward without a good step between them.
+    pub(crate) panics: u32,
+    idle_since: Instant,
+    unloads: Vec<UnloadReply>,
+}
+
+enum Slot {
+    Loading(Job),
+    Loaded(Box<Resident>),
+}
+
+/// Every model the engine has or is getting.
+pub(crate) struct Residency {
+    shared: Arc<Shared>,
+    slots: BTreeMap<String, Slot>,
+}
+
+impl Residency {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, slots: BTreeMap::new() }
+    }
+
+    /// Models that are loaded.
+    pub(crate) fn loaded(&mut self) -> impl Iterator<Item = &mut Resident> {
+        self.slots.values_mut().filter_map(|slot| match slot {
+            Slot::Loaded(resident) => Some(&mut **resident),
+            Slot::Loading(_) => None,
+        })
+    }
+
+    /// The model `name`, if it is loaded.
+    pub(crate) fn get(&mut self, name: &str) -> Option<&mut Resident> {
+        match self.slots.get_mut(name) {
+            Some(Slot::Loaded(resident)) => Some(resident),
+            _ => None,
+        }
+    }
+
+    /// Starts a load, or joins one with the same settings.
+    pub(crate) fn load(
+        &mut self,
+        name: String,
+        settings: LoadSettings,
+    ) -> Result<Loading, EngineError> {
+        let (known, state) = match self.slots.get(&name) {
+            None => return self.start(name, settings),
+            Some(Slot::Loading(job)) if job.cancelled.load(Ordering::Acquire) => {
+                (&job.settings, ModelState::Unloading)
+            }
+            Some(Slot::Loading(job)) => (&job.settings, ModelState::Loading),
+            Some(Slot::Loaded(resident)) => (&resident.about.settings, resident.state),
+        };
+        if let Some(difference) = known.difference(&settings) {
+            return Err(EngineError::AlreadyLoaded { model: name, difference });
+        }
+        match (state, &self.slots[&name]) {
+            (ModelState::Loading, Slot::Loading(job)) => Ok(Loading::new(job.events.subscribe())),
+            (ModelState::Ready, Slot::Loaded(resident)) => {
+                Ok(Loading::new(watch::channel(LoadEvent::Ready(resident.about.clone())).1))
+            }
+            _ => Err(EngineError::ModelNotReady { model: name, state }),
+        }
+    }
+
+    fn start(&mut self, name: String, settings: LoadSettings) -> Result<Loading, EngineError> {
+        let loads = self.slots.values().filter(|slot| matches!(slot, Slot::Loading(_))).count();
+        if loads >= LOADS_MAX {
+            return Err(EngineError::Busy { operations: "loads", limit: LOADS_MAX });
+        }
+        let (events, listener) = watch::channel(LoadEvent::Progress(LoadProgress::default()));
+        let job = Job {
+            settings,
+            events: Arc::new(events),
+            cancelled: Arc::default(),
+            unloads: Vec::new(),
+        };
+        self.spawn(&name, &job)?;
+        self.list(&name, ModelState::Loading, None);
+        self.slots.insert(name, Slot::Loading(job));
+        Ok(Loading::new(listener))
+    }
+
+    fn spawn(&self, name: &str, job: &Job) -> Result<(), EngineError> {
+        let (shared, settings) = (self.shared.clone(), job.settings.clone());
+        let (events, cancelled) = (job.events.clone(), job.cancelled.clone());
+        let model = name.to_owned();
+        let work = move || {
+            let run = || load_model(&shared, &model, &settings, &events, &cancelled);
+            let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                let message = format!("the loader panicked: {}", panic_message(&*panic));
+                Err(EngineError::LoadFailed { model: model.clone(), message })
+            });
+            let outcome = Box::new(LoadOutcome { name: model, result });
+            // At most LOADS_MAX of these. After the engine's end it is dropped, memory and all.
+            let _stopped = shared.mailbox.push_above_capacity(Command::Loaded(outcome));
+        };
+        let spawned = std::thread::Builder::new().name("load".into()).spawn(work);
+        spawned.map(drop).map_err(|error| EngineError::LoadFailed {
+            model: name.to_owned(),
+            message: format!("no thread: {error}"),
+        })
+    }
+
+    /// Takes in what a loader thread made, or makes known why it failed.
+    pub(crate) fn loaded_from(&mut self, outcome: LoadOutcome) {
+        let LoadOutcome { name, result } = outcome;
+        let Some(Slot::Loading(job)) = self.slots.remove(&name) else { return };
+        let unloaded = job.cancelled.load(Ordering::Acquire);
+        let wanted = !unloaded && job.events.receiver_count() > 0;
+        let result = match result {
+            // Somebody joined after the loader thread had seen that nobody waits.
+            Err(EngineError::LoadCancelled { .. }) if wanted => match self.spawn(&name, &job) {
+                Ok(()) => {
+                    self.slots.insert(name, Slot::Loading(job));
+                    return;
+                }
+                Err(error) => Err(error),
+            },
+            Ok(_) if !wanted => Err(EngineError::LoadCancelled { model: name.clone() }),
+            result => result,
+        };
+        match result {
+            Ok(holding) => {
+                let about = Arc::new(describe(&name, job.settings, &*holding.model));
+                self.list(&name, ModelState::Ready, Some(about.clone()));
+                tracing::info!(model = %name, architecture = %about.info.architecture, "loaded");
+                let scheduler = Scheduler::new(self.shared.config.running_max);
+                let resident = Resident {
+                    about: about.clone(),
+                    holding,
+                    scheduler,
+                    state: ModelState::Ready,
+                    panics: 0,
+                    idle_since: self.shared.clock.now(),
+                    unloads: Vec::new(),
+                };
+                self.slots.insert(name, Slot::Loaded(Box::new(resident)));
+                job.events.send_replace(LoadEvent::Ready(about));
+            }
+            Err(error) => {
+                self.shared.catalogue.write().remove(&name);
+                tracing::info!(model = %name, %error, "not loaded");
+                job.events.send_replace(LoadEvent::Failed(error));
+            }
+        }
+        job.unloads.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+    }
+
+    /// Begins to unload a model; `reply` is answered when its memory is free.
+    pub(crate) fn unload(
+        &mut self,
+        name: String,
+        force: bool,
+        reply: UnloadReply,
+        counters: &mut Counters,
+    ) {
+        match self.slots.get_mut(&name) {
+            None => drop(reply.send(Err(EngineError::ModelNotFound { model: name }))),
+            Some(Slot::Loading(job)) => {
+                job.cancelled.store(true, Ordering::Release);
+                job.unloads.push(reply);
+            }
+            Some(Slot::Loaded(resident)) => {
+                resident.state = ModelState::Unloading;
+                resident.unloads.push(reply);
+                if force {
+                    let error = EngineError::ModelUnloaded { model: name.clone() };
+                    resident.fail_all(counters, &error);
+                }
+                let about = Some(resident.about.clone());
+                self.list(&name, ModelState::Unloading, about);
+            }
+        }
+    }
+
+    /// Marks a model as failed: it takes no requests any more, and those it has fail.
+    pub(crate) fn fail(&mut self, name: &str, error: &EngineError, counters: &mut Counters) {
+        let Some(resident) = self.get(name) else { return };
+        resident.state = ModelState::Failed;
+        resident.fail_all(counters, error);
+        let about = Some(resident.about.clone());
+        self.list(name, ModelState::Failed, about);
+    }
+
+    /// Lets models go that are to be unloaded or were idle for their keep-alive, once they have no
+    /// sequences.
+    pub(crate) fn let_go(&mut self, now: Instant) {
+        for resident in self.loaded() {
+            if !resident.scheduler.is_empty() {
+                resident.idle_since = now;
+            }
+        }
+        let over = |slot: &mut Slot| match slot {
+            Slot::Loading(_) => false,
+            Slot::Loaded(resident) => {
+                resident.scheduler.is_empty()
+                    && (resident.state == ModelState::Unloading
+                        || resident.expires().is_some_and(|expiry| expiry <= now))
+            }
+        };
+        let gone: Vec<_> = self.slots.extract_if(.., |_, slot| over(slot)).collect();
+        for (name, slot) in gone {
+            self.shared.catalogue.write().remove(&name);
+            if let Slot::Loaded(resident) = slot {
+                let Resident { holding, unloads, .. } = *resident;
+                drop(holding);
+                unloads.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+            }
+            tracing::info!(model = %name, "unloaded");
+        }
+    }
+
+    /// The earliest moment at which something is to be done without being told.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        let residents = self.slots.values().filter_map(|slot| match slot {
+            Slot::Loaded(resident) => Some(resident),
+            Slot::Loading(_) => None,
+        });
+        residents.filter_map(|r| r.scheduler.next_deadline().or_else(|| r.expires())).min()
+    }
+
+    /// Fails every sequence and every load, and frees every model.
+    pub(crate) fn stop(&mut self, counters: &mut Counters) {
+        self.shared.catalogue.write().clear();
+        for slot in std::mem::take(&mut self.slots).into_values() {
+            match slot {
+                Slot::Loading(job) => {
+                    job.cancelled.store(true, Ordering::Release);
+                    job.events.send_replace(LoadEvent::Failed(EngineError::Stopped));
+                }
+                Slot::Loaded(mut resident) => resident.fail_all(counters, &EngineError::Stopped),
+            }
+        }
+    }
+
+    /// Every model at this moment.
+    pub(crate) fn status(&self, now: Instant) -> Vec<ModelStatus> {
+        self.slots.iter().map(|(name, slot)| slot.status(name, now)).collect()
+    }
+
+    fn list(&self, name: &str, state: ModelState, model: Option<Arc<LoadedModel>>) {
+        self.shared.catalogue.write().insert(name.to_owned(), CatalogueEntry { state, model });
+    }
+}
+
+impl Slot {
+    fn status(&self, name: &str, now: Instant) -> ModelStatus {
+        let empty = ModelStatus {
+            name: name.to_owned(),
+            state: ModelState::Loading,
+            progress: LoadProgress::default(),
+            waiting: 0,
+            running: 0,
+            paused: 0,
+            pages_used: 0,
+            pages_max: 0,
+            state_bytes_used: 0,
+            idle: Duration::ZERO,
+        };
+        match self {
+            Self::Loading(job) => match *job.events.borrow() {
+                LoadEvent::Progress(progress) => ModelStatus { progress, ..empty },
+                _ => empty,
+            },
+            Self::Loaded(resident) => {
+                let (waiting, running) = resident.scheduler.counts();
+                let pool = resident.holding.model.state();
+                let idle = resident.scheduler.is_empty().then_some(resident.idle_since);
+                ModelStatus {
+                    state: resident.state,
+                    waiting,
+                    running,
+                    paused: resident.scheduler.paused(),
+                    pages_used: pool.pages_used(),
+                    pages_max: pool.pages_max(),
+                    state_bytes_used: pool.bytes_used(),
+                    idle: idle.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+                    ..empty
+                }
+            }
+        }
+    }
+}
+
+impl Resident {
+    /// When it is to be let go, if it stays without requests until then.
+    fn expires(&self) -> Option<Instant> {
+        let keep_alive = self.about.settings.keep_alive.filter(|_| self.scheduler.is_empty())?;
+        self.idle_since.checked_add(keep_alive)
+    }
+
+    fn fail_all(&mut self, counters: &mut Counters, error: &EngineError) {
+        self.scheduler.fail_all(self.holding.model.state_mut(), counters, error);
+    }
+}
+
+/// Estimates, reserves, loads, and corrects the reservation; on a loader thread.
+fn load_model(
+    shared: &Shared,
+    name: &str,
+    settings: &LoadSettings,
+    events: &watch::Sender<LoadEvent>,
+    cancelled: &AtomicBool,
+) -> Result<Holding, EngineError> {
+    let failed = |message| EngineError::LoadFailed { model: name.to_owned(), message };
+    let limits = LoadLimits::of(&shared.config);
+    let estimate = shared.loader.estimate(settings, &limits).map_err(failed)?;
+    let mut reservations = reserve(shared, estimate.footprint, estimate.state_bytes)?;
+    let mut given_up = false;
+    let mut progress = |progress| {
+        if events.is_closed() || cancelled.load(Ordering::Acquire) {
+            given_up = true;
+            return ControlFlow::Break(());
+        }
+        events.send_replace(LoadEvent::Progress(progress));
+        // The device thread publishes the status, in which the progress shows.
+        shared.mailbox.ring();
+        ControlFlow::Continue(())
+    };
+    let model = shared.loader.load(settings, &limits, &mut progress).map_err(|message| {
+        if given_up {
+            EngineError::LoadCancelled { model: name.to_owned() }
+        } else {
+            EngineError::LoadFailed { model: name.to_owned(), message }
+        }
+    })?;
+    let sizes = sizes(model.footprint(), model.state().layout().bytes_max());
+    for (reservation, bytes) in reservations.iter_mut().zip(sizes) {
+        reservation.resize(bytes)?;
+    }
+    Ok(Holding { model, _reservations: reservations })
+}
+
+const CLASSES: [Class; 3] = [Class::Weights, Class::Workspace, Class::LiveState];
+
+fn sizes(footprint: ModelFootprint, state_bytes: u64) -> [u64; 3] {
+    [footprint.weights_bytes, footprint.workspace_bytes, state_bytes]
+}
+
+fn reserve(
+    shared: &Shared,
+    footprint: ModelFootprint,
+    state_bytes: u64,
+) -> Result<[Reservation; 3], EngineError> {
+    let [weights, workspace, state] = sizes(footprint, state_bytes);
+    let reserve = |class, bytes| shared.ledger.reserve(Tier::Device, class, bytes);
+    Ok([
+        reserve(CLASSES[0], weights)?,
+        reserve(CLASSES[1], workspace)?,
+        reserve(CLASSES[2], state)?,
+    ])
+}
+
+fn describe(name: &str, settings: LoadSettings, model: &dyn Model) -> LoadedModel {
+    let layout = model.state().layout();
+    LoadedModel {
+        name: name.to_owned(),
+        settings,
+        info: model.info().clone(),
+        footprint: model.footprint(),
+        state_bytes: layout.bytes_max(),
+        pages_max: layout.pages_max,
+        page_tokens: layout.page_tokens,
+    }
+}
+
+/// What a panic said, where it said something.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

@@ -1,0 +1,313 @@
+//! Which sequences of one model hold state, and which tokens of theirs make the next step.
+//!
+//! Everything here is bookkeeping over a [`StatePool`]: no model is run. Pages are taken before the
+//! step that fills them: those of a prompt at admission, those of a completion one step ahead.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use sconce_models::{Batch, StatePool};
+
+use crate::error::EngineError;
+use crate::event::FinishReason;
+use crate::sequence::{Rank, Sequence};
+use crate::status::Counters;
+
+/// While prompts are being read, decode rows leave one in so many tokens of a step to them.
+const PREFILL_SHARE: usize = 8;
+
+/// A sequence's part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// Index among the running sequences.
+    pub(crate) running: usize,
+    /// Tokens of it in the step.
+    pub(crate) tokens: usize,
+    /// Whether they are its last, so that the next token can be sampled.
+    pub(crate) samples: bool,
+}
+
+/// The sequences of one model.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    /// Without state, in the order of admission; new ones and preempted ones.
+    waiting: BTreeMap<Rank, Sequence>,
+    /// With state, in the order of admission.
+    running: Vec<Sequence>,
+    running_max: usize,
+    /// Which decode row goes first where not all fit a step.
+    turn: usize,
+    /// Scratch of [`Self::compose`].
+    prefills: Vec<(usize, usize)>,
+}
+
+impl Scheduler {
+    /// Without sequences; at most `running_max` will be admitted and not finished.
+    pub(crate) fn new(running_max: usize) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            running: Vec::new(),
+            running_max: running_max.max(1),
+            turn: 0,
+            prefills: Vec::new(),
+        }
+    }
+
+    /// Lets a sequence wait for admission.
+    pub(crate) fn enqueue(&mut self, sequence: Sequence) {
+        self.waiting.insert(sequence.rank, sequence);
+    }
+
+    /// How many wait, and how many hold state.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.waiting.len(), self.running.len())
+    }
+
+    /// How many hold state while their reader lags.
+    pub(crate) fn paused(&self) -> usize {
+        self.running.iter().filter(|sequence| !sequence.has_room()).count()
+    }
+
+    /// Whether there is no sequence at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// The running sequence of a [`Row`].
+    pub(crate) fn running_mut(&mut self, index: usize) -> &mut Sequence {
+        &mut self.running[index]
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let all = self.waiting.values().chain(&self.running);
+        all.filter_map(|sequence| sequence.deadline).min()
+    }
+
+    /// Ends the sequences whose caller went away or said stop, or whose deadline passed.
+    pub(crate) fn sweep(&mut self, pool: &mut StatePool, now: Instant, counters: &mut Counters) {
+        let over = |s: &Sequence| s.is_abandoned() || s.cut(now).is_some();
+        let mut ended: Vec<Sequence> =
+            self.waiting.extract_if(.., |_, sequence| over(sequence)).map(|(_, s)| s).collect();
+        ended.extend(self.running.extract_if(.., |sequence| over(sequence)));
+        for mut sequence in ended {
+            sequence.release(pool);
+            match sequence.cut(now) {
+                Some(reason) if !sequence.is_abandoned() => sequence.finish(reason, now, counters),
+                _ => sequence.cancel(counters),
+            }
+        }
+    }
+
+    /// Moves waiting sequences to the running ones, in order, while their tokens so far and a page
+    /// to go on fit the pool. The first that does not fit holds up those behind it, so that small
+    /// requests cannot starve a large one. Calls `admitted` for each that is admitted for the first
+    /// time.
+    pub(crate) fn admit(
+        &mut self,
+        pool: &mut StatePool,
+        now: Instant,
+        counters: &mut Counters,
+        mut admitted: impl FnMut(),
+    ) {
+        let mut started =
+            self.running.len() + self.waiting.values().filter(|s| s.is_started()).count();
+        let mut after = None;
+        while let Some(rank) = self.next_admissible(after, started < self.running_max) {
+            after = Some(rank);
+            let tokens = self.waiting[&rank].tokens.len();
+            let (pages, pages_max) = (pool.layout().pages_for(tokens), pool.pages_max());
+            if pages > pages_max {
+                // Only a sequence that was preempted grows out of the pool; others were refused.
+                let sequence = self.waiting.remove(&rank).expect("it was just found");
+                sequence.fail(EngineError::OutOfPages { tokens, pages, pages_max }, counters);
+                continue;
+            }
+            if !self.make_room(pool, pages, counters) {
+                return;
+            }
+            let Ok(state) = pool.open() else { return };
+            if let Err(error) = pool.reserve(state, tokens) {
+                tracing::error!(%error, "pages that were counted as free could not be reserved");
+                // Just opened, so closing it cannot fail.
+                let _closed = pool.close(state);
+                return;
+            }
+            let mut sequence = self.waiting.remove(&rank).expect("it was just found");
+            if !sequence.is_started() {
+                started += 1;
+                admitted();
+            }
+            sequence.admit(state, now);
+            self.running.push(sequence);
+        }
+    }
+
+    /// The first waiting sequence past `after` that could run now, apart from memory. One whose
+    /// reader lags has to wait for it, and others may pass.
+    fn next_admissible(&self, after: Option<Rank>, new_ones: bool) -> Option<Rank> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let admissible = |s: &Sequence| (new_ones || s.is_started()) && s.has_room();
+        self.waiting.range((from, Unbounded)).find(|(_, s)| admissible(s)).map(|(rank, _)| *rank)
+    }
+
+    /// Sees to it that `pages` are free and one more to go on, by taking them from sequences whose
+    /// reader lags where that helps.
+    fn make_room(&mut self, pool: &mut StatePool, pages: usize, counters: &mut Counters) -> bool {
+        let paused = self.running.iter().filter(|sequence| !sequence.has_room());
+        let held =
+            paused.filter_map(|s| s.state).map(|id| pool.page_table(id).map_or(0, <[_]>::len));
+        if pages > pool.pages_free() + held.sum::<usize>() {
+            return false;
+        }
+        loop {
+            let headroom = usize::from(pool.sequences() > 0);
+            let slots = pool.layout().sequences_max - pool.sequences();
+            if pages + headroom <= pool.pages_free() && slots > 0 {
+                return true;
+            }
+            let Some(paused) = self.last_running(|sequence| !sequence.has_room()) else {
+                return false;
+            };
+            self.preempt(paused, pool, counters);
+        }
+    }
+
+    /// Composes the next step into `batch` and `rows`: a token of every sequence that decodes, and
+    /// chunks of prompts that share what is left of `tokens_max` evenly.
+    pub(crate) fn compose(
+        &mut self,
+        pool: &mut StatePool,
+        tokens_max: usize,
+        (batch, rows): (&mut Batch, &mut Vec<Row>),
+        now: Instant,
+        counters: &mut Counters,
+    ) {
+        batch.clear();
+        rows.clear();
+        self.reserve_decodes(pool, now, counters);
+        let runnable = |s: &Sequence| s.has_room();
+        self.prefills.clear();
+        for (index, sequence) in self.running.iter().enumerate() {
+            if sequence.remaining() > 1 && runnable(sequence) {
+                self.prefills.push((sequence.remaining(), index));
+            }
+        }
+        let kept = if self.prefills.is_empty() { 0 } else { tokens_max.div_ceil(PREFILL_SHARE) };
+        let decodes_max = (tokens_max - kept).max(1);
+        let decodes: Vec<usize> = (0..self.running.len())
+            .filter(|&index| self.running[index].remaining() == 1 && runnable(&self.running[index]))
+            .collect();
+        let taken = decodes.len().min(decodes_max);
+        if taken < decodes.len() {
+            self.turn = (self.turn + taken) % decodes.len();
+        }
+        for place in 0..taken {
+            let index = decodes[(self.turn + place) % decodes.len()];
+            self.push_row(index, 1, batch, rows);
+        }
+        self.share_among_prefills(tokens_max - taken, batch, rows);
+    }
+
+    /// Shortest first, each gets an even share of what is left or what it needs: short prompts are
+    /// done at once, and long ones take what those leave.
+    fn share_among_prefills(&mut self, tokens: usize, batch: &mut Batch, rows: &mut Vec<Row>) {
+        let mut prefills = std::mem::take(&mut self.prefills);
+        prefills.sort_unstable();
+        let mut left = tokens;
+        for (place, &(remaining, index)) in prefills.iter().enumerate() {
+            let share = left.div_ceil(prefills.len() - place);
+            let chunk = remaining.min(share);
+            if chunk == 0 {
+                break;
+            }
+            left -= chunk;
+            self.push_row(index, chunk, batch, rows);
+        }
+        self.prefills = prefills;
+    }
+
+    fn push_row(&self, index: usize, tokens: usize, batch: &mut Batch, rows: &mut Vec<Row>) {
+        let sequence = &self.running[index];
+        let state = sequence.state.expect("a running sequence has state");
+        let samples = tokens == sequence.remaining();
+        let from = sequence.computed;
+        batch.push(state, from, &sequence.tokens[from..from + tokens], samples);
+        rows.push(Row { running: index, tokens, samples });
+    }
+
+    /// Takes a page for each decoding sequence that needs one, the first in rank first; where there
+    /// is none, the last in rank gives its own.
+    fn reserve_decodes(&mut self, pool: &mut StatePool, now: Instant, counters: &mut Counters) {
+        let decodes = |s: &Sequence| s.remaining() == 1 && s.has_room();
+        let mut ranks: Vec<Rank> =
+            self.running.iter().filter(|s| decodes(s)).map(|s| s.rank).collect();
+        ranks.sort_unstable();
+        for rank in ranks {
+            // Gone if it was preempted for an earlier one.
+            while let Some(index) = self.running.iter().position(|s| s.rank == rank) {
+                let sequence = &self.running[index];
+                let state = sequence.state.expect("a running sequence has state");
+                if pool.reserve(state, 1).is_ok() {
+                    break;
+                }
+                let (tokens, pages_max) = (sequence.tokens.len(), pool.pages_max());
+                let pages = pool.layout().pages_for(tokens);
+                if pages > pages_max {
+                    let error = EngineError::OutOfPages { tokens, pages, pages_max };
+                    self.end(index, pool, now, counters, Err(error));
+                    break;
+                }
+                let paused = self.last_running(|s| !s.has_room());
+                let victim = paused.or_else(|| self.last_running(|_| true)).unwrap_or(index);
+                self.preempt(victim, pool, counters);
+            }
+        }
+    }
+
+    /// The running sequence that is last in rank among those that `may` be it.
+    fn last_running(&self, may: impl Fn(&Sequence) -> bool) -> Option<usize> {
+        let candidates = self.running.iter().enumerate().filter(|(_, sequence)| may(sequence));
+        candidates.max_by_key(|(_, sequence)| sequence.rank).map(|(index, _)| index)
+    }
+
+    fn preempt(&mut self, index: usize, pool: &mut StatePool, counters: &mut Counters) {
+        let mut sequence = self.running.remove(index);
+        tracing::debug!(request_id = %sequence.request_id, "preempted");
+        counters.preemptions += 1;
+        sequence.release(pool);
+        self.enqueue(sequence);
+    }
+
+    /// Ends the running sequence at `index`.
+    pub(crate) fn end(
+        &mut self,
+        index: usize,
+        pool: &mut StatePool,
+        now: Instant,
+        counters: &mut Counters,
+        outcome: Result<FinishReason, EngineError>,
+    ) {
+        let mut sequence = self.running.remove(index);
+        sequence.release(pool);
+        match outcome {
+            Ok(reason) => sequence.finish(reason, now, counters),
+            Err(error) => sequence.fail(error, counters),
+        }
+    }
+
+    /// Fails every sequence.
+    pub(crate) fn fail_all(
+        &mut self,
+        pool: &mut StatePool,
+        counters: &mut Counters,
+        error: &EngineError,
+    ) {
+        let waiting = std::mem::take(&mut self.waiting).into_values();
+        for mut sequence in waiting.chain(self.running.drain(..)) {
+            sequence.release(pool);
+            sequence.fail(error.clone(), counters);
+        }
+    }
+}

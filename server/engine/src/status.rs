@@ -1,0 +1,131 @@
+//! What an engine tells about itself: models, sequences, memory, counters, the device thread.
+
+use std::fmt;
+use std::time::Duration;
+
+use sconce_cache::Snapshot;
+use sconce_models::{ModelFootprint, ModelInfo};
+
+use crate::loader::LoadSettings;
+
+/// What a model is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelState {
+    /// Being loaded.
+    Loading,
+    /// Takes requests.
+    Ready,
+    /// Finishes its requests and takes no more.
+    Unloading,
+    /// Kept panicking; takes no requests until it is unloaded and loaded again.
+    Failed,
+}
+
+impl fmt::Display for ModelState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Unloading => "unloading",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// A model as it was loaded; does not change while it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedModel {
+    /// The name it is served under.
+    pub name: String,
+    /// What the load asked for.
+    pub settings: LoadSettings,
+    /// What the checkpoint says.
+    pub info: ModelInfo,
+    /// Bytes besides sequence state.
+    pub footprint: ModelFootprint,
+    /// Bytes of the whole pool of sequence state.
+    pub state_bytes: u64,
+    /// Pages of the pool.
+    pub pages_max: usize,
+    /// Tokens of a page.
+    pub page_tokens: usize,
+}
+
+/// One model at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelStatus {
+    /// The name it is served under.
+    pub name: String,
+    /// What it is doing.
+    pub state: ModelState,
+    /// How far the load is, while [`ModelState::Loading`].
+    pub progress: crate::loader::LoadProgress,
+    /// Requests that wait for admission, preempted ones included.
+    pub waiting: usize,
+    /// Requests that hold state, paused ones included.
+    pub running: usize,
+    /// Running requests whose reader has not made room for more events.
+    pub paused: usize,
+    /// State pages in use.
+    pub pages_used: usize,
+    /// State pages there are.
+    pub pages_max: usize,
+    /// Bytes of the pages in use.
+    pub state_bytes_used: u64,
+    /// How long it has had no request.
+    pub idle: Duration,
+}
+
+/// Totals since the engine started; they only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests that were queued.
+    pub accepted: u64,
+    /// Requests that ended in order.
+    pub finished: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Requests whose caller went away.
+    pub cancelled: u64,
+    /// Times a running sequence gave its pages to an older one.
+    pub preemptions: u64,
+    /// Steps.
+    pub steps: u64,
+    /// Tokens evaluated in steps, those recomputed after a preemption included.
+    pub step_tokens: u64,
+    /// Prompt tokens evaluated, each counted once.
+    pub prompt_tokens: u64,
+    /// Completion tokens sent.
+    pub completion_tokens: u64,
+}
+
+/// The device thread at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// Whether the thread runs.
+    pub alive: bool,
+    /// How long it has been inside the current step; `None` between steps. A watchdog compares this
+    /// with the longest step it believes in.
+    pub in_step: Option<Duration>,
+}
+
+/// The engine at one moment, taken between two steps (`device` is of now).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Status {
+    /// Models, by name.
+    pub models: Vec<ModelStatus>,
+    /// Requests that wait, over all models, those not yet seen by the device thread included.
+    pub waiting: usize,
+    /// Most that may wait.
+    pub waiting_max: usize,
+    /// Requests that hold state, over all models.
+    pub running: usize,
+    /// Whether new requests are refused.
+    pub draining: bool,
+    /// Budgets and what is held against them.
+    pub memory: Snapshot,
+    /// Totals.
+    pub counters: Counters,
+    /// The device thread.
+    pub device: DeviceStatus,
+}
