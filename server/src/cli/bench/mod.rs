@@ -1,0 +1,77 @@
+//! `sconce bench`: how fast a model steps and how exact it is. Both drive the model itself, without
+//! queue, sampler or wire, so that the numbers are the kernels' own.
+
+mod accuracy;
+mod engine;
+mod stepper;
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+
+use sconce_models::Precision;
+use sconce_models::load::{LoadOptions, load};
+use sconce_server::models::ModelText;
+
+use self::stepper::Stepper;
+use super::error::CliError;
+
+/// Arguments of `sconce bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Measure tokens per second of prefill and decode
+    Engine(engine::Args),
+    /// Compare the default computation with the exact one on a page of text
+    Accuracy(accuracy::Args),
+}
+
+/// Runs `sconce bench`.
+pub(crate) fn run(args: Args) -> Result<(), CliError> {
+    super::log_quietly()?;
+    match args.command {
+        Command::Engine(args) => engine::run(args),
+        Command::Accuracy(args) => accuracy::run(args),
+    }
+}
+
+/// Which model is measured.
+#[derive(Debug, clap::Args)]
+struct ModelArgs {
+    /// Checkpoint: a directory, a .gguf file, or sim:
+    #[arg(long, value_name = "PATH")]
+    path: String,
+    /// Threads that compute [default: one for each physical core]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+impl ModelArgs {
+    /// Loads the checkpoint for `sequences` of `context` tokens each.
+    fn load(&self, exact: bool, context: usize, sequences: usize) -> Result<Stepper, CliError> {
+        if let Some(threads) = self.threads {
+            sconce_models::threads::configure(threads.get())
+                .map_err(|error| CliError::Usage(format!("--threads: {error}")))?;
+        }
+        let options = LoadOptions {
+            context_length: Some(context),
+            precision: if exact { Precision::Exact } else { Precision::Fast },
+            sequences_max: sequences,
+            ..LoadOptions::default()
+        };
+        let model = load(&self.path, &options, &mut |_| ControlFlow::Continue(()));
+        model.map(Stepper::new).map_err(|error| CliError::Usage(error.to_string()))
+    }
+
+    /// Token ids of `text`.
+    fn tokenize(&self, text: &str) -> Result<Vec<u32>, CliError> {
+        let usage = |error| CliError::Usage(format!("{}: {error}", self.path));
+        ModelText::open(&self.path)
+            .and_then(|model| model.encode(text, true, "text"))
+            .map_err(usage)
+    }
+}

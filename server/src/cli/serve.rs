@@ -1,0 +1,211 @@
+//! `sconce serve`: the server, until it is told to stop.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum as _;
+use figment::value::Value;
+use sconce_engine::{ModelState, ModelStatus};
+use sconce_proto::v1::{LoadProgress, LoadStage};
+use sconce_server::serve::{ListenAddress, ServeError, Server, ServerHandle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::error::CliError;
+use super::output;
+use super::progress::LoadDisplay;
+use crate::config::{DeviceChoice, Flag, Layers};
+use crate::telemetry;
+
+/// How often the loads of the first models are looked at.
+const SHOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Arguments of `sconce serve`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Listen here: IP:PORT or unix:PATH; may be repeated [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<ListenAddress>,
+    /// Load the checkpoint at PATH and serve it as NAME; may be repeated
+    #[arg(long, value_name = "NAME=PATH", value_parser = parse_model)]
+    model: Vec<(String, String)>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// What computes and how, for a server and for commands that run a model in process.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct EngineArgs {
+    /// What computes
+    #[arg(long, value_enum)]
+    device: Option<DeviceChoice>,
+    /// Compute with f32 activations, for comparison with references
+    #[arg(long)]
+    exact: bool,
+    /// Threads that compute [default: one for each physical core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Read settings from this file instead of /etc/sconce/config.toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl EngineArgs {
+    /// Whether any of them is on the command line.
+    pub(crate) fn is_given(&self) -> bool {
+        self.device.is_some() || self.exact || self.threads.is_some() || self.config.is_some()
+    }
+
+    /// The flags that are on the command line, as settings.
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        if let Some(device) = self.device {
+            let name = device.to_possible_value().expect("no device is hidden");
+            flags.push(Flag::new("--device", ("engine", "device"), name.get_name()));
+        }
+        if self.exact {
+            flags.push(Flag::new("--exact", ("engine", "exact"), true));
+        }
+        if let Some(threads) = self.threads {
+            flags.push(Flag::new("--threads", ("engine", "threads"), threads));
+        }
+        flags
+    }
+}
+
+/// Runs `sconce serve`.
+pub(crate) async fn run(args: Args) -> Result<(), CliError> {
+    let layers = Layers::new(args.engine.config.as_deref(), flags(&args))?;
+    let config = layers.extract()?;
+    let plan = config.plan(&layers)?;
+    telemetry::init_server(&config.telemetry).map_err(CliError::Settings)?;
+    telemetry::announce(&plan);
+    // Before the first connection, so that no signal is missed once the address is known.
+    let signals = Signals::new()?;
+    let names = plan.models.iter().map(|model| model.name.clone()).collect();
+    let server = Server::bind(plan).await.map_err(serve_error)?;
+    for address in server.local_addrs() {
+        output::line(format_args!("listening on {address}"))?;
+        tracing::info!(%address, "listening");
+    }
+    let (first, told) = oneshot::channel::<()>();
+    let loads = Loads::new(server.handle(), names);
+    tokio::select! {
+        never = loads.show() => match never {},
+        // A dropped sender is the signal.
+        ended = server.run(async { drop(told.await) }) => ended.map_err(serve_error),
+        () = signals.twice(first) => {
+            Err(CliError::Internal("told twice to stop, so the drain was cut short".to_owned()))
+        }
+    }
+}
+
+/// The loads of the models that a server starts with, as they are shown.
+struct Loads {
+    server: ServerHandle,
+    /// Models that are not ready yet.
+    waiting: Vec<String>,
+    displays: HashMap<String, LoadDisplay>,
+}
+
+impl Loads {
+    fn new(server: ServerHandle, models: Vec<String>) -> Self {
+        Self { server, waiting: models, displays: HashMap::new() }
+    }
+
+    /// Shows how far the loads are, until the server ends.
+    async fn show(mut self) -> Infallible {
+        while !self.waiting.is_empty() {
+            for status in self.server.models().status().models {
+                if self.waiting.contains(&status.name) {
+                    self.update(&status);
+                }
+            }
+            tokio::time::sleep(SHOW_INTERVAL).await;
+        }
+        std::future::pending().await
+    }
+
+    fn update(&mut self, status: &ModelStatus) {
+        if status.state == ModelState::Loading {
+            let display = self.displays.entry(status.name.clone());
+            let log = |line: &str| tracing::info!("{line}");
+            display.or_insert_with(|| LoadDisplay::new(&status.name, log)).show(&LoadProgress {
+                stage: LoadStage::Weights.into(),
+                bytes_done: status.progress.done_bytes,
+                bytes_total: status.progress.total_bytes,
+                elapsed: None,
+            });
+            return;
+        }
+        self.waiting.retain(|name| *name != status.name);
+        if let Some(display) = self.displays.remove(&status.name) {
+            display.finish();
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, which mean the same.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, CliError> {
+        let listen =
+            |kind| signal(kind).map_err(|source| CliError::io("cannot listen for signals", source));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Drops `first` at the first signal and ends at the second.
+    async fn twice(mut self, first: oneshot::Sender<()>) {
+        self.next().await;
+        drop(first);
+        self.next().await;
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn flags(args: &Args) -> Vec<Flag> {
+    let mut flags = args.engine.flags();
+    if !args.listen.is_empty() {
+        let addresses: Vec<String> = args.listen.iter().map(ToString::to_string).collect();
+        flags.push(Flag::new("--listen", ("server", "listen"), addresses));
+    }
+    for (name, path) in &args.model {
+        let key = vec!["models".to_owned(), name.clone()];
+        flags.push(Flag { name: "--model", key, value: Value::from(path.as_str()) });
+    }
+    flags
+}
+
+fn parse_model(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.to_owned(), path.to_owned()))
+        }
+        _ => Err(format!("expected NAME=PATH, found `{text}`")),
+    }
+}
+
+/// What ended a server, as the command line tells it.
+pub(crate) fn serve_error(error: ServeError) -> CliError {
+    match error {
+        ServeError::Engine(_) => CliError::Internal(error.to_string()),
+        ServeError::NoAddress | ServeError::Listen { .. } | ServeError::Load { .. } => {
+            CliError::Unavailable(error.to_string())
+        }
+    }
+}

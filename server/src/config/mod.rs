@@ -1,0 +1,142 @@
+//! What can be set, and what it is when it is not. Where settings come from is in `layers.rs`; what
+//! they mean to the server is in `plan.rs`. The table in `docs/OPERATIONS.md` is checked against
+//! these structs.
+
+mod layers;
+mod model;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+
+use sconce_server::serve::{ListenAddress, Precision, ServePlan};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::layers::{ConfigError, Flag, Layers, to_toml};
+pub(crate) use self::model::ModelConfig;
+pub(crate) use self::value::{Auto, ByteSize, Span};
+
+/// Every setting, merged and typed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// The edges: where and how requests come in.
+    pub(crate) server: ServerConfig,
+    /// The device thread: how much runs at once.
+    pub(crate) engine: EngineConfig,
+    /// Models loaded at start, by the name each is served under.
+    pub(crate) models: BTreeMap<String, ModelConfig>,
+    /// Logs.
+    pub(crate) telemetry: TelemetryConfig,
+}
+
+/// `[server]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerConfig {
+    /// Addresses to listen on.
+    #[serde(with = "value::addresses")]
+    pub(crate) listen: Vec<ListenAddress>,
+    /// Most open connections.
+    pub(crate) connections_max: usize,
+    /// Most open streams of one connection.
+    pub(crate) streams_per_connection_max: u32,
+    /// Longest a request may take.
+    pub(crate) request_time_max: Span,
+    /// Whether gRPC reflection is served.
+    pub(crate) reflection: bool,
+    /// At shutdown: how long work is still accepted, for balancers to notice.
+    pub(crate) withdrawal: Span,
+    /// At shutdown: how long running requests may take to finish.
+    pub(crate) drain: Span,
+}
+
+/// `[engine]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EngineConfig {
+    /// What computes.
+    pub(crate) device: DeviceChoice,
+    /// Computes with f32 activations throughout.
+    pub(crate) exact: bool,
+    /// Threads of the CPU backend.
+    pub(crate) threads: Auto<usize>,
+    /// Most bytes of weights, workspace and sequence state together.
+    pub(crate) memory_budget: Auto<ByteSize>,
+    /// Most sequences that run at once on one model.
+    pub(crate) sequences_max: usize,
+    /// Most requests that wait on one model.
+    pub(crate) waiting_max: usize,
+    /// Most prompt tokens that one step takes.
+    pub(crate) prefill_chunk_tokens: usize,
+    /// Most tokens a sequence may hold unless a load asks otherwise.
+    pub(crate) context_length_max: usize,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TelemetryConfig {
+    /// Which log lines are written.
+    pub(crate) log: String,
+    /// How they look.
+    pub(crate) log_format: LogFormat,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DeviceChoice {
+    /// The best that this build and machine have
+    Auto,
+    /// The processor
+    Cpu,
+    /// An NVIDIA GPU
+    Cuda,
+    /// An Apple GPU
+    Metal,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// `human` on a terminal, `json` elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    /// The server's own defaults, written as settings.
+    fn default() -> Self {
+        let plan = ServePlan::default();
+        Self {
+            server: ServerConfig {
+                listen: plan.listen,
+                connections_max: plan.limits.connections_max,
+                streams_per_connection_max: plan.limits.streams_per_connection_max,
+                request_time_max: Span(plan.limits.request_seconds_max),
+                reflection: plan.reflection,
+                withdrawal: Span(plan.drain.withdrawal),
+                drain: Span(plan.drain.drain),
+            },
+            engine: EngineConfig {
+                device: DeviceChoice::Auto,
+                exact: plan.precision == Precision::Exact,
+                threads: plan.engine.threads.into(),
+                memory_budget: plan.engine.memory_budget.map(ByteSize).into(),
+                sequences_max: plan.engine.sequences_max,
+                waiting_max: plan.engine.waiting_max,
+                prefill_chunk_tokens: plan.engine.prefill_chunk_tokens,
+                context_length_max: plan.engine.context_length_max,
+            },
+            models: BTreeMap::new(),
+            telemetry: TelemetryConfig { log: "info".to_owned(), log_format: LogFormat::Auto },
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! From settings to what the server is built from, with every rule checked once. Rules that one
+//! value's type cannot express are here, so that a wrong setting is told before anything starts.
+
+use sconce_server::serve::{DrainPlan, EnginePlan, Limits, ModelPlan, Precision, ServePlan};
+
+use super::{Auto, Config, ConfigError, DeviceChoice, Layers};
+
+/// Most threads that make sense on one machine.
+const THREADS_MAX: usize = 1024;
+/// Most sequences of one model.
+const SEQUENCES_MAX: usize = 4096;
+/// Most waiting requests of one model.
+const WAITING_MAX: usize = 1 << 20;
+/// Most tokens of a step.
+const PREFILL_CHUNK_MAX: usize = 1 << 16;
+/// Most tokens of a context.
+const CONTEXT_MAX: usize = 1 << 24;
+/// Most connections.
+const CONNECTIONS_MAX: usize = 1 << 20;
+/// Longest name of a model.
+const MODEL_NAME_BYTES_MAX: usize = 128;
+
+impl Config {
+    /// Checks the rules between settings and makes the server's plan.
+    ///
+    /// # Errors
+    /// The first setting that breaks a rule, with its source from `layers`.
+    pub(crate) fn plan(&self, layers: &Layers) -> Result<ServePlan, ConfigError> {
+        let (server, engine) = (&self.server, &self.engine);
+        let check = Checker { layers };
+        check.device(engine.device)?;
+        check.range("engine", "threads", engine.threads.given().unwrap_or(1), THREADS_MAX)?;
+        check.range("engine", "sequences_max", engine.sequences_max, SEQUENCES_MAX)?;
+        check.range("engine", "waiting_max", engine.waiting_max, WAITING_MAX)?;
+        let chunk = engine.prefill_chunk_tokens;
+        check.range("engine", "prefill_chunk_tokens", chunk, PREFILL_CHUNK_MAX)?;
+        check.range("engine", "context_length_max", engine.context_length_max, CONTEXT_MAX)?;
+        check.range("server", "connections_max", server.connections_max, CONNECTIONS_MAX)?;
+        let streams = server.streams_per_connection_max as usize;
+        check.range("server", "streams_per_connection_max", streams, CONNECTIONS_MAX)?;
+        Ok(ServePlan {
+            listen: server.listen.clone(),
+            models: self.model_plans(&check)?,
+            engine: EnginePlan {
+                memory_budget: engine.memory_budget.given().map(|size| size.0),
+                sequences_max: engine.sequences_max,
+                waiting_max: engine.waiting_max,
+                prefill_chunk_tokens: engine.prefill_chunk_tokens,
+                context_length_max: engine.context_length_max,
+                threads: engine.threads.given(),
+            },
+            precision: if engine.exact { Precision::Exact } else { Precision::Fast },
+            limits: Limits {
+                request_seconds_max: server.request_time_max.0,
+                connections_max: server.connections_max,
+                streams_per_connection_max: server.streams_per_connection_max,
+            },
+            drain: DrainPlan { withdrawal: server.withdrawal.0, drain: server.drain.0 },
+            reflection: server.reflection,
+        })
+    }
+
+    fn model_plans(&self, check: &Checker<'_>) -> Result<Vec<ModelPlan>, ConfigError> {
+        self.models
+            .iter()
+            .map(|(name, model)| {
+                check.model_name(name)?;
+                if model.path.is_empty() {
+                    let expected = "a directory, a .gguf file or `sim:`";
+                    return Err(check.refuse(&["models", name, "path"], expected, "no text"));
+                }
+                if let Auto::Given(length) = model.context_length {
+                    let key = ["models", name, "context_length"];
+                    check.range_at(&key, length, CONTEXT_MAX)?;
+                }
+                Ok(ModelPlan {
+                    name: name.clone(),
+                    path: model.path.clone(),
+                    context_length: model.context_length.given(),
+                    keep_alive: model.keep_alive.given().map(|span| span.0),
+                })
+            })
+            .collect()
+    }
+}
+
+struct Checker<'a> {
+    layers: &'a Layers,
+}
+
+impl Checker<'_> {
+    fn refuse(&self, key: &[&str], expected: &str, found: impl ToString) -> ConfigError {
+        ConfigError::Value {
+            key: key.join("."),
+            origin: self.layers.origin_of(key),
+            expected: expected.to_owned(),
+            found: found.to_string(),
+        }
+    }
+
+    fn range(&self, section: &str, key: &str, found: usize, max: usize) -> Result<(), ConfigError> {
+        self.range_at(&[section, key], found, max)
+    }
+
+    fn range_at(&self, key: &[&str], found: usize, max: usize) -> Result<(), ConfigError> {
+        if (1..=max).contains(&found) {
+            return Ok(());
+        }
+        Err(self.refuse(key, &format!("a number from 1 to {max}"), found))
+    }
+
+    fn device(&self, device: DeviceChoice) -> Result<(), ConfigError> {
+        let name = match device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => return Ok(()),
+            DeviceChoice::Cuda => "cuda",
+            DeviceChoice::Metal => "metal",
+        };
+        let expected = "`auto` or `cpu`, the only backend of this build";
+        Err(self.refuse(&["engine", "device"], expected, format!("`{name}`")))
+    }
+
+    fn model_name(&self, name: &str) -> Result<(), ConfigError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/".contains(&byte);
+        if (1..=MODEL_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
+            return Ok(());
+        }
+        let expected = "1 to 128 letters, digits, `.`, `_`, `-`, `:` and `/` as a model's name";
+        Err(self.refuse(&["models", name, "path"], expected, format!("`{name}`")))
+    }
+}

@@ -1,0 +1,190 @@
+//! Why a call fails, in the words of the domain; `grpc::status` decides what that is on the wire.
+
+use std::time::Duration;
+
+use sconce_engine::{EngineError, ModelState};
+
+/// A call that failed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CallError {
+    /// A field of the request has a value it must not have.
+    #[error("{field}: {problem}")]
+    InvalidField {
+        /// Path of the field in the request, such as `sampling.top_p`.
+        field: String,
+        /// What was expected and what was found.
+        problem: String,
+    },
+    /// The request's metadata is malformed.
+    #[error("metadata {key}: {problem}")]
+    InvalidMetadata {
+        /// Key of the header.
+        key: &'static str,
+        /// What was expected and what was found.
+        problem: String,
+    },
+    /// A field of the protocol, or a whole RPC, that this server does not serve.
+    #[error("{feature} is not served by this server")]
+    NotOffered {
+        /// Path of the field, or name of the RPC.
+        feature: String,
+    },
+    /// No model is loaded, or loading, under this name.
+    #[error("no model named `{name}` is loaded; Load makes one ready, ListModels tells which are")]
+    UnknownModel {
+        /// The name asked for.
+        name: String,
+    },
+    /// Health was asked of a service that is not registered.
+    #[error("no service named `{name}` is registered for health checks")]
+    UnknownService {
+        /// The name asked for.
+        name: String,
+    },
+    /// The files to load do not exist.
+    #[error("path: {problem}")]
+    CheckpointNotFound {
+        /// The path asked for.
+        path: String,
+        /// What was looked for.
+        problem: String,
+    },
+    /// The model is known and does not answer yet, or any more.
+    #[error("model `{name}` is {state}")]
+    ModelNotReady {
+        /// Its name.
+        name: String,
+        /// What it is doing instead.
+        state: &'static str,
+    },
+    /// The name is taken by a model with other settings.
+    #[error("model `{name}` is already loaded with other settings: {difference}; Unload it first")]
+    ModelExists {
+        /// The name asked for.
+        name: String,
+        /// Which setting differs, and its two values.
+        difference: String,
+    },
+    /// The load ended because it was cancelled or the model was unloaded meanwhile.
+    #[error("the load of model `{name}` was cancelled")]
+    LoadCancelled {
+        /// Its name.
+        name: String,
+    },
+    /// A queue is full.
+    #[error("{what} is full: it holds at most {bound}")]
+    QueueFull {
+        /// Which queue.
+        what: String,
+        /// How many it holds.
+        bound: usize,
+        /// When there may be room.
+        retry_after: Duration,
+    },
+    /// Memory does not suffice.
+    #[error("{problem}")]
+    MemoryExhausted {
+        /// What was needed and what is there.
+        problem: String,
+    },
+    /// The server shuts down.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The engine has stopped.
+    #[error("the device thread has stopped: {problem}")]
+    EngineGone {
+        /// Why, as far as known.
+        problem: String,
+    },
+    /// The request took longer than it may.
+    #[error("the deadline passed {place}")]
+    DeadlineExceeded {
+        /// Where it was met: `in the queue`, `while the answer was streamed`, ...
+        place: &'static str,
+    },
+    /// A bug, or a computation that went wrong.
+    #[error("internal error: {problem}")]
+    Internal {
+        /// What happened.
+        problem: String,
+    },
+}
+
+impl CallError {
+    /// A field with a wrong value.
+    pub fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::InvalidField { field: field.into(), problem: problem.into() }
+    }
+
+    /// A field or RPC that is not served.
+    pub fn not_offered(feature: impl Into<String>) -> Self {
+        Self::NotOffered { feature: feature.into() }
+    }
+
+    /// When a caller may try again, where trying again can help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { retry_after, .. } => Some(*retry_after),
+            Self::MemoryExhausted { .. } => Some(Duration::from_secs(1)),
+            Self::Draining | Self::EngineGone { .. } => Some(Duration::from_secs(2)),
+            _ => None,
+        }
+    }
+}
+
+impl From<EngineError> for CallError {
+    fn from(error: EngineError) -> Self {
+        let problem = error.to_string();
+        match error {
+            EngineError::QueueFull { limit, retry_after } => Self::QueueFull {
+                what: "the queue of completions".into(),
+                bound: limit,
+                retry_after,
+            },
+            EngineError::Busy { operations, limit } => Self::QueueFull {
+                what: format!("the queue of {operations}"),
+                bound: limit,
+                retry_after: Duration::from_secs(1),
+            },
+            EngineError::EmptyPrompt
+            | EngineError::UnknownTokenId { .. }
+            | EngineError::ContextExceeded { .. } => Self::field("prompt", problem),
+            EngineError::InvalidOption { option, expected, found } => {
+                let problem = format!("expected {expected}, found {found}");
+                match option {
+                    "max_tokens" | "logprobs" => Self::field(option, problem),
+                    _ => Self::field(format!("sampling.{option}"), problem),
+                }
+            }
+            EngineError::ModelNotFound { model } => Self::UnknownModel { name: model },
+            EngineError::ModelNotReady { model, state } => {
+                let state = match state {
+                    ModelState::Loading => "loading",
+                    ModelState::Ready => "ready",
+                    ModelState::Unloading => "unloading",
+                    ModelState::Failed => "broken; unload it and load it again",
+                };
+                Self::ModelNotReady { name: model, state }
+            }
+            EngineError::ModelUnloaded { model } => {
+                Self::ModelNotReady { name: model, state: "unloaded" }
+            }
+            EngineError::AlreadyLoaded { model, difference } => {
+                Self::ModelExists { name: model, difference }
+            }
+            EngineError::LoadFailed { message, .. } => Self::field("path", message),
+            EngineError::LoadCancelled { model } => Self::LoadCancelled { name: model },
+            EngineError::OutOfMemory(_) | EngineError::OutOfPages { .. } => {
+                Self::MemoryExhausted { problem }
+            }
+            EngineError::DeadlineExceeded { .. } => {
+                Self::DeadlineExceeded { place: "in the queue" }
+            }
+            EngineError::NonFiniteLogits { .. } | EngineError::Forward { .. } => {
+                Self::Internal { problem }
+            }
+            EngineError::Draining => Self::Draining,
+            EngineError::Stopped => Self::EngineGone { problem },
+        }
+    }
+}

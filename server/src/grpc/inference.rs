@@ -1,0 +1,134 @@
+//! `sconce.v1.InferenceService`: each RPC decodes, asks [`Models`], encodes.
+
+use std::pin::Pin;
+use std::time::Instant;
+
+use futures::{Stream, StreamExt as _, stream};
+use sconce_proto::v1::complete_response::Event;
+use sconce_proto::v1::inference_service_server::InferenceService;
+use sconce_proto::v1::tokenize_request::Prompt as TokenizePrompt;
+use sconce_proto::v1::{
+    CompleteRequest, CompleteResponse, Delta, DetokenizeRequest, DetokenizeResponse,
+    TokenizeRequest, TokenizeResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::completion::{CallContext, CompletionEvent, Prompt};
+use crate::error::CallError;
+use crate::layer::access_log::RequestFacts;
+use crate::layer::deadline::Deadline;
+use crate::layer::request_id::RequestId;
+use crate::models::Models;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Inference {
+    models: Models,
+}
+
+impl Inference {
+    /// A service on `models`.
+    pub fn new(models: Models) -> Self {
+        Self { models }
+    }
+}
+
+type CompleteStream = Pin<Box<dyn Stream<Item = Result<CompleteResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl InferenceService for Inference {
+    async fn tokenize(
+        &self,
+        request: Request<TokenizeRequest>,
+    ) -> Result<Response<TokenizeResponse>, Status> {
+        let request = request.into_inner();
+        convert::model_name(&request.model)?;
+        let prompt = match request.prompt {
+            Some(TokenizePrompt::Text(text)) => Prompt::Text(text),
+            Some(TokenizePrompt::Chat(chat)) => Prompt::Chat(convert::chat(chat, "chat")?),
+            None => {
+                let problem = "expected one of `text` and `chat`, found none";
+                return Err(CallError::field("prompt", problem).into());
+            }
+        };
+        let model = self.models.ready(&request.model).await?;
+        let token_ids = model.encode(prompt, request.add_special_tokens).await?;
+        let (token_ids, pieces) = model.pieces(token_ids).await?;
+        Ok(Response::new(TokenizeResponse { token_ids, pieces }))
+    }
+
+    async fn detokenize(
+        &self,
+        request: Request<DetokenizeRequest>,
+    ) -> Result<Response<DetokenizeResponse>, Status> {
+        let request = request.into_inner();
+        convert::model_name(&request.model)?;
+        let model = self.models.ready(&request.model).await?;
+        let skip_special = request.skip_special_tokens.unwrap_or(false);
+        let text = model.decode(request.token_ids, skip_special).await?;
+        Ok(Response::new(DetokenizeResponse { text }))
+    }
+
+    type CompleteStream = CompleteStream;
+
+    async fn complete(
+        &self,
+        request: Request<CompleteRequest>,
+    ) -> Result<Response<CompleteStream>, Status> {
+        let context = context(&request)?;
+        let facts = RequestFacts::of(request.extensions());
+        let call = convert::completion(request.into_inner())?;
+        facts.tell(|facts| facts.model = Some(call.model.clone()));
+        let bypass_cache = call.bypass_cache;
+        let (started, completion) = self.models.complete(call, context).await?;
+        facts.tell(|facts| facts.prompt_tokens = Some(started.prompt_tokens));
+        let started = Event::Started(convert::started(started, bypass_cache));
+        let rest = stream::unfold(completion, |mut completion| async {
+            let event = completion.next().await?;
+            Some((event, completion))
+        });
+        let events = stream::once(async { Ok(started) })
+            .chain(rest.map(move |event| {
+                let event = event.inspect(|event| note(event, &facts));
+                event.map(event_for_wire).map_err(Status::from)
+            }))
+            .map(|event| event.map(|event| CompleteResponse { event: Some(event) }));
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+fn context(request: &Request<CompleteRequest>) -> Result<CallContext, CallError> {
+    let extensions = request.extensions();
+    let Some(&Deadline(deadline)) = extensions.get() else {
+        return Err(CallError::Internal { problem: "a request without a deadline".into() });
+    };
+    let request_id = RequestId::of(extensions).as_str().to_owned();
+    Ok(CallContext { request_id, deadline, arrived: Instant::now() })
+}
+
+/// Leaves the account of a completion for the access log.
+fn note(event: &CompletionEvent, facts: &RequestFacts) {
+    let CompletionEvent::Finished(account) = event else { return };
+    facts.tell(|facts| {
+        facts.cached_tokens = Some(account.usage.cached_tokens);
+        facts.completion_tokens = Some(account.usage.completion_tokens);
+        facts.first_token = account.timings.first_token;
+    });
+}
+
+fn event_for_wire(event: CompletionEvent) -> Event {
+    match event {
+        CompletionEvent::Delta { text, token } => {
+            let (token_ids, logprobs) = match token {
+                Some(token) => {
+                    let logprobs = token.logprobs.map(|l| convert::logprobs(token.id, l));
+                    (vec![token.id], logprobs.into_iter().collect())
+                }
+                None => (Vec::new(), Vec::new()),
+            };
+            Event::Delta(Delta { text, token_ids, logprobs })
+        }
+        CompletionEvent::Finished(account) => Event::Finished(convert::finished(account)),
+    }
+}

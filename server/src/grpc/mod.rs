@@ -1,0 +1,58 @@
+//! The gRPC edge: one file per service, [`convert`] between wire and domain, [`status`] for errors.
+
+pub mod convert;
+pub mod health;
+pub mod inference;
+pub mod model;
+pub mod state;
+pub mod status;
+
+use sconce_proto::FILE_DESCRIPTOR_SET;
+use sconce_proto::health::health_server::HealthServer;
+use sconce_proto::v1::inference_service_server::InferenceServiceServer;
+use sconce_proto::v1::model_service_server::ModelServiceServer;
+use sconce_proto::v1::state_service_server::StateServiceServer;
+use tonic::service::Routes;
+
+use crate::models::Models;
+use health::HealthBoard;
+use inference::Inference;
+use model::ModelManager;
+use state::NoState;
+
+/// Largest request of the inference service: a prompt of a million tokens has room.
+pub const INFERENCE_REQUEST_BYTES_MAX: usize = 32 << 20;
+
+/// Largest request of the other services.
+pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+
+/// All services, by path.
+pub fn routes(models: &Models, health: &HealthBoard, reflection: bool) -> Routes {
+    let mut routes = Routes::builder();
+    routes
+        .add_service(
+            InferenceServiceServer::new(Inference::new(models.clone()))
+                .max_decoding_message_size(INFERENCE_REQUEST_BYTES_MAX),
+        )
+        .add_service(
+            ModelServiceServer::new(ModelManager::new(models.clone()))
+                .max_decoding_message_size(REQUEST_BYTES_MAX),
+        )
+        .add_service(StateServiceServer::new(NoState).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(
+            HealthServer::new(health.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
+        );
+    if reflection {
+        let described = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                // With these a client can show the details of an error.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let why = "the descriptor set was made by the build and decodes";
+        routes
+            .add_service(described().build_v1().expect(why))
+            .add_service(described().build_v1alpha().expect(why));
+    }
+    routes.routes()
+}

@@ -1,0 +1,17 @@
+//! What every request passes on its way in and out, as tower layers; one file each.
+//!
+//! Outermost first: [`request_id`] names the request, [`access_log`] writes one line about it,
+//! [`error_detail`] completes its error, [`panic`] turns a panic into one, [`deadline`] bounds it.
+
+pub mod access_log;
+pub mod deadline;
+pub mod error_detail;
+pub mod panic;
+pub mod request_id;
+
+use tonic::body::Body;
+
+/// Requests as the layers see them.
+pub type HttpRequest = http::Request<Body>;
+/// Responses as the layers see them.
+pub type HttpResponse = http::Response<Body>;

@@ -1,0 +1,12 @@
+//! The server around the engine: gRPC edge, command line, configuration, wiring.
+//!
+//! A request comes in through `layer`, is decoded and answered in `grpc`, runs through `completion`
+//! (text to tokens, engine, tokens to text) on a model of `models`. `serve` puts it together.
+#![forbid(unsafe_code)]
+
+pub mod completion;
+pub mod error;
+pub mod grpc;
+pub mod layer;
+pub mod models;
+pub mod serve;

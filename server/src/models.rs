@@ -1,0 +1,390 @@
+//! The models of a server: the engine that runs them, and for each the text that goes with it.
+//!
+//! The engine decides what is loaded; this keeps tokenizers and chat templates beside it, and what
+//! the edge asks of both together.
+
+mod load;
+mod sim;
+mod text;
+mod workers;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sconce_cache::Tier;
+use sconce_engine::{
+    EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Sampling, Started, Status,
+};
+use sconce_models::Precision;
+use tokio_util::sync::CancellationToken;
+
+use crate::completion::{self, CallContext, Completion, CompletionCall, Prompt};
+use crate::error::CallError;
+use crate::serve::EnginePlan;
+pub use load::{Load, LoadNews, LoadStep, Stage};
+pub use text::ModelText;
+use workers::{LARGE, Workers};
+
+/// All models of a server; clones are the same.
+#[derive(Clone)]
+pub struct Models {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: EngineHandle,
+    precision: Precision,
+    context_length_max: usize,
+    texts: Mutex<HashMap<String, TextEntry>>,
+    workers: Workers,
+    draining: AtomicBool,
+    cut_off: CancellationToken,
+    began: Instant,
+}
+
+/// The text of a model, and of which load of it.
+struct TextEntry {
+    model: Arc<LoadedModel>,
+    text: Arc<ModelText>,
+}
+
+impl fmt::Debug for Models {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Models").field("engine", &self.inner.engine).finish_non_exhaustive()
+    }
+}
+
+impl Models {
+    /// Starts the engine, without a model.
+    ///
+    /// # Errors
+    /// If the system gives no thread, or another number of threads computes already.
+    pub fn start(plan: &EnginePlan, precision: Precision) -> Result<Self, CallError> {
+        let engine = load::start_engine(plan)?;
+        let inner = Inner {
+            engine,
+            precision,
+            context_length_max: plan.context_length_max,
+            texts: Mutex::default(),
+            workers: Workers::new(),
+            draining: AtomicBool::new(false),
+            cut_off: CancellationToken::new(),
+            began: Instant::now(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// How activations are computed.
+    pub fn precision(&self) -> Precision {
+        self.inner.precision
+    }
+
+    /// Loads a model under `name`, or joins a load of it. Dropping the load gives it up, unless
+    /// others wait for it.
+    ///
+    /// # Errors
+    /// A path without a checkpoint, a name taken by other settings, a server that drains. Failures
+    /// of the load itself come from [`Load::next`].
+    pub async fn load(&self, name: &str, settings: LoadSettings) -> Result<Load, CallError> {
+        load::begin(self, name, settings).await
+    }
+
+    /// Unloads a model when the completions it has are done.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub async fn unload(&self, name: &str) -> Result<(), CallError> {
+        self.inner.engine.unload(name, false).await?;
+        self.forget_unloaded();
+        Ok(())
+    }
+
+    /// The model `name` with its text, if it takes requests.
+    ///
+    /// # Errors
+    /// If it is not loaded, or its tokenizer cannot be read any more.
+    pub async fn ready(&self, name: &str) -> Result<ReadyModel, CallError> {
+        let model = self.inner.engine.model(name)?;
+        self.with_text(model).await
+    }
+
+    /// Every model that is loaded, by name.
+    ///
+    /// # Errors
+    /// If the tokenizer of one cannot be read any more.
+    pub async fn list(&self) -> Result<Vec<ReadyModel>, CallError> {
+        let mut models = Vec::new();
+        for model in self.inner.engine.models() {
+            models.push(self.with_text(model).await?);
+        }
+        Ok(models)
+    }
+
+    /// What a load would take, and what is free within the budget, if there is one.
+    ///
+    /// # Errors
+    /// If there is no checkpoint at the path, or it cannot be read.
+    pub async fn estimate(
+        &self,
+        settings: LoadSettings,
+    ) -> Result<(Estimate, Option<u64>), CallError> {
+        let settings = load::within_context_limit(self, settings).await?;
+        let estimate = load::estimate(self, settings).await?;
+        let device = self.inner.engine.status().memory.tier(Tier::Device);
+        let free = (device.budget != u64::MAX).then(|| device.free());
+        Ok((estimate, free))
+    }
+
+    /// Runs a completion up to its admission.
+    ///
+    /// # Errors
+    /// A prompt the model cannot take, a full queue, a deadline that passed in it, a drain.
+    pub async fn complete(
+        &self,
+        mut call: CompletionCall,
+        context: CallContext,
+    ) -> Result<(Started, Completion), CallError> {
+        let model = self.ready(&call.model).await?;
+        let field = call.prompt.field();
+        let prompt = std::mem::replace(&mut call.prompt, Prompt::Tokens(Vec::new()));
+        let prompt = model.encode(prompt, None).await?;
+        model.check(&call, &prompt, field)?;
+        let output = model.text.output(&call.stop)?;
+        let defaults = model.sampling_defaults();
+        let request = completion::engine_request(call, prompt, defaults, &context);
+        let mut generation = self.inner.engine.generate(request)?;
+        let cut_off = self.inner.cut_off.clone();
+        let started = completion::admitted(&mut generation, context.deadline, &cut_off).await?;
+        Ok((started, Completion::new(generation, started, output, &context, cut_off)))
+    }
+
+    /// The engine at this moment.
+    pub fn status(&self) -> Status {
+        self.inner.engine.status()
+    }
+
+    /// Whether the server shuts down.
+    pub fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::Acquire)
+    }
+
+    /// Time since the server started.
+    pub fn uptime(&self) -> Duration {
+        self.inner.began.elapsed()
+    }
+
+    /// Returns when whether a model is ready is no longer `known`.
+    pub async fn readiness_other_than(&self, known: bool) -> bool {
+        let mut statuses = self.inner.engine.watch_status();
+        loop {
+            let ready = statuses
+                .borrow_and_update()
+                .models
+                .iter()
+                .any(|model| model.state == ModelState::Ready);
+            self.forget_unloaded();
+            if ready != known {
+                return ready;
+            }
+            if statuses.changed().await.is_err() {
+                // The engine is gone, and no model will be ready again.
+                return if known { false } else { std::future::pending().await };
+            }
+        }
+    }
+
+    /// Says that the server will shut down; everything still works.
+    pub fn withdraw(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    /// Refuses new work from now on.
+    pub fn close(&self) {
+        self.inner.engine.drain();
+    }
+
+    /// Ends what still runs, with an account of what it did.
+    pub fn cut_off(&self) {
+        self.inner.cut_off.cancel();
+    }
+
+    /// Unloads everything and ends the engine.
+    pub async fn stop(&self) {
+        self.inner.engine.shutdown(Duration::ZERO).await;
+        self.inner.texts.lock().clear();
+    }
+
+    async fn with_text(&self, model: Arc<LoadedModel>) -> Result<ReadyModel, CallError> {
+        let known = {
+            let texts = self.inner.texts.lock();
+            let entry = texts.get(&model.name).filter(|entry| Arc::ptr_eq(&entry.model, &model));
+            entry.map(|entry| entry.text.clone())
+        };
+        let text = match known {
+            Some(text) => text,
+            // The one who loaded it went away before it could leave the text here.
+            None => {
+                let text = self.open_text(&model.settings.path).await?;
+                self.remember(model.clone(), text.clone());
+                text
+            }
+        };
+        Ok(ReadyModel { model, text, workers: self.inner.workers.clone() })
+    }
+
+    async fn open_text(&self, path: &str) -> Result<Arc<ModelText>, CallError> {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || ModelText::open(&path)).await;
+        opened.map_err(worker_failed)?.map(Arc::new)
+    }
+
+    fn remember(&self, model: Arc<LoadedModel>, text: Arc<ModelText>) {
+        self.inner.texts.lock().insert(model.name.clone(), TextEntry { model, text });
+    }
+
+    /// Lets go of the texts of models that are gone.
+    fn forget_unloaded(&self) {
+        let models = self.inner.engine.models();
+        let is_loaded =
+            |entry: &TextEntry| models.iter().any(|model| Arc::ptr_eq(model, &entry.model));
+        self.inner.texts.lock().retain(|_, entry| is_loaded(entry));
+    }
+}
+
+/// A model that takes requests, with its text.
+#[derive(Debug, Clone)]
+pub struct ReadyModel {
+    model: Arc<LoadedModel>,
+    text: Arc<ModelText>,
+    workers: Workers,
+}
+
+impl ReadyModel {
+    /// What was loaded.
+    pub fn loaded(&self) -> &LoadedModel {
+        &self.model
+    }
+
+    /// What unset sampling fields mean.
+    pub fn sampling_defaults(&self) -> &Sampling {
+        self.text.sampling_defaults()
+    }
+
+    /// Whether conversations can be rendered.
+    pub fn has_chat_template(&self) -> bool {
+        self.text.has_chat_template()
+    }
+
+    /// The tokens of a prompt. Unless `add_special_tokens` says otherwise, the tokenizer adds its
+    /// own to a text and not to a conversation.
+    ///
+    /// # Errors
+    /// A model without a chat template, a template that fails, a text that cannot be tokenized.
+    pub async fn encode(
+        &self,
+        prompt: Prompt,
+        add_special_tokens: Option<bool>,
+    ) -> Result<Vec<u32>, CallError> {
+        match prompt {
+            Prompt::Tokens(ids) => Ok(ids),
+            Prompt::Text(text) => {
+                let special = add_special_tokens.unwrap_or(true);
+                self.work(text.len(), move |model| model.encode(&text, special, "text")).await
+            }
+            Prompt::Chat(chat) => {
+                let special = add_special_tokens.unwrap_or(false);
+                // A template can make much of little, so that a small size says nothing.
+                self.work(chat.content_bytes().max(LARGE), move |model| {
+                    let text = model.render(chat)?;
+                    model.encode(&text, special, "chat")
+                })
+                .await
+            }
+        }
+    }
+
+    /// What each token stands for.
+    ///
+    /// # Errors
+    /// Internal, if the tokenizer does not know its own tokens.
+    pub async fn pieces(&self, ids: Vec<u32>) -> Result<(Vec<u32>, Vec<String>), CallError> {
+        self.work(ids.len(), move |model| model.pieces(&ids).map(|pieces| (ids, pieces))).await
+    }
+
+    /// The text of `ids`.
+    ///
+    /// # Errors
+    /// An id outside of the vocabulary.
+    pub async fn decode(&self, ids: Vec<u32>, skip_special: bool) -> Result<String, CallError> {
+        self.work(ids.len(), move |model| model.decode(&ids, skip_special)).await
+    }
+
+    /// What of `call` depends on the model; `field` is the one the prompt came in.
+    fn check(&self, call: &CompletionCall, prompt: &[u32], field: &str) -> Result<(), CallError> {
+        let info = &self.model.info;
+        let vocab_size = info.vocab_size;
+        let outside = |ids: &[u32]| ids.iter().position(|&id| id as usize >= vocab_size);
+        let unknown = |field: String, id: u32| {
+            let problem =
+                format!("expected an id below the vocabulary size {vocab_size}, found {id}");
+            Err(CallError::field(field, problem))
+        };
+        if prompt.is_empty() {
+            return Err(CallError::field(field, "expected at least one token, found none"));
+        }
+        if let Some(i) = outside(prompt) {
+            return unknown(format!("{field}.ids[{i}]"), prompt[i]);
+        }
+        if let Some(i) = outside(&call.stop_token_ids) {
+            return unknown(format!("stop_token_ids[{i}]"), call.stop_token_ids[i]);
+        }
+        let biased = call.sampling.logit_bias.iter().map(|&(id, _)| id);
+        if let Some(id) = biased.into_iter().find(|&id| id as usize >= vocab_size) {
+            return unknown(format!("sampling.logit_bias[{id}]"), id);
+        }
+        let (tokens, context) = (prompt.len(), info.context_length);
+        if tokens >= context {
+            let problem = format!(
+                "expected a prompt shorter than the context of {context} tokens, found {tokens} tokens"
+            );
+            return Err(CallError::field(field, problem));
+        }
+        match call.max_tokens {
+            Some(max) if max > context - tokens => {
+                let problem = format!(
+                    "expected at most {}, for the prompt has {tokens} tokens and the context {context}, \
+                     found {max}",
+                    context - tokens
+                );
+                Err(CallError::field("max_tokens", problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work` here if `size` is small, else on a thread for it.
+    async fn work<T: Send + 'static>(
+        &self,
+        size: usize,
+        work: impl FnOnce(&ModelText) -> Result<T, CallError> + Send + 'static,
+    ) -> Result<T, CallError> {
+        if size < LARGE {
+            return work(&self.text);
+        }
+        let text = self.text.clone();
+        let worker = self.workers.enter(size).await?;
+        let working = tokio::task::spawn_blocking(move || {
+            let _worker = worker;
+            work(&text)
+        });
+        working.await.map_err(worker_failed)?
+    }
+}
+
+fn worker_failed(error: tokio::task::JoinError) -> CallError {
+    CallError::Internal { problem: format!("a worker thread failed: {error}") }
+}

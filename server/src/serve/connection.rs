@@ -1,0 +1,280 @@
+//! Connections: accepted up to a bound, spoken as HTTP/2, closed in order.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::util::BoxCloneSyncService;
+use tower::{ServiceBuilder, ServiceExt as _};
+
+use super::Limits;
+use super::listener::{Io, Listener};
+use crate::layer::access_log::AccessLogLayer;
+use crate::layer::deadline::DeadlineLayer;
+use crate::layer::error_detail::ErrorDetailLayer;
+use crate::layer::panic::PanicLayer;
+use crate::layer::request_id::RequestIdLayer;
+use crate::layer::{HttpRequest, HttpResponse};
+
+/// We ping a silent peer this often, and close when it does not answer in time.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Flow-control windows: a large prompt should not wait for window updates at each 64 KiB.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Bytes of one stream's answer that wait for a slow reader; more wait in the handler.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+
+/// Longest list of request headers, in bytes.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// A connection must have begun to speak HTTP/2 by then, or it is closed: until it has, neither pings
+/// nor GOAWAY reach it.
+const PREFACE_TIME: Duration = Duration::from_secs(10);
+
+/// Length of what an HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = 24;
+
+/// Pause after `accept` failed, as when the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The services with the layers around them.
+#[derive(Clone)]
+pub(super) struct Edge(BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>);
+
+impl Edge {
+    /// Wraps `routes`; the order of layers is explained in [`crate::layer`].
+    pub(super) fn new(routes: Routes, limits: &Limits) -> Self {
+        let service = ServiceBuilder::new()
+            .layer(RequestIdLayer::new())
+            .layer(AccessLogLayer)
+            .layer(ErrorDetailLayer)
+            .layer(PanicLayer)
+            .layer(DeadlineLayer::new(limits.request_seconds_max))
+            .service(routes);
+        Self(BoxCloneSyncService::new(service))
+    }
+}
+
+/// Accepts connections and serves them until told to close.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    edge: Edge,
+    streams_max: u32,
+    slots: Arc<Semaphore>,
+    closing: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Acceptor {
+    /// `closing` ends accepting and sends GOAWAY; `abort` drops connections.
+    pub(super) fn new(
+        edge: Edge,
+        limits: &Limits,
+        closing: CancellationToken,
+        abort: CancellationToken,
+    ) -> Self {
+        let slots = Arc::new(Semaphore::new(limits.connections_max));
+        Self { edge, streams_max: limits.streams_per_connection_max, slots, closing, abort }
+    }
+
+    /// Accepts from `listener` until closing; each connection is a task of `tasks`.
+    pub(super) async fn accept(self, listener: Listener, tasks: TaskTracker) {
+        loop {
+            let slot = tokio::select! {
+                slot = Arc::clone(&self.slots).acquire_owned() => slot,
+                () = self.closing.cancelled() => return,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.closing.cancelled() => return,
+            };
+            // The semaphore is never closed.
+            let Ok(slot) = slot else { return };
+            match accepted {
+                Ok(io) => {
+                    tasks.spawn(self.clone().serve(io, slot));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, address = %listener.address(), "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, io: Box<dyn Io>, _slot: OwnedSemaphorePermit) {
+        let Self { edge, streams_max, closing, abort, .. } = self;
+        let service = edge.0.map_request(|request: http::Request<Incoming>| request.map(Body::new));
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_concurrent_streams(streams_max);
+        let spoken = CancellationToken::new();
+        let io = Greeted { io, missing: PREFACE_BYTES, spoken: spoken.clone() };
+        let connection = builder
+            .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
+            .into_owned();
+        let mut connection = std::pin::pin!(connection);
+
+        let ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = silent(&spoken) => {
+                tracing::debug!("a connection did not speak HTTP/2 in time");
+                return;
+            }
+            () = closing.cancelled() => None,
+        };
+        let ended = match ended {
+            Some(ended) => Some(ended),
+            // It has asked for nothing, and would not hear that we close.
+            None if !spoken.is_cancelled() => return,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection => Some(ended),
+                    () = abort.cancelled() => None,
+                }
+            }
+        };
+        if let Some(Err(error)) = ended {
+            tracing::debug!(error = &*error, "a connection ended in disorder");
+        }
+    }
+}
+
+/// Ends if nothing was `spoken` in time.
+async fn silent(spoken: &CancellationToken) {
+    if tokio::time::timeout(PREFACE_TIME, spoken.cancelled()).await.is_ok() {
+        std::future::pending().await
+    }
+}
+
+/// A byte stream that tells when as much was read as a client says first.
+struct Greeted {
+    io: Box<dyn Io>,
+    missing: usize,
+    spoken: CancellationToken,
+}
+
+impl AsyncRead for Greeted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
+        if self.missing > 0 {
+            self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
+            if self.missing == 0 {
+                self.spoken.cancel();
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Greeted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    /// A connection to a server without services that closes when told.
+    fn connected(closing: &CancellationToken) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+        let limits = Limits::default();
+        let edge = Edge::new(Routes::default(), &limits);
+        let acceptor = Acceptor::new(edge, &limits, closing.clone(), CancellationToken::new());
+        let slot = acceptor.slots.clone().try_acquire_owned().expect("is free");
+        let (client, server) = tokio::io::duplex(1 << 10);
+        (client, acceptor.serve(Box::new(server), slot))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_too_little_is_closed_in_time() {
+        for said in [0, PREFACE_BYTES - 1] {
+            let (mut client, served) = connected(&CancellationToken::new());
+            client.write_all(&PREFACE[..said]).await.expect("has room");
+            let began = tokio::time::Instant::now();
+            served.await;
+            assert_eq!(began.elapsed(), PREFACE_TIME, "after {said} bytes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_does_not_delay_the_end() {
+        let closing = CancellationToken::new();
+        let (_client, served) = connected(&closing);
+        closing.cancel();
+        let began = tokio::time::Instant::now();
+        served.await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_speaks_may_be_idle() {
+        let (mut client, served) = connected(&CancellationToken::new());
+        client.write_all(PREFACE).await.expect("has room");
+        // An empty SETTINGS frame.
+        client.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("has room");
+        let mut served = std::pin::pin!(served);
+        tokio::time::timeout(PREFACE_TIME * 2, served.as_mut()).await.expect_err("goes on");
+        let mut heard = [0; 9];
+        client.read_exact(&mut heard).await.expect("the server's SETTINGS");
+        assert_eq!(heard[3], 4);
+    }
+}

@@ -1,0 +1,95 @@
+//! Logs: who gets which lines, in which form, and the first line that says what this process is.
+//! Everything goes to standard error; standard output belongs to results.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::LazyLock;
+
+use indicatif::MultiProgress;
+use sconce_server::serve::{Precision, ServePlan};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ByteSize, LogFormat, TelemetryConfig};
+
+/// Variables that say which lines are written, the first that is set; then the configuration.
+const FILTER_VARIABLES: [&str; 2] = ["SCONCE_LOG", "RUST_LOG"];
+
+/// Progress bars of this process. Log lines are written around them, not through them.
+pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+static VERSION: LazyLock<String> = LazyLock::new(|| match commit() {
+    Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
+    None => env!("CARGO_PKG_VERSION").to_owned(),
+});
+
+/// The commit of this build, if the build was told it. An image's build argument may be empty.
+fn commit() -> Option<&'static str> {
+    option_env!("SCONCE_COMMIT").filter(|commit| !commit.is_empty())
+}
+
+/// Version of this build, with the commit if the build was told it in `SCONCE_COMMIT`.
+pub(crate) fn version() -> &'static str {
+    &VERSION
+}
+
+/// Starts logging for the rest of the process. `filter` counts where no variable is set.
+///
+/// # Errors
+/// The name of the variable or setting whose filter cannot be read, and why.
+pub(crate) fn init(format: LogFormat, filter: &str) -> Result<(), String> {
+    let variable = FILTER_VARIABLES
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().map(|value| (name, value)));
+    let (name, filter) = variable.unwrap_or(("telemetry.log", filter.to_owned()));
+    let filter = EnvFilter::try_new(&filter)
+        .map_err(|error| format!("{name}: expected a log filter such as `info`: {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AroundBars);
+    let human = match format {
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => io::stderr().is_terminal(),
+    };
+    if human {
+        builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init()
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).try_init()
+    }
+    .map_err(|error| error.to_string())
+}
+
+/// As [`init`], from the configuration of a server.
+pub(crate) fn init_server(config: &TelemetryConfig) -> Result<(), String> {
+    init(config.log_format, &config.log)
+}
+
+/// The first line: what this process is and what it may take.
+pub(crate) fn announce(plan: &ServePlan) {
+    let budget = plan
+        .engine
+        .memory_budget
+        .map_or_else(|| "unlimited".to_owned(), |bytes| ByteSize(bytes).to_string());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        commit = commit().unwrap_or("unknown"),
+        device = "cpu",
+        threads = plan.engine.threads.unwrap_or_else(sconce_models::threads::count),
+        exact = plan.precision == Precision::Exact,
+        memory_budget = budget,
+        sequences_max = plan.engine.sequences_max,
+        context_length_max = plan.engine.context_length_max,
+        "sconce starts"
+    );
+}
+
+/// Standard error, with the progress bars out of the way while a line is written.
+struct AroundBars;
+
+impl Write for AroundBars {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().lock().write_all(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
