@@ -39,7 +39,7 @@ fn metadata_answers_to_the_keys_of_config_json() {
     ] {
         assert_eq!(config.required_count(key).unwrap(), value, "{key}");
     }
-    assert_eq!(config.required_number("rms_norm_eps").unwrap() as f32, 1e-5);
+    assert_eq!(config.number("rms_norm_eps").unwrap().unwrap() as f32, 1e-5);
     assert_eq!(config.string("hidden_act").unwrap(), Some("silu"));
     assert_eq!(config.flag("tie_word_embeddings").unwrap(), Some(true));
     assert_eq!(config.flag("attention_bias").unwrap(), Some(false));

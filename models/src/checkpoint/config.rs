@@ -103,14 +103,6 @@ impl ModelConfig {
         self.typed(key, "a number", Value::as_f64)
     }
 
-    /// A number that the model cannot do without.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if it is absent or no number.
-    pub fn required_number(&self, key: &str) -> Result<f64, Error> {
-        self.number(key)?.ok_or_else(|| self.absent(key, "a number"))
-    }
-
     /// A flag.
     ///
     /// # Errors

@@ -121,16 +121,6 @@ impl<'a> TensorView<'a> {
         })
     }
 
-    /// Decodes row `row` into `out`, which has [`TensorView::row_elements`] elements.
-    ///
-    /// # Errors
-    /// [`Error::UnsupportedDtype`].
-    pub fn read_row_f32(&self, row: usize, out: &mut [f32]) -> Result<(), Error> {
-        self.expect_readable()?;
-        blocks::dequantize(self.dtype, self.row(row), out);
-        Ok(())
-    }
-
     /// All values in f32, row after row: the definition of what the tensor holds.
     ///
     /// # Errors

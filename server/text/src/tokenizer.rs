@@ -193,23 +193,6 @@ impl Tokenizer {
         self.eos
     }
 
-    /// The text of BOS as chat templates expect it, empty if there is none.
-    #[must_use]
-    pub fn bos_text(&self) -> String {
-        self.text_of(self.bos)
-    }
-
-    /// The text of EOS as chat templates expect it, empty if there is none.
-    #[must_use]
-    pub fn eos_text(&self) -> String {
-        self.text_of(self.eos)
-    }
-
-    fn text_of(&self, id: Option<u32>) -> String {
-        let piece = id.and_then(|id| self.vocabulary.piece(id)).unwrap_or_default();
-        String::from_utf8_lossy(piece).into_owned()
-    }
-
     /// True for control tokens: those left out of the text that users see.
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
