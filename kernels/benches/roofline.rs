@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use sconce_kernels::{
-    ActivationBuffer, ActivationType, AffineFormat, AffineRows, AttentionOptions, Isa, KvPages,
-    Matrix, Mode, PageTable, Pool, ScaleType, Segment, matmul, paged_attention, rms_norm, silu_mul,
+    Activation, ActivationBuffer, ActivationType, AffineFormat, AffineRows, AttentionOptions, Isa,
+    KvPages, Matrix, Mode, PageTable, Pool, ScaleType, Segment, gate_mul, latent_attention, matmul,
+    paged_attention, rms_norm,
 };
 
 /// Codes and scales that cost nothing to make.
@@ -109,13 +110,42 @@ fn attention() {
     }
 }
 
+/// The attention of GLM-4.7-Flash: 20 heads over one latent.
+fn latent() {
+    let (heads, latent_dim, rope_dim, page, pages) = (20, 512, 64, 64, 33);
+    let pool = |dim| Tensor::zeros((pages, 1, page, dim), DType::F32, &Device::Cpu).unwrap();
+    let layers: Vec<_> = (0..10).map(|_| (pool(rope_dim), pool(latent_dim))).collect();
+    let table: Vec<u32> = (0..pages as u32).collect();
+    let options = AttentionOptions { scale: 0.0625, window: None };
+    for (first_position, len) in [(128, 1), (2047, 1), (0, 256), (1536, 256)] {
+        let (q, out) = (rows(len, heads * latent_dim), rows(len, heads * latent_dim));
+        let q_rope = rows(len, heads * rope_dim);
+        let segment =
+            Segment { first_row: 0, len, first_position, first_page: 0, page_count: pages };
+        let table = PageTable { segments: &[segment], pages: &table };
+        let mut next = 0;
+        let seconds = best(20, || {
+            next = (next + 1) % layers.len();
+            let kv = KvPages { keys: &layers[next].0, values: &layers[next].1 };
+            latent_attention(&out, &q, &q_rope, kv, table, options).unwrap();
+        });
+        let pairs = (len * first_position + len * (len + 1) / 2) * heads;
+        println!(
+            "latent attention {len:>3} rows at {first_position:>4}: {:>8.1} us {:>6.1} GB/s of latents {:>6.1} GMAC/s",
+            seconds * 1e6,
+            ((first_position + len) * (latent_dim + rope_dim) * 4) as f64 / seconds / 1e9,
+            (pairs * (2 * latent_dim + rope_dim)) as f64 / seconds / 1e9,
+        );
+    }
+}
+
 fn small() {
     for count in [1, 512] {
         let (x, out) = (rows(count, 576), rows(count, 576));
         let weight = Tensor::ones(576, DType::F32, &Device::Cpu).unwrap();
         let norm = best(200, || rms_norm(&out, &x, &weight, 1e-5, count).unwrap());
         let (gate, up, out) = (rows(count, 1536), rows(count, 1536), rows(count, 1536));
-        let silu = best(200, || silu_mul(&out, &gate, &up, count).unwrap());
+        let silu = best(200, || gate_mul(&out, &gate, &up, Activation::Silu, count).unwrap());
         let mut buffer =
             ActivationBuffer::new(count, 1536, ActivationType::Int8, &Device::Cpu).unwrap();
         let format =
@@ -126,7 +156,7 @@ fn small() {
             buffer.prepare(&gate, count, &[&weight]).unwrap();
         });
         println!(
-            "rows {count:>3}: rms_norm 576 {:.2} us, silu_mul 1536 {:.2} us, quantize 1536 {:.2} us",
+            "rows {count:>3}: rms_norm 576 {:.2} us, gate_mul 1536 {:.2} us, quantize 1536 {:.2} us",
             norm * 1e6,
             silu * 1e6,
             quantize * 1e6
@@ -140,6 +170,7 @@ fn main() {
     println!("{} on {} threads", Isa::current(), Pool::global().threads());
     small();
     attention();
+    latent();
     let format =
         |bits, zero_point, scales| AffineFormat { bits, group_size: 32, zero_point, scales };
     let q4_1 = format(4, None, ScaleType::F16);

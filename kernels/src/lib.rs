@@ -14,27 +14,43 @@ pub mod add;
 pub mod attention;
 pub mod embedding;
 mod error;
+pub mod gate_mul;
+pub mod gated_delta;
 pub mod gather_rows;
+pub mod head_matmul;
 pub mod isa;
+pub mod latent_attention;
 pub mod matmul;
+pub mod moe;
 pub mod pool;
+mod recurrence;
 pub mod rms_norm;
+pub mod rms_norm_gated;
 pub mod rope;
-pub mod silu_mul;
+pub mod scale;
+pub mod short_conv;
 mod simd;
 
 pub use access::{read_rows, write_rows};
-pub use add::{add, add_bias};
+pub use add::{add, add_bias, add_gated};
 pub use attention::{AttentionOptions, KvPages, PageTable, Segment, paged_attention, write_kv};
 pub use embedding::embedding;
 pub use error::{Error, Result};
+pub use gate_mul::{Activation, gate_mul};
+pub use gated_delta::{Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, gated_delta};
 pub use gather_rows::gather_rows;
+pub use head_matmul::head_matmul;
 pub use isa::Isa;
+pub use latent_attention::latent_attention;
 pub use matmul::{
-    ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, DenseRows, DenseType,
-    Matrix, MatrixFormat, Mode, ScaleType, matmul,
+    ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, Code, CodedFormat,
+    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, ScaleType, matmul,
 };
+pub use moe::{PairInput, RouterOptions, Routing, Scoring, combine_experts, expert_matmul};
 pub use pool::Pool;
+pub use recurrence::{Emit, Recurrence, RecurrentSegment};
 pub use rms_norm::rms_norm;
+pub use rms_norm_gated::rms_norm_gated;
 pub use rope::{RopeLayout, rope};
-pub use silu_mul::silu_mul;
+pub use scale::scale;
+pub use short_conv::short_conv;

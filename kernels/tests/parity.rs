@@ -5,20 +5,51 @@
 
 #[path = "parity/attention.rs"]
 mod attention;
+#[path = "parity/coded.rs"]
+mod coded;
 #[path = "parity/common.rs"]
 mod common;
 #[path = "parity/elementwise.rs"]
 mod elementwise;
 #[path = "parity/embedding.rs"]
 mod embedding;
+#[path = "parity/gated_delta.rs"]
+mod gated_delta;
+#[path = "parity/gated_delta_forms.rs"]
+mod gated_delta_forms;
+#[path = "parity/head_matmul.rs"]
+mod head_matmul;
+#[path = "parity/latent_attention.rs"]
+mod latent_attention;
 #[path = "parity/matmul.rs"]
 mod matmul;
+#[path = "parity/moe.rs"]
+mod moe;
+#[path = "parity/recurrent.rs"]
+mod recurrent;
+#[path = "parity/routing.rs"]
+mod routing;
 #[path = "parity/rows.rs"]
 mod rows;
 
 /// Operators with rows in this suite, in alphabetical order.
-const COVERED: &[&str] =
-    &["add", "attention", "embedding", "gather_rows", "matmul", "rms_norm", "rope", "silu_mul"];
+const COVERED: &[&str] = &[
+    "add",
+    "attention",
+    "embedding",
+    "gate_mul",
+    "gated_delta",
+    "gather_rows",
+    "head_matmul",
+    "latent_attention",
+    "matmul",
+    "moe",
+    "rms_norm",
+    "rms_norm_gated",
+    "rope",
+    "scale",
+    "short_conv",
+];
 /// Folders that are no operators.
 const OTHERS: [&str; 2] = ["pool", "simd"];
 

@@ -1,4 +1,5 @@
-//! Adding to rows: the residual connection, and a bias broadcast over rows.
+//! Adding to rows: the residual connection, plain or weighted by a gate, and a bias broadcast over
+//! rows.
 
 mod cpu;
 pub mod reference;
@@ -39,6 +40,26 @@ pub fn add_bias(out: &Tensor, bias: &Tensor, rows: usize) -> Result<()> {
     let bias = bias.slice()?;
     write(OP, out, |out| {
         cpu::add_bias(&mut out[..rows * dim], bias);
+        Ok(())
+    })
+}
+
+/// `out[r, i] += sigmoid(gate[r]) * x[r, i]` for the leading `rows`: a branch that each row takes as
+/// far as its gate says, as a shared expert. `out` and `x` are `[capacity, dim]`, `gate` is
+/// `[capacity, 1]`.
+///
+/// # Errors
+/// As for [`add`].
+pub fn add_gated(out: &Tensor, x: &Tensor, gate: &Tensor, rows: usize) -> Result<()> {
+    const OP: &str = "add_gated";
+    let (_, dim) = rows_of(OP, "out", out, rows)?;
+    check_dim(OP, "x", rows_of(OP, "x", x, rows)?.1, dim)?;
+    check_dim(OP, "gate", rows_of(OP, "gate", gate, rows)?.1, 1)?;
+    distinct(OP, out, &[("x", x), ("gate", gate)])?;
+    let (x, gate) = (View::new(OP, "x", x)?, View::new(OP, "gate", gate)?);
+    let (x, gate) = (&x.slice()?[..rows * dim], &gate.slice()?[..rows]);
+    write(OP, out, |out| {
+        cpu::add_gated(&mut out[..rows * dim], x, gate);
         Ok(())
     })
 }

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::page::{Lines, Page, Scratch};
+use super::page::{Lines, Page, Scratch, Widths};
 use super::{AttentionOptions, Inputs, PageTable, Segment, Shape};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
@@ -106,7 +106,13 @@ impl Kernel for Job<'_> {
         let Self { call, scratch } = self;
         let (shape, tokens) = (call.shape, call.shape.page_tokens);
         let queries = shape.heads / shape.kv_heads;
-        let mut lines = scratch.begin(call.rows.len() * queries, shape);
+        let widths = Widths {
+            page_tokens: tokens,
+            key_dim: shape.head_dim,
+            value_dim: shape.head_dim,
+            match_values: false,
+        };
+        let mut lines = scratch.begin(call.rows.len() * queries, widths);
         call.load(&mut lines);
         let first = call.first_token(call.rows.start);
         let last = call.segment.first_position + call.rows.end - 1;

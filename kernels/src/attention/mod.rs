@@ -6,8 +6,8 @@
 //! that one load serves several tokens); copy keys by whole pages only.
 
 mod cpu;
-mod operands;
-mod page;
+pub(crate) mod operands;
+pub(crate) mod page;
 pub mod reference;
 
 use candle_core::Tensor;
@@ -18,9 +18,10 @@ use crate::error::Result;
 /// The pages of one layer.
 #[derive(Debug, Clone, Copy)]
 pub struct KvPages<'a> {
-    /// `[pages, kv_heads, page_tokens, head_dim]`; inside a block in the backend's order.
+    /// `[pages, kv_heads, page_tokens, key_dim]`; inside a block in the backend's order.
     pub keys: &'a Tensor,
-    /// `[pages, kv_heads, page_tokens, head_dim]`.
+    /// `[pages, kv_heads, page_tokens, value_dim]`; both widths are `head_dim` for
+    /// [`paged_attention`].
     pub values: &'a Tensor,
 }
 
@@ -60,26 +61,28 @@ pub struct AttentionOptions {
 
 /// Writes the keys and values of a step's rows into their slots.
 ///
-/// `k` and `v` are `[capacity, kv_heads * head_dim]`; row `r` goes to slot `slots[r]`, which is
-/// `page * page_tokens + offset in the page`. As many rows as there are slots.
+/// `k` is `[capacity, kv_heads * key_dim]` and `v` is `[capacity, kv_heads * value_dim]`; row `r`
+/// goes to slot `slots[r]`, which is `page * page_tokens + offset in the page`. As many rows as there
+/// are slots.
 ///
 /// # Errors
 /// A slot outside of the pages, shapes that do not fit, tensors that are not f32 and contiguous, a
 /// device without an implementation, tensors that share storage.
 pub fn write_kv(kv: KvPages<'_>, k: &Tensor, v: &Tensor, slots: &[u32]) -> Result<()> {
     const OP: &str = "write_kv";
-    let shape = operands::pages(OP, kv)?;
-    operands::new_rows(OP, &shape, k, v, slots)?;
+    let [key_shape, value_shape] = operands::pages(OP, kv)?;
+    operands::new_rows(OP, "k", &key_shape, k, slots)?;
+    operands::new_rows(OP, "v", &value_shape, v, slots)?;
     distinct(OP, kv.keys, &[("k", k)])?;
     distinct(OP, kv.values, &[("v", v)])?;
     let (k, v) = (View::new(OP, "k", k)?, View::new(OP, "v", v)?);
     let (k, v) = (k.slice()?, v.slice()?);
     write(OP, kv.keys, |keys| {
-        cpu::write_keys(keys, k, slots, &shape);
+        cpu::write_keys(keys, k, slots, &key_shape);
         Ok(())
     })?;
     write(OP, kv.values, |values| {
-        cpu::write_values(values, v, slots, &shape);
+        cpu::write_values(values, v, slots, &value_shape);
         Ok(())
     })
 }
@@ -102,7 +105,10 @@ pub fn paged_attention(
     options: AttentionOptions,
 ) -> Result<()> {
     const OP: &str = "paged_attention";
-    let shape = operands::pages(OP, kv)?;
+    let [shape, values] = operands::pages(OP, kv)?;
+    check(OP, "values", values == shape, || {
+        (format!("{:?}", kv.keys.dims()), format!("{:?}", kv.values.dims()))
+    })?;
     check(OP, "window", options.window != Some(0), || ("at least 1".to_owned(), "0".to_owned()))?;
     let shape = operands::queries(OP, shape, out, q, table)?;
     distinct(OP, out, &[("q", q), ("keys", kv.keys), ("values", kv.values)])?;
@@ -116,7 +122,7 @@ pub fn paged_attention(
     })
 }
 
-/// Sizes of the pages and of a query row.
+/// Sizes of the pages of keys or of values, and of a query row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Pages in the pool.

@@ -7,37 +7,45 @@ use crate::access::{check, check_dim, rows_of};
 use crate::error::{Error, Result};
 use crate::gather_rows::check_indices;
 
-/// The shape of a pool of pages, with as many query heads as key heads.
-pub(super) fn pages(op: &'static str, kv: KvPages<'_>) -> Result<Shape> {
-    let wrong = |operand, tensor: &Tensor| Error::Shape {
-        op,
-        operand,
-        expected: "[pages, kv_heads, page_tokens, head_dim], equal for keys and values".to_owned(),
-        found: format!("{:?}", tensor.dims()),
-    };
-    let [pages, kv_heads, page_tokens, head_dim] = *kv.keys.dims() else {
-        return Err(wrong("keys", kv.keys));
-    };
-    if kv_heads == 0 || page_tokens == 0 || head_dim == 0 {
-        return Err(wrong("keys", kv.keys));
-    }
-    if kv.values.dims() != kv.keys.dims() {
-        return Err(wrong("values", kv.values));
-    }
-    Ok(Shape { pages, kv_heads, page_tokens, head_dim, heads: kv_heads })
+/// The shape of the pages of keys and of values, with as many query heads as key heads. They may
+/// differ in the width of a head only.
+pub(crate) fn pages(op: &'static str, kv: KvPages<'_>) -> Result<[Shape; 2]> {
+    let (keys, values) = (pool(op, "keys", kv.keys)?, pool(op, "values", kv.values)?);
+    check(op, "values", Shape { head_dim: keys.head_dim, ..values } == keys, || {
+        (
+            format!("[{}, {}, {}, value_dim]", keys.pages, keys.kv_heads, keys.page_tokens),
+            format!("{:?}", kv.values.dims()),
+        )
+    })?;
+    Ok([keys, values])
 }
 
-/// Rows of new keys and values, one for each slot.
+fn pool(op: &'static str, operand: &'static str, tensor: &Tensor) -> Result<Shape> {
+    match *tensor.dims() {
+        [pages, kv_heads, page_tokens, head_dim]
+            if kv_heads > 0 && page_tokens > 0 && head_dim > 0 =>
+        {
+            Ok(Shape { pages, kv_heads, page_tokens, head_dim, heads: kv_heads })
+        }
+        _ => Err(Error::Shape {
+            op,
+            operand,
+            expected: "[pages, kv_heads, page_tokens, head_dim]".to_owned(),
+            found: format!("{:?}", tensor.dims()),
+        }),
+    }
+}
+
+/// Rows of new keys or values, one for each slot.
 pub(super) fn new_rows(
     op: &'static str,
+    operand: &'static str,
     shape: &Shape,
-    k: &Tensor,
-    v: &Tensor,
+    rows: &Tensor,
     slots: &[u32],
 ) -> Result<()> {
     let width = shape.kv_heads * shape.head_dim;
-    check_dim(op, "k", rows_of(op, "k", k, slots.len())?.1, width)?;
-    check_dim(op, "v", rows_of(op, "v", v, slots.len())?.1, width)?;
+    check_dim(op, operand, rows_of(op, operand, rows, slots.len())?.1, width)?;
     check_indices(op, "slots", slots, shape.pages * shape.page_tokens)
 }
 
@@ -60,13 +68,23 @@ pub(super) fn queries(
             format!("[rows, {width}]"),
         )
     })?;
+    self::table(op, table, out_rows.min(q_rows), &shape)?;
+    Ok(Shape { heads, ..shape })
+}
+
+/// The segments and pages of a step of at most `rows` rows.
+pub(crate) fn table(
+    op: &'static str,
+    table: PageTable<'_>,
+    rows: usize,
+    shape: &Shape,
+) -> Result<()> {
     check_indices(op, "pages", table.pages, shape.pages)?;
-    let rows = out_rows.min(q_rows);
     let mut next_row = 0;
     for segment in table.segments {
-        next_row = self::segment(op, segment, next_row, rows, table.pages.len(), &shape)?;
+        next_row = self::segment(op, segment, next_row, rows, table.pages.len(), shape)?;
     }
-    Ok(Shape { heads, ..shape })
+    Ok(())
 }
 
 /// Checks one segment and returns the row after its last: segments are in order and disjoint, so

@@ -3,7 +3,7 @@
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
-use super::{Matrix, Packed, quantize};
+use super::{Matrix, quantize};
 use crate::access::{View, check, rows_of};
 use crate::error::{Error, Result};
 
@@ -12,7 +12,8 @@ pub(crate) const GROUP: usize = 32;
 /// Columns for which sums of codes are kept: the smallest group of a weight.
 pub(crate) const HALF: usize = 16;
 
-/// In what form affine weights read activations. Dense weights always read f32.
+/// In what form weights whose codes are integers (affine, E2M1, IQ4_NL) read activations. Others
+/// always read f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ActivationType {
     /// As they are: exact up to the rounding of f32.
@@ -54,6 +55,17 @@ pub struct Activations<'a> {
     pub(crate) tensor: &'a Tensor,
     pub(crate) rows: usize,
     pub(crate) quantized: Option<Quantized<'a>>,
+}
+
+impl<'a> Activations<'a> {
+    /// The leading `rows` of `x`, `[capacity, dim]`, which every weight reads as they are.
+    ///
+    /// # Errors
+    /// Fewer rows than that.
+    pub fn exact(x: &'a Tensor, rows: usize) -> Result<Self> {
+        rows_of("matmul", "x", x, rows)?;
+        Ok(Self { tensor: x, rows, quantized: None })
+    }
 }
 
 /// Quantized rows. A plane is a row of codes: one for each row of activations in `Int8`, two
@@ -124,11 +136,36 @@ impl ActivationBuffer {
         rows: usize,
         weights: &[&Matrix],
     ) -> Result<Activations<'a>> {
+        let integers = weights.iter().any(|weight| weight.integers().is_some());
+        self.prepare_for(x, rows, integers)
+    }
+
+    /// The same for stacks of experts, which may be of several formats each.
+    ///
+    /// # Errors
+    /// As for [`prepare`](Self::prepare).
+    pub fn prepare_experts<'a>(
+        &'a mut self,
+        x: &'a Tensor,
+        rows: usize,
+        stacks: &[&[Matrix]],
+    ) -> Result<Activations<'a>> {
+        let mut experts = stacks.iter().copied().flatten();
+        let integers = experts.any(|expert| expert.integers().is_some());
+        self.prepare_for(x, rows, integers)
+    }
+
+    /// Readies rows; `integers` tells whether a weight reads their quantized form.
+    fn prepare_for<'a>(
+        &'a mut self,
+        x: &'a Tensor,
+        rows: usize,
+        integers: bool,
+    ) -> Result<Activations<'a>> {
         const OP: &str = "matmul";
         let (_, dim) = rows_of(OP, "x", x, rows)?;
         let planes = self.activation.planes();
-        let wanted = weights.iter().any(|weight| matches!(weight.packed, Packed::Affine(_)));
-        if planes == 0 || !wanted {
+        if planes == 0 || !integers {
             return Ok(Activations { tensor: x, rows, quantized: None });
         }
         check(OP, "x", rows <= self.rows_max && dim <= self.dim_max, || {

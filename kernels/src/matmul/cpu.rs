@@ -1,8 +1,10 @@
 //! Matrix products on the CPU: panels and blocks of rows over all cores, tiles of rows inside. The
 //! arithmetic is in `tile.rs`.
 
+use std::ops::Range;
+
 use super::tile::{Source, tile};
-use super::{Matrix, Mode, PANEL, Packed, Quantized};
+use super::{Matrix, Mode, PANEL, Quantized};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -36,6 +38,7 @@ pub(super) fn matmul(out: &mut [f32], call: &Call<'_>) {
     let panels = call.weight.rows().div_ceil(PANEL);
     let blocks = call.rows.div_ceil(BLOCK_ROWS);
     let out = Parts::new(out);
+    let source = Source::new(call.weight, call.x, call.quantized);
     Pool::current(|pool| {
         let panel_bytes = call.weight.bytes() / panels;
         // Each row is worth as much as reading the panel again.
@@ -45,37 +48,86 @@ pub(super) fn matmul(out: &mut [f32], call: &Call<'_>) {
         let chunks = panels.div_ceil(chunk);
         pool.run(chunks * blocks, |index| {
             let (block, first) = (index / chunks, index % chunks * chunk);
-            dispatch(
-                isa,
-                Task {
-                    call,
-                    out: &out,
-                    panels: first..panels.min(first + chunk),
-                    rows: block * BLOCK_ROWS..call.rows.min((block + 1) * BLOCK_ROWS),
-                },
-            );
+            let first_row = block * BLOCK_ROWS;
+            let task = Task {
+                source,
+                rows: first_row..call.rows.min(first_row + BLOCK_ROWS),
+                panels: first..panels.min(first + chunk),
+                out: &out,
+                out_row: first_row,
+                outputs: call.weight.rows(),
+                mode: call.mode,
+            };
+            // SAFETY: tasks have panels or rows of their own, inside the call's.
+            unsafe { task.run(isa) };
         });
     });
 }
 
-/// Some panels of some rows.
-struct Task<'a> {
-    call: &'a Call<'a>,
-    out: &'a Parts<'a, f32>,
-    panels: std::ops::Range<usize>,
-    rows: std::ops::Range<usize>,
+/// Panels `panels` of a weight times rows in f32, `[rows, weight.cols()]`, on the calling thread;
+/// writes their columns of `out`, `[rows, weight.rows()]`.
+pub(crate) fn exact_panels(
+    isa: Isa,
+    out: &mut [f32],
+    x: &[f32],
+    weight: &Matrix,
+    panels: Range<usize>,
+) {
+    let outputs = weight.rows();
+    let rows = out.len() / outputs.max(1);
+    assert!(x.len() >= rows * weight.cols() && panels.end <= outputs.div_ceil(PANEL));
+    let task = Task {
+        source: Source::new(weight, x, None),
+        rows: 0..rows,
+        panels,
+        out: &Parts::new(out),
+        out_row: 0,
+        outputs,
+        mode: Mode::Store,
+    };
+    // SAFETY: rows and panels exist, as was just checked, and `out` is this call's alone.
+    unsafe { task.run(isa) };
 }
 
-impl Kernel for Task<'_> {
+/// Some panels of some rows.
+pub(crate) struct Task<'a> {
+    pub(crate) source: Source<'a>,
+    /// Rows of the source.
+    pub(crate) rows: Range<usize>,
+    pub(crate) panels: Range<usize>,
+    /// `[.., outputs]`.
+    pub(crate) out: &'a Parts<'a, f32>,
+    /// Row of `out` that the first of `rows` goes to; the others follow it.
+    pub(crate) out_row: usize,
+    /// Rows of the weight.
+    pub(crate) outputs: usize,
+    pub(crate) mode: Mode,
+}
+
+impl Task<'_> {
+    /// Computes them.
+    ///
+    /// # Safety
+    /// The source has the rows and the panels, `out` has the rows, and no other thread reads or
+    /// writes these panels of these rows of `out` meanwhile.
+    pub(crate) unsafe fn run(self, isa: Isa) {
+        dispatch(isa, Job(self));
+    }
+}
+
+/// A task whose promises were made.
+struct Job<'a>(Task<'a>);
+
+impl Kernel for Job<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        for panel in self.panels.clone() {
-            let mut row = self.rows.start;
-            while row < self.rows.end {
-                // SAFETY: the caller's promise; rows and panels lie inside the call's.
-                row += unsafe { self.tile::<S>(panel, row) };
+        for panel in self.0.panels.clone() {
+            let mut row = self.0.rows.start;
+            while row < self.0.rows.end {
+                // SAFETY: the promises of the level's and of the task's caller.
+                row += unsafe { self.0.tile::<S>(panel, row) };
             }
         }
     }
@@ -85,56 +137,33 @@ impl Task<'_> {
     /// Computes as many rows from `row` on as a tile holds; returns how many.
     #[inline(always)]
     unsafe fn tile<S: Simd>(&self, panel: usize, row: usize) -> usize {
-        let call = self.call;
         let left = self.rows.end - row;
+        let planes = self.source.planes();
+        let lines = (left * planes).min(S::TILE_ROWS.max(planes));
+        let lines = 1 << lines.ilog2();
+        let mut out = [[0.0; PANEL]; 8];
         // SAFETY: the caller's promise.
-        unsafe {
-            match (&call.weight.packed, call.quantized) {
-                (Packed::Affine(weight), Some(x)) => {
-                    let planes = (left * x.planes).min(S::TILE_ROWS.max(x.planes));
-                    let planes = 1 << planes.ilog2();
-                    let mut out = [[0.0; PANEL]; 8];
-                    tile::<S>(
-                        Source::Quantized { x, weight },
-                        panel,
-                        row * x.planes,
-                        planes,
-                        &mut out,
-                    );
-                    if x.planes == 2 {
-                        for index in 0..planes / 2 {
-                            for lane in 0..PANEL {
-                                out[index][lane] = out[2 * index][lane] + out[2 * index + 1][lane];
-                            }
-                        }
-                    }
-                    self.put(panel, row, &out[..planes / x.planes])
-                }
-                (packed, _) => {
-                    let count = 1 << left.min(S::TILE_ROWS).ilog2();
-                    let (x, cols) = (call.x, call.weight.cols());
-                    let source = match packed {
-                        Packed::Affine(weight) => Source::Affine { x, cols, weight },
-                        Packed::Dense(weight) => Source::Dense { x, cols, weight },
-                    };
-                    let mut out = [[0.0; PANEL]; 8];
-                    tile::<S>(source, panel, row, count, &mut out);
-                    self.put(panel, row, &out[..count])
+        unsafe { tile::<S>(self.source, panel, row * planes, lines, &mut out) };
+        if planes == 2 {
+            for index in 0..lines / 2 {
+                for lane in 0..PANEL {
+                    out[index][lane] = out[2 * index][lane] + out[2 * index + 1][lane];
                 }
             }
         }
+        self.put(panel, row, &out[..lines / planes])
     }
 
     /// Writes a tile's results; returns how many rows they are.
     #[inline(always)]
     fn put(&self, panel: usize, row: usize, tile: &[[f32; PANEL]]) -> usize {
-        let outputs = self.call.weight.rows();
-        let width = PANEL.min(outputs - panel * PANEL);
+        let width = PANEL.min(self.outputs - panel * PANEL);
+        let first = self.out_row + row - self.rows.start;
         for (index, values) in tile.iter().enumerate() {
-            let start = (row + index) * outputs + panel * PANEL;
-            // SAFETY: each panel of each row belongs to one task, which writes it once at a time.
+            let start = (first + index) * self.outputs + panel * PANEL;
+            // SAFETY: the promise of the task's caller.
             let out = unsafe { self.out.part(start, width) };
-            match self.call.mode {
+            match self.mode {
                 Mode::Store => out.copy_from_slice(&values[..width]),
                 Mode::Add => out.iter_mut().zip(values).for_each(|(out, value)| *out += value),
             }

@@ -4,7 +4,11 @@
 use candle_core::{Device, DeviceLocation};
 use half::{bf16, f16};
 
-use super::format::{AffineFormat, AffineRows, DenseRows, DenseType, MatrixFormat, ScaleType};
+use super::codes::{self, Integers};
+use super::format::{
+    AffineFormat, AffineRows, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat, ScaleType,
+};
+use super::layout::{self, GroupLayout};
 use super::pack;
 use crate::error::{Error, Result};
 
@@ -23,7 +27,8 @@ pub struct Matrix {
 #[derive(Debug)]
 pub(crate) enum Packed {
     Dense(DensePanels),
-    Affine(AffinePanels),
+    Affine(AffineFormat, GroupPanels),
+    Coded(CodedFormat, GroupPanels),
 }
 
 /// Dense panels: for each column the 16 elements of the panel's rows.
@@ -35,20 +40,15 @@ pub(crate) struct DensePanels {
     pub(crate) stride: usize,
 }
 
-/// Affine panels: codes in blocks of one line, and for each group the 16 scales of the panel's
-/// rows, then the 16 biases if there are any.
-///
-/// In a block, byte `4 * lane + j` belongs to row `lane` of the panel. With nibbles a block covers 8
-/// columns: column `j` in the low and column `4 + j` in the high half of the byte. With bytes it
-/// covers 4 columns.
+/// Panels of groups: codes, scales and biases, in the order of their layout.
 #[derive(Debug)]
-pub(crate) struct AffinePanels {
-    pub(crate) format: AffineFormat,
+pub(crate) struct GroupPanels {
+    pub(crate) layout: GroupLayout,
     pub(crate) codes: Lines,
     /// Lines of codes of one panel.
     pub(crate) stride: usize,
     pub(crate) scales: Lines,
-    /// Lines of scales and biases of one panel; groups with 32 bytes of scales share lines.
+    /// Lines of scales and biases of one panel; groups with less than a line of them share lines.
     pub(crate) scales_stride: usize,
 }
 
@@ -71,7 +71,17 @@ impl Matrix {
     /// a size that overflows, a device without an implementation.
     pub fn pack_affine(source: &dyn AffineRows, device: &Device) -> Result<Self> {
         on_cpu(device)?;
-        let packed = Packed::Affine(pack::affine(source)?);
+        let packed = Packed::Affine(source.format(), pack::affine(source)?);
+        Ok(Self { rows: source.rows(), cols: source.cols(), packed })
+    }
+
+    /// Packs coded rows for `device`, reading each row once, on all cores.
+    ///
+    /// # Errors
+    /// As for [`pack_affine`](Self::pack_affine).
+    pub fn pack_coded(source: &dyn CodedRows, device: &Device) -> Result<Self> {
+        on_cpu(device)?;
+        let packed = Packed::Coded(source.format(), pack::coded(source)?);
         Ok(Self { rows: source.rows(), cols: source.cols(), packed })
     }
 
@@ -99,7 +109,8 @@ impl Matrix {
     pub fn format(&self) -> MatrixFormat {
         match &self.packed {
             Packed::Dense(panels) => MatrixFormat::Dense(panels.dense_type),
-            Packed::Affine(panels) => MatrixFormat::Affine(panels.format),
+            Packed::Affine(format, _) => MatrixFormat::Affine(*format),
+            Packed::Coded(format, _) => MatrixFormat::Coded(*format),
         }
     }
 
@@ -107,9 +118,29 @@ impl Matrix {
     pub fn bytes(&self) -> usize {
         let lines = match &self.packed {
             Packed::Dense(panels) => panels.elements.len(),
-            Packed::Affine(panels) => panels.codes.len() + panels.scales.len(),
+            Packed::Affine(_, panels) | Packed::Coded(_, panels) => {
+                panels.codes.len() + panels.scales.len()
+            }
         };
         lines * LINE
+    }
+
+    /// Bytes that packing a weight of `rows` and `cols` takes, without packing it; [`u64::MAX`] if
+    /// they overflow.
+    pub fn bytes_for(format: MatrixFormat, rows: usize, cols: usize) -> u64 {
+        layout::bytes_for(format, rows, cols)
+    }
+
+    /// The weight as groups of integers, which can be multiplied with quantized activations; none
+    /// where it is something else.
+    pub(crate) fn integers(&self) -> Option<(&GroupPanels, Integers)> {
+        match &self.packed {
+            Packed::Dense(_) => None,
+            Packed::Affine(format, panels) => Some((panels, (*format).into())),
+            Packed::Coded(format, panels) => {
+                Integers::of(format.code).map(|integers| (panels, integers))
+            }
+        }
     }
 
     /// Writes the values of row `row` into `out`, `[cols]`.
@@ -133,7 +164,15 @@ impl Matrix {
     pub(crate) fn unpack_row(&self, row: usize, out: &mut [f32]) {
         match &self.packed {
             Packed::Dense(panels) => panels.unpack_row(row, out),
-            Packed::Affine(panels) => panels.unpack_row(row, out),
+            Packed::Affine(format, panels) => {
+                let zero = format.zero_point.map_or(0.0, f32::from);
+                let value = |code, scale, bias| scale * (f32::from(code) - zero) + bias;
+                panels.unpack_row(row, out, value);
+            }
+            Packed::Coded(format, panels) => {
+                let value = |code, scale, _| scale * codes::decode(format.code, code);
+                panels.unpack_row(row, out, value);
+            }
         }
     }
 }
@@ -153,43 +192,43 @@ impl DensePanels {
     }
 }
 
-impl AffinePanels {
-    /// Whether two codes share a byte.
-    pub(crate) fn nibbles(&self) -> bool {
-        self.format.bits <= 4
-    }
-
-    fn unpack_row(&self, row: usize, out: &mut [f32]) {
+impl GroupPanels {
+    /// Writes `value(code, scale, bias)` for every column of a row.
+    fn unpack_row(&self, row: usize, out: &mut [f32], value: impl Fn(u8, f32, f32) -> f32) {
         let (panel, lane) = (row / PANEL, row % PANEL);
         let codes = bytes_of(&self.codes[panel * self.stride..][..self.stride]);
         let scales = bytes_of(&self.scales[panel * self.scales_stride..][..self.scales_stride]);
-        let nibbles = self.nibbles();
-        for (group, values) in out.chunks_mut(self.format.group_size).enumerate() {
+        let GroupLayout { nibbles, group_size, .. } = self.layout;
+        for (group, values) in out.chunks_mut(group_size).enumerate() {
             let (scale, bias) = self.scale_and_bias(scales, group, lane);
-            for (offset, value) in values.iter_mut().enumerate() {
-                let code = code_at(codes, nibbles, group * self.format.group_size + offset, lane);
-                *value = match self.format.zero_point {
-                    Some(zero) => scale * (f32::from(code) - f32::from(zero)),
-                    None => scale * f32::from(code) + bias,
-                };
+            for (offset, out) in values.iter_mut().enumerate() {
+                let code = code_at(codes, nibbles, group * group_size + offset, lane);
+                *out = value(code, scale, bias);
             }
         }
     }
 
-    /// Scale and bias of a lane in a group of a panel whose scales are given; 0 as a bias that is
-    /// not stored.
+    /// Scale and bias of a lane in a group of a panel whose scales are given; -0 as a bias that is
+    /// not stored: adding it changes nothing, not even the sign of a zero.
     fn scale_and_bias(&self, scales: &[u8], group: usize, lane: usize) -> (f32, f32) {
-        let number = |index| match self.format.scales {
+        let number = |index| match self.layout.scales {
             ScaleType::F32 => f32::from_le_bytes(element(scales, index)),
             ScaleType::F16 => f16::from_le_bytes(element(scales, index)).to_f32(),
+            ScaleType::Bf16 => bf16::from_le_bytes(element(scales, index)).to_f32(),
+            ScaleType::E8m0 => e8m0_to_f32(scales[index]),
         };
-        match self.format.zero_point {
-            Some(_) => (number(group * PANEL + lane), 0.0),
-            None => {
-                let start = 2 * group * PANEL;
-                (number(start + lane), number(start + PANEL + lane))
-            }
-        }
+        let start = group * self.layout.numbers();
+        let bias = if self.layout.biased { number(start + PANEL + lane) } else { -0.0 };
+        (number(start + lane), bias)
+    }
+}
+
+/// The power of two with a biased exponent of 8 bits; 255 is NaN.
+fn e8m0_to_f32(exponent: u8) -> f32 {
+    match exponent {
+        0 => f32::MIN_POSITIVE / 2.0,
+        255 => f32::NAN,
+        exponent => f32::from_bits(u32::from(exponent) << 23),
     }
 }
 

@@ -5,8 +5,10 @@
 //! as in a batch.
 
 mod activations;
+mod codes;
 mod cpu;
 mod format;
+mod layout;
 mod matrix;
 mod pack;
 mod quantize;
@@ -15,11 +17,16 @@ mod tile;
 
 use candle_core::Tensor;
 
-pub(crate) use self::activations::Quantized;
 pub use self::activations::{ActivationBuffer, ActivationType, Activations};
-pub use self::format::{AffineFormat, AffineRows, DenseRows, DenseType, MatrixFormat, ScaleType};
+pub(crate) use self::activations::{GROUP, Quantized};
+pub(crate) use self::cpu::{Task, exact_panels};
+pub use self::format::{
+    AffineFormat, AffineRows, Code, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat,
+    ScaleType,
+};
 pub use self::matrix::Matrix;
-pub(crate) use self::matrix::{AffinePanels, DensePanels, PANEL, Packed};
+pub(crate) use self::matrix::{DensePanels, GroupPanels, PANEL, Packed};
+pub(crate) use self::tile::Source;
 
 use crate::access::{View, check_dim, distinct, rows_of, write};
 use crate::error::Result;
@@ -36,8 +43,8 @@ pub enum Mode {
 /// `out[r, o] (+)= sum over i of x[r, i] * weight[o, i]` for the rows that `x` was prepared with.
 ///
 /// `out` is `[capacity, weight.rows()]`; `x` comes from [`ActivationBuffer::prepare`] and has
-/// `weight.cols()` columns. An affine weight reads the quantized rows where `x` has them; every
-/// other combination computes in f32.
+/// `weight.cols()` columns. A weight whose codes are integers (affine, E2M1, IQ4_NL) reads the
+/// quantized rows where `x` has them; every other combination computes in f32.
 ///
 /// # Errors
 /// Shapes that do not fit, an output that is not f32 and contiguous, a device without an

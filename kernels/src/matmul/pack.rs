@@ -1,22 +1,22 @@
 //! From rows to panels, a panel at a time on all cores. A task holds the rows of one panel, so
 //! memory beyond the result is bounded by `threads * 16 * cols`.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
-use super::format::{AffineFormat, AffineRows, DenseRows, DenseType, ScaleType};
-use super::matrix::{AffinePanels, DensePanels, LINE, Line, Lines, PANEL, bytes_of_mut};
+use super::format::{AffineRows, CodedRows, DenseRows, DenseType, ScaleType};
+use super::layout::{GroupLayout, dense_stride};
+use super::matrix::{DensePanels, GroupPanels, LINE, Line, Lines, PANEL, bytes_of_mut};
 use crate::error::{Error, Result};
 use crate::pool::{Parts, Pool};
 
 /// Packs dense rows.
 pub(super) fn dense(source: &dyn DenseRows) -> Result<DensePanels> {
     let (rows, cols, dense_type) = (source.rows(), source.cols(), source.format());
-    let width = match dense_type {
-        DenseType::F32 => 4,
-        DenseType::Bf16 | DenseType::F16 => 2,
-    };
-    let stride = product(&[cols, PANEL, width])?.div_ceil(LINE);
-    let mut elements = lines(&[rows.div_ceil(PANEL), stride])?;
+    let width = dense_type.width();
+    let stride = dense_stride(dense_type, cols).ok_or_else(|| overflow(rows, cols))?;
+    let mut elements = lines(rows, stride).ok_or_else(|| overflow(rows, cols))?;
     Pool::current(|pool| {
         pool.run_chunks(&mut elements, stride, |panel, target| {
             let target = bytes_of_mut(target);
@@ -43,59 +43,82 @@ pub(super) fn dense(source: &dyn DenseRows) -> Result<DensePanels> {
 }
 
 /// Packs affine rows.
-pub(super) fn affine(source: &dyn AffineRows) -> Result<AffinePanels> {
-    let (rows, cols, format) = (source.rows(), source.cols(), source.format());
-    check_format(&format, cols)?;
-    let panels = rows.div_ceil(PANEL);
-    let stride = if format.bits <= 4 { cols / 8 } else { cols / 4 };
-    let numbers = if format.zero_point.is_some() { PANEL } else { 2 * PANEL };
-    let width = match format.scales {
-        ScaleType::F32 => 4,
-        ScaleType::F16 => 2,
-    };
-    let scales_stride = product(&[cols / format.group_size, numbers, width])?.div_ceil(LINE);
-    let mut codes = lines(&[panels, stride])?;
-    let mut scales = lines(&[panels, scales_stride])?;
+pub(super) fn affine(source: &dyn AffineRows) -> Result<GroupPanels> {
+    let (cols, format) = (source.cols(), source.format());
+    if !(1..=8).contains(&format.bits) {
+        let what = format!("codes must have 1 to 8 bits, found {}", format.bits);
+        return Err(Error::Format { what });
+    }
+    let layout = GroupLayout::from(format);
+    let mask = (u16::MAX >> (16 - format.bits)) as u8;
+    groups(layout, source.rows(), cols, |rows, codes, scales| {
+        let groups = cols / layout.group_size;
+        let mut row_codes = vec![0; cols];
+        let mut row_scales = vec![0.0; groups];
+        let mut row_biases = vec![0.0; if layout.biased { groups } else { 0 }];
+        for (lane, row) in rows.enumerate() {
+            source.read_row(row, &mut row_codes, &mut row_scales, &mut row_biases);
+            place_codes(codes, &row_codes, lane, layout.nibbles, mask);
+            place_scales(scales, &row_scales, lane, layout);
+            if layout.biased {
+                place_scales(scales, &row_biases, PANEL + lane, layout);
+            }
+        }
+    })
+}
+
+/// Packs coded rows. The scale of a group with a code that is not a number is made NaN, so that the
+/// kernels need not look for such codes.
+pub(super) fn coded(source: &dyn CodedRows) -> Result<GroupPanels> {
+    let (cols, format) = (source.cols(), source.format());
+    let layout = GroupLayout::from(format);
+    let mask = if layout.nibbles { 0xf } else { 0xff };
+    groups(layout, source.rows(), cols, |rows, codes, scales| {
+        let mut row_codes = vec![0; cols];
+        let mut row_scales = vec![0.0; cols / layout.group_size];
+        for (lane, row) in rows.enumerate() {
+            source.read_row(row, &mut row_codes, &mut row_scales);
+            for (codes, scale) in row_codes.chunks(layout.group_size).zip(&mut row_scales) {
+                if codes.iter().any(|code| format.code.is_nan(*code)) {
+                    *scale = f32::NAN;
+                }
+            }
+            place_codes(codes, &row_codes, lane, layout.nibbles, mask);
+            place_scales(scales, &row_scales, lane, layout);
+        }
+    })
+}
+
+/// Packs panels in groups: `pack_panel` reads a panel's rows into its codes and scales.
+fn groups(
+    layout: GroupLayout,
+    rows: usize,
+    cols: usize,
+    pack_panel: impl Fn(Range<usize>, &mut [u8], &mut [u8]) + Sync,
+) -> Result<GroupPanels> {
+    check_groups(layout.group_size, cols)?;
+    let (stride, scales_stride) = layout.strides(cols).ok_or_else(|| overflow(rows, cols))?;
+    let mut codes = lines(rows, stride).ok_or_else(|| overflow(rows, cols))?;
+    let mut scales = lines(rows, scales_stride).ok_or_else(|| overflow(rows, cols))?;
     if cols > 0 {
         let (codes, scales) = (Parts::new(&mut codes), Parts::new(&mut scales));
         Pool::current(|pool| {
-            pool.run(panels, |panel| {
+            pool.run(rows.div_ceil(PANEL), |panel| {
                 // SAFETY: each panel comes once, and panels do not overlap.
                 let codes = unsafe { codes.part(panel * stride, stride) };
                 // SAFETY: as above.
                 let scales = unsafe { scales.part(panel * scales_stride, scales_stride) };
-                affine_panel(source, panel, bytes_of_mut(codes), bytes_of_mut(scales));
+                let rows = panel * PANEL..rows.min((panel + 1) * PANEL);
+                pack_panel(rows, bytes_of_mut(codes), bytes_of_mut(scales));
             });
         });
     }
-    Ok(AffinePanels { format, codes, stride, scales, scales_stride })
-}
-
-/// Packs the rows of one panel.
-fn affine_panel(source: &dyn AffineRows, panel: usize, codes: &mut [u8], scales: &mut [u8]) {
-    let (cols, format) = (source.cols(), source.format());
-    let groups = cols / format.group_size;
-    let biased = format.zero_point.is_none();
-    let mut row_codes = vec![0; cols];
-    let mut row_scales = vec![0.0; groups];
-    let mut row_biases = vec![0.0; if biased { groups } else { 0 }];
-    for lane in 0..PANEL.min(source.rows() - panel * PANEL) {
-        source.read_row(panel * PANEL + lane, &mut row_codes, &mut row_scales, &mut row_biases);
-        place_codes(codes, &row_codes, lane, format.bits);
-        for (group, scale) in row_scales.iter().enumerate() {
-            let start = group * if biased { 2 * PANEL } else { PANEL };
-            place_number(scales, start + lane, *scale, format.scales);
-            if biased {
-                place_number(scales, start + PANEL + lane, row_biases[group], format.scales);
-            }
-        }
-    }
+    Ok(GroupPanels { layout, codes, stride, scales, scales_stride })
 }
 
 /// Places the codes of one row; a code beyond its bits is cut, lest it spill into its neighbour.
-fn place_codes(panel: &mut [u8], codes: &[u8], lane: usize, bits: u8) {
-    let mask = (u16::MAX >> (16 - bits)) as u8;
-    if bits <= 4 {
+fn place_codes(panel: &mut [u8], codes: &[u8], lane: usize, nibbles: bool, mask: u8) {
+    if nibbles {
         for (block, codes) in panel.chunks_exact_mut(LINE).zip(codes.chunks_exact(8)) {
             for j in 0..4 {
                 block[4 * lane + j] = (codes[j] & mask) | (codes[4 + j] & mask) << 4;
@@ -110,20 +133,26 @@ fn place_codes(panel: &mut [u8], codes: &[u8], lane: usize, bits: u8) {
     }
 }
 
-fn place_number(scales: &mut [u8], index: usize, number: f32, scale_type: ScaleType) {
-    match scale_type {
-        ScaleType::F32 => scales[index * 4..][..4].copy_from_slice(&number.to_le_bytes()),
-        ScaleType::F16 => {
-            scales[index * 2..][..2].copy_from_slice(&f16::from_f32(number).to_le_bytes());
+/// Places the scales of one row's groups, or its biases, `offset` numbers after the group's first.
+fn place_scales(panel: &mut [u8], numbers: &[f32], offset: usize, layout: GroupLayout) {
+    for (group, number) in numbers.iter().enumerate() {
+        let index = group * layout.numbers() + offset;
+        match layout.scales {
+            ScaleType::F32 => panel[index * 4..][..4].copy_from_slice(&number.to_le_bytes()),
+            ScaleType::F16 => {
+                panel[index * 2..][..2].copy_from_slice(&f16::from_f32(*number).to_le_bytes());
+            }
+            ScaleType::Bf16 => {
+                panel[index * 2..][..2].copy_from_slice(&bf16::from_f32(*number).to_le_bytes());
+            }
+            // The exponent; that of an infinity or a NaN is 255, which is NaN.
+            ScaleType::E8m0 => panel[index] = (number.to_bits() >> 23) as u8,
         }
     }
 }
 
-fn check_format(format: &AffineFormat, cols: usize) -> Result<()> {
-    let AffineFormat { bits, group_size, .. } = *format;
-    let what = if !(1..=8).contains(&bits) {
-        format!("codes must have 1 to 8 bits, found {bits}")
-    } else if ![16, 32, 64, 128].contains(&group_size) {
+fn check_groups(group_size: usize, cols: usize) -> Result<()> {
+    let what = if ![16, 32, 64, 128].contains(&group_size) {
         format!("the group size must be 16, 32, 64 or 128, found {group_size}")
     } else if !cols.is_multiple_of(group_size) {
         format!("the number of columns must be a multiple of {group_size}, found {cols}")
@@ -133,17 +162,13 @@ fn check_format(format: &AffineFormat, cols: usize) -> Result<()> {
     Err(Error::Format { what })
 }
 
-/// Zeroed lines, as many as the product of `factors`.
-fn lines(factors: &[usize]) -> Result<Lines> {
-    let count = product(factors)?;
-    product(&[count, LINE])?;
-    Ok(vec![Line([0; LINE]); count])
+/// Zeroed lines for the panels of `rows`, `stride` for each; none if they overflow.
+fn lines(rows: usize, stride: usize) -> Option<Lines> {
+    let count = rows.div_ceil(PANEL).checked_mul(stride)?;
+    isize::try_from(count.checked_mul(LINE)?).ok()?;
+    Some(vec![Line([0; LINE]); count])
 }
 
-fn product(factors: &[usize]) -> Result<usize> {
-    factors
-        .iter()
-        .try_fold(1_usize, |product, factor| product.checked_mul(*factor))
-        .filter(|bytes| isize::try_from(*bytes).is_ok())
-        .ok_or_else(|| Error::Format { what: format!("the size overflows: {factors:?}") })
+fn overflow(rows: usize, cols: usize) -> Error {
+    Error::Format { what: format!("the size overflows: [{rows}, {cols}]") }
 }

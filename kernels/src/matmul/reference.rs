@@ -1,7 +1,7 @@
 //! The definition of `matmul`, on rows as they come from their source: packing is tested with it.
 
 use super::activations::{GROUP, HALF};
-use super::format::{AffineRows, DenseRows};
+use super::format::{AffineRows, Code, CodedFormat, CodedRows, DenseRows};
 
 /// Largest magnitude of a group below which it counts as zero.
 pub const ZERO: f32 = 1e-30;
@@ -21,6 +21,46 @@ pub fn affine_row(source: &dyn AffineRows, row: usize) -> Vec<f32> {
             Some(zero) => scales[group] * (f32::from(codes[col]) - f32::from(zero)),
             None => scales[group] * f32::from(codes[col]) + biases[group],
         };
+    }
+    values
+}
+
+/// The value of a code. Formats: OCP Microscaling Formats (MX) v1.0 for E2M1, OFP8 for E4M3, ggml's
+/// `kvalues_iq4nl` for IQ4_NL.
+pub fn decode(code: Code, byte: u8) -> f32 {
+    let minifloat = |exponent_bits: u32, fraction_bits: u32| {
+        let bias = (1 << (exponent_bits - 1)) - 1;
+        let byte = u32::from(byte);
+        let negative = byte >> (exponent_bits + fraction_bits) & 1 == 1;
+        let exponent = (byte >> fraction_bits & ((1 << exponent_bits) - 1)) as i32;
+        let fraction = (byte & ((1 << fraction_bits) - 1)) as f32 / (1 << fraction_bits) as f32;
+        let magnitude = match exponent {
+            0 => fraction * 2_f32.powi(1 - bias),
+            exponent => (1.0 + fraction) * 2_f32.powi(exponent - bias),
+        };
+        if negative { -magnitude } else { magnitude }
+    };
+    match code {
+        Code::E2m1 => minifloat(2, 1),
+        Code::E4m3 if byte & 0x7f == 0x7f => f32::NAN,
+        Code::E4m3 => minifloat(4, 3),
+        Code::Iq4Nl => {
+            let values =
+                [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113_i8];
+            f32::from(values[usize::from(byte)])
+        }
+    }
+}
+
+/// Values of a row of a coded weight. A code that is not a number makes its group so.
+pub fn coded_row(source: &dyn CodedRows, row: usize) -> Vec<f32> {
+    let CodedRow { codes, scales } = read_coded(source, row);
+    let CodedFormat { code, group_size, .. } = source.format();
+    let mut values = Vec::new();
+    for (group, codes) in codes.chunks(group_size).enumerate() {
+        let broken = codes.iter().any(|byte| decode(code, *byte).is_nan());
+        let scale = if broken { f32::NAN } else { scales[group] };
+        values.extend(codes.iter().map(|byte| scale * decode(code, *byte)));
     }
     values
 }
@@ -95,6 +135,24 @@ pub fn quantized_dot(x: &QuantizedRow, source: &dyn AffineRows, row: usize) -> f
     total
 }
 
+/// The same for a coded weight whose codes are integers: multiples of 1, or of 0.5 for E2M1.
+pub fn quantized_coded_dot(x: &QuantizedRow, source: &dyn CodedRows, row: usize) -> f32 {
+    let CodedRow { codes, scales } = read_coded(source, row);
+    let CodedFormat { code, group_size, .. } = source.format();
+    let step = if code == Code::E2m1 { 0.5 } else { 1.0 };
+    let unit = group_size.min(GROUP);
+    let mut total = 0.0;
+    for start in (0..codes.len()).step_by(unit) {
+        let mut product = 0_i64;
+        for col in start..start + unit {
+            product += (decode(code, codes[col]) / step) as i64 * i64::from(x.codes[col]);
+        }
+        let scale = scales[start / group_size] * step;
+        total += product as f32 * (scale * x.scales[start / GROUP]);
+    }
+    total
+}
+
 struct AffineRow {
     codes: Vec<u8>,
     scales: Vec<f32>,
@@ -111,5 +169,17 @@ fn read(source: &dyn AffineRows, row: usize) -> AffineRow {
         biases: vec![0.0; biases],
     };
     source.read_row(row, &mut read.codes, &mut read.scales, &mut read.biases);
+    read
+}
+
+struct CodedRow {
+    codes: Vec<u8>,
+    scales: Vec<f32>,
+}
+
+fn read_coded(source: &dyn CodedRows, row: usize) -> CodedRow {
+    let groups = source.cols() / source.format().group_size;
+    let mut read = CodedRow { codes: vec![0; source.cols()], scales: vec![0.0; groups] };
+    source.read_row(row, &mut read.codes, &mut read.scales);
     read
 }

@@ -43,6 +43,7 @@ impl Simd for Avx2 {
 
     const TILE_ROWS: usize = 2;
     const ATTENTION_ROWS: usize = 1;
+    const STATE_VECTORS: usize = 2;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> F {
@@ -76,6 +77,27 @@ impl Simd for Avx2 {
                 _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast())),
             ];
             both!(|half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(half)), wide)
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_e8m0(from: *const u8) -> F {
+        unsafe {
+            let exponents = _mm_loadu_si128(from.cast());
+            let eight = [exponents, _mm_unpackhi_epi64(exponents, exponents)];
+            both!(
+                |eight| {
+                    let wide = _mm256_cvtepu8_epi32(eight);
+                    // 0 and 255 have the leading bit of the fraction: half the least normal number,
+                    // NaN.
+                    let low = _mm256_cmpeq_epi32(wide, _mm256_setzero_si256());
+                    let high = _mm256_cmpeq_epi32(wide, _mm256_set1_epi32(255));
+                    let ends = _mm256_or_si256(low, high);
+                    let fraction = _mm256_and_si256(ends, _mm256_set1_epi32(1 << 22));
+                    let exponent = _mm256_slli_epi32::<23>(wide);
+                    _mm256_castsi256_ps(_mm256_or_si256(exponent, fraction))
+                },
+                eight
+            )
         }
     }
     #[inline(always)]
@@ -232,7 +254,7 @@ impl Simd for Avx2 {
                     a
                 )
             } else {
-                // At most 2 * 15 * 127, far from saturation.
+                // At most 2 * 127 * 127, below saturation.
                 both!(
                     |acc, a| {
                         let pairs = _mm256_maddubs_epi16(a, x);
@@ -261,5 +283,49 @@ impl Simd for Avx2 {
                 a
             )
         }
+    }
+    #[inline(always)]
+    unsafe fn e4m3<const J: u32>(a: I) -> F {
+        unsafe {
+            both!(
+                |a| {
+                    // To the highest byte of each lane, then sign, exponent and fraction to where an
+                    // f16 in the upper half has them; its exponents are larger by 8.
+                    let top = _mm256_sll_epi32(a, _mm_cvtsi32_si128(24 - 8 * J as i32));
+                    let places = _mm256_set1_epi32(0xbf80_0000_u32 as i32);
+                    let halves = _mm256_and_si256(_mm256_srai_epi32::<1>(top), places);
+                    let halves = _mm256_srli_epi32::<16>(halves);
+                    let low = _mm256_castsi256_si128(halves);
+                    let packed = _mm_packus_epi32(low, _mm256_extracti128_si256::<1>(halves));
+                    _mm256_mul_ps(_mm256_cvtph_ps(packed), _mm256_set1_ps(256.0))
+                },
+                a
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn lookup<const SHIFT: u32>(table: F, a: I) -> F {
+        unsafe {
+            both!(
+                |a| {
+                    let index = _mm256_srl_epi32(a, _mm_cvtsi32_si128(SHIFT as i32));
+                    // A permutation reads the low three bits of a lane only; the fourth one chooses
+                    // between the halves of the table, from where the sign is.
+                    let low = _mm256_permutevar8x32_ps(table[0], index);
+                    let high = _mm256_permutevar8x32_ps(table[1], index);
+                    let fourth = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+                    _mm256_blendv_ps(low, high, fourth)
+                },
+                a
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_table(from: *const u8) -> I {
+        unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast())); 2] }
+    }
+    #[inline(always)]
+    unsafe fn lookup_bytes(table: I, a: I) -> I {
+        unsafe { both!(|table, a| _mm256_shuffle_epi8(table, a), table, a) }
     }
 }

@@ -69,6 +69,7 @@ impl Simd for Avx512 {
 
     const TILE_ROWS: usize = 8;
     const ATTENTION_ROWS: usize = 6;
+    const STATE_VECTORS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
@@ -91,6 +92,18 @@ impl Simd for Avx512 {
         unsafe {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_e8m0(from: *const u8) -> __m512 {
+        unsafe {
+            let exponents = _mm_loadu_si128(from.cast());
+            // 0 and 255 have the leading bit of the fraction: half the least normal number, NaN.
+            let next = _mm_add_epi8(exponents, _mm_set1_epi8(1));
+            let ends = _mm_cmple_epu8_mask(next, _mm_set1_epi8(1));
+            let wide = _mm512_slli_epi32::<23>(_mm512_cvtepu8_epi32(exponents));
+            let fraction = _mm512_set1_epi32(1 << 22);
+            _mm512_castsi512_ps(_mm512_mask_or_epi32(wide, ends, wide, fraction))
         }
     }
     #[inline(always)]
@@ -211,5 +224,30 @@ impl Simd for Avx512 {
             };
             _mm512_cvtepi32_ps(_mm512_and_si512(lanes, _mm512_set1_epi32(0xff)))
         }
+    }
+    #[inline(always)]
+    unsafe fn e4m3<const J: u32>(a: __m512i) -> __m512 {
+        unsafe {
+            // To the highest byte of each lane, then sign, exponent and fraction to where an f16 in
+            // the upper half has them; its exponents are larger by 8.
+            let top = _mm512_sll_epi32(a, _mm_cvtsi32_si128(24 - 8 * J as i32));
+            let places = _mm512_set1_epi32(0xbf80_0000_u32 as i32);
+            let halves = _mm512_and_si512(_mm512_srai_epi32::<1>(top), places);
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(halves));
+            _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0))
+        }
+    }
+    #[inline(always)]
+    unsafe fn lookup<const SHIFT: u32>(table: __m512, a: __m512i) -> __m512 {
+        // The permutation reads the low four bits of a lane only.
+        unsafe { _mm512_permutexvar_ps(_mm512_srli_epi32::<SHIFT>(a), table) }
+    }
+    #[inline(always)]
+    unsafe fn load_table(from: *const u8) -> __m512i {
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn lookup_bytes(table: __m512i, a: __m512i) -> __m512i {
+        unsafe { _mm512_shuffle_epi8(table, a) }
     }
 }

@@ -1,4 +1,4 @@
-//! The exponential function in 16 lanes.
+//! The exponential function in 16 lanes, and what is made of it.
 
 use super::Simd;
 
@@ -34,5 +34,18 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::F) -> S::F {
         }
         let p = S::add(S::fma(p, S::mul(r, r), r), S::splat(1.0));
         S::zero_below(x, S::splat(LOWEST), S::mul(p, S::pow2(power)))
+    }
+}
+
+/// `x / (1 + exp(-x))`.
+///
+/// # Safety
+/// The processor has the instructions of `S`.
+#[inline(always)]
+pub(crate) unsafe fn silu<S: Simd>(x: S::F) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let denominator = S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), x)));
+        S::div(x, denominator)
     }
 }

@@ -10,7 +10,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::exp::exp;
+pub(crate) use self::exp::{exp, silu};
 use self::portable::Portable;
 use crate::isa::Isa;
 
@@ -35,6 +35,8 @@ pub(crate) trait Simd: Copy + 'static {
     const TILE_ROWS: usize;
     /// Query rows an attention tile holds in registers, for 64 lanes of scores or values.
     const ATTENTION_ROWS: usize;
+    /// Vectors of a recurrent state that a pass over its rows works on, 1 to 4.
+    const STATE_VECTORS: usize;
 
     unsafe fn splat(value: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
@@ -43,6 +45,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_f16(from: *const u16) -> Self::F;
     /// Widens 16 bfloat16 numbers.
     unsafe fn load_bf16(from: *const u16) -> Self::F;
+    /// Widens 16 powers of two, given as biased exponents of 8 bits; 255 is NaN.
+    unsafe fn load_e8m0(from: *const u8) -> Self::F;
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
@@ -90,10 +94,18 @@ pub(crate) trait Simd: Copy + 'static {
     /// The high half of each byte.
     unsafe fn high(a: Self::C) -> Self::C;
     /// `acc + a[0] * x[0] + ... + a[3] * x[3]` in each lane, with the four signed bytes at `x`
-    /// (-127..=127), exactly. Bytes of `a` are below 16 unless `WIDE`.
+    /// (-127..=127), exactly. Bytes of `a` are below 128 unless `WIDE`.
     unsafe fn dot<const WIDE: bool>(acc: Self::I, a: Self::C, x: *const i8) -> Self::I;
     /// Byte `j` of each lane as a number.
     unsafe fn byte<const J: u32>(a: Self::C) -> Self::F;
+    /// Byte `j` of each lane as an FP8 number (E4M3); 0x7f and 0xff, which are NaN, as 480 and -480.
+    unsafe fn e4m3<const J: u32>(a: Self::C) -> Self::F;
+    /// `table[i]`, where `i` is the four bits from bit `SHIFT` of each lane on.
+    unsafe fn lookup<const SHIFT: u32>(table: Self::F, a: Self::C) -> Self::F;
+    /// 16 bytes, as a table for `lookup_bytes`.
+    unsafe fn load_table(from: *const u8) -> Self::C;
+    /// `table[byte]` for every byte, all of which are below 16.
+    unsafe fn lookup_bytes(table: Self::C, a: Self::C) -> Self::C;
 }
 
 /// Work that is compiled for each level.

@@ -35,7 +35,8 @@ impl Simd for Portable {
     type C = [u32; LANES];
 
     const TILE_ROWS: usize = 4;
-    const ATTENTION_ROWS: usize = 2;
+    const ATTENTION_ROWS: usize = 1;
+    const STATE_VECTORS: usize = 2;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> F {
@@ -62,6 +63,16 @@ impl Simd for Portable {
         // SAFETY: the caller's promise.
         let halves = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
         map(halves, |half| bf16::from_bits(half).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_e8m0(from: *const u8) -> F {
+        // SAFETY: the caller's promise.
+        let exponents = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        map(exponents, |exponent| {
+            // The leading bit of the fraction makes 0 half the least normal number, 255 NaN.
+            let fraction = if exponent.wrapping_add(1) <= 1 { 1 << 22 } else { 0 };
+            f32::from_bits(u32::from(exponent) << 23 | fraction)
+        })
     }
     #[inline(always)]
     unsafe fn add(a: F, b: F) -> F {
@@ -190,5 +201,33 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn byte<const J: u32>(a: [u32; LANES]) -> F {
         map(a, |a| (a >> (8 * J) & 0xff) as f32)
+    }
+    #[inline(always)]
+    unsafe fn e4m3<const J: u32>(a: [u32; LANES]) -> F {
+        map(a, |a| {
+            // Sign, exponent and fraction where an f32 has them, whose exponents are larger by 120.
+            let byte = a >> (8 * J);
+            let bits = (byte & 0x80) << 24 | (byte & 0x7f) << 20;
+            f32::from_bits(bits) * f32::from_bits((127 + 120) << 23)
+        })
+    }
+    #[inline(always)]
+    unsafe fn lookup<const SHIFT: u32>(table: F, a: [u32; LANES]) -> F {
+        map(a, |a| table[(a >> SHIFT & 15) as usize])
+    }
+    #[inline(always)]
+    unsafe fn load_table(from: *const u8) -> [u32; LANES] {
+        // SAFETY: the caller's promise.
+        let words = unsafe { from.cast::<[[u8; 4]; 4]>().read_unaligned() };
+        std::array::from_fn(|lane| u32::from_le_bytes(words[lane % 4]))
+    }
+    #[inline(always)]
+    unsafe fn lookup_bytes(table: [u32; LANES], a: [u32; LANES]) -> [u32; LANES] {
+        map(a, |a| {
+            u32::from_le_bytes(a.to_le_bytes().map(|byte| {
+                let index = usize::from(byte & 15);
+                (table[index / 4] >> (8 * (index % 4))) as u8
+            }))
+        })
     }
 }

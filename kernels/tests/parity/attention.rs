@@ -143,6 +143,37 @@ fn written_keys_and_values_match_their_reference() {
 }
 
 #[test]
+fn keys_and_values_may_differ_in_width_when_written_but_not_when_read() {
+    let shape = Shape { pages: 3, kv_heads: 2, page_tokens: 4, head_dim: 6, heads: 2 };
+    let value_shape = Shape { head_dim: 10, ..shape };
+    let slots = [7, 0, 11];
+    let mut random = Random::new(3);
+    let (k, v) = (random.numbers(3 * 12), random.numbers(3 * 20));
+    let (mut keys, mut vals) = (vec![0.0; 3 * 2 * 4 * 6], vec![0.0; 3 * 2 * 4 * 10]);
+    reference::write_keys(&mut keys, &k, &slots, &shape);
+    reference::write_values(&mut vals, &v, &slots, &value_shape);
+    let pool = |dims: (usize, usize, usize, usize)| {
+        Tensor::zeros(dims, candle_core::DType::F32, &Device::Cpu).unwrap()
+    };
+    let (found_keys, found_values) = (pool((3, 2, 4, 6)), pool((3, 2, 4, 10)));
+    let kv = KvPages { keys: &found_keys, values: &found_values };
+    write_kv(kv, &tensor(&k, 12), &tensor(&v, 20), &slots).unwrap();
+    assert_eq!(values(&found_keys), keys);
+    assert_eq!(values(&found_values), vals);
+    let narrow = write_kv(kv, &tensor(&k, 12), &tensor(&k, 12), &slots);
+    assert!(matches!(narrow, Err(Error::Shape { operand: "v", .. })));
+    let fewer = pool((3, 2, 5, 6));
+    let uneven = KvPages { keys: &found_keys, values: &fewer };
+    let error = write_kv(uneven, &tensor(&k, 12), &tensor(&k, 12), &slots).unwrap_err();
+    let expected = "write_kv: values must be [3, 2, 4, value_dim], found [3, 2, 5, 6]";
+    assert_eq!(error.to_string(), expected);
+    let options = AttentionOptions { scale: 1.0, window: None };
+    let table = PageTable { segments: &[], pages: &[] };
+    let read = paged_attention(&poisoned(1, 12), &tensor(&[0.0; 12], 12), kv, table, options);
+    assert!(matches!(read, Err(Error::Shape { operand: "values", .. })));
+}
+
+#[test]
 fn a_row_has_the_same_bits_alone_in_chunks_and_in_a_batch() {
     let pools: Vec<_> = [1, 2, 3].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
     for (seed, case) in cases().iter().enumerate() {

@@ -1,10 +1,14 @@
-//! Rows of the tables of `add`, `add_bias` and `silu_mul`.
+//! Rows of the tables of `add`, `add_bias`, `add_gated`, `scale` and `gate_mul`.
 
-use sconce_kernels::{Error, Isa, add, add_bias, silu_mul, write_rows};
+use sconce_kernels::gate_mul::reference;
+use sconce_kernels::{
+    Activation, Error, Isa, add, add_bias, add_gated, gate_mul, scale, write_rows,
+};
 
 use crate::common::{Random, bits, compare, poisoned, tensor, values, vector};
 
 const SHAPES: [(usize, usize); 6] = [(0, 8), (1, 1), (3, 16), (2, 33), (40, 96), (20, 1537)];
+const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::Sigmoid];
 
 #[test]
 fn add_matches_its_reference() {
@@ -37,37 +41,99 @@ fn add_bias_matches_its_reference() {
 }
 
 #[test]
-fn silu_mul_matches_its_reference() {
+fn add_gated_matches_its_reference() {
     for (rows, dim) in SHAPES {
         let mut random = Random::new(dim as u64);
-        let mut numbers = |factor: f32| -> Vec<f32> {
-            random.numbers((rows + 1) * dim).iter().map(|number| number * factor).collect()
-        };
-        let (gate, up) = (numbers(20.0), numbers(3.0));
-        let live = rows * dim;
-        let mut expected = vec![0.0; live];
-        sconce_kernels::silu_mul::reference::silu_mul(&mut expected, &gate, &up);
-        let magnitudes: Vec<f32> = expected.iter().map(|value| value.abs()).collect();
-        for isa in Isa::available() {
-            let out = poisoned(rows + 1, dim);
-            isa.with(|| silu_mul(&out, &tensor(&gate, dim), &tensor(&up, dim), rows)).unwrap();
-            let case = format!("{isa} {rows}x{dim}");
-            compare(&case, &values(&out), &expected, &magnitudes, 1e-6);
+        let (before, x) = (random.numbers(rows * dim), random.numbers(rows * dim));
+        let gate: Vec<f32> = random.numbers(rows + 1).iter().map(|gate| gate * 90.0).collect();
+        let mut expected = before.clone();
+        sconce_kernels::add::reference::add_gated(&mut expected, &x, &gate[..rows]);
+        let out = poisoned(rows + 1, dim);
+        write_rows(&out, &before).unwrap();
+        add_gated(&out, &tensor(&x, dim), &tensor(&gate, 1), rows).unwrap();
+        assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected));
+        assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()));
+    }
+}
+
+#[test]
+fn scale_matches_its_reference() {
+    for (rows, dim) in SHAPES {
+        let before = Random::new(dim as u64).numbers(rows * dim);
+        let mut expected = before.clone();
+        sconce_kernels::scale::reference::scale(&mut expected, 33.941_124);
+        let out = poisoned(rows + 1, dim);
+        write_rows(&out, &before).unwrap();
+        scale(&out, 33.941_124, rows).unwrap();
+        assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected));
+        assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()));
+    }
+}
+
+#[test]
+fn gate_mul_matches_its_reference() {
+    for activation in ACTIVATIONS {
+        for (rows, dim) in SHAPES {
+            let mut random = Random::new(dim as u64);
+            let mut numbers = |factor: f32| -> Vec<f32> {
+                random.numbers((rows + 1) * dim).iter().map(|number| number * factor).collect()
+            };
+            let (gate, x) = (numbers(20.0), numbers(3.0));
+            let live = rows * dim;
+            let mut expected = vec![0.0; live];
+            reference::gate_mul(&mut expected, &gate, &x, activation);
+            let magnitude = |i: usize| match activation {
+                // Below -5 the definition itself loses all digits: 1 + tanh cancels.
+                Activation::GeluTanh => (gate[i] * x[i]).abs(),
+                Activation::Silu | Activation::Sigmoid => expected[i].abs(),
+            };
+            let magnitudes: Vec<f32> = (0..live).map(magnitude).collect();
+            for isa in Isa::available() {
+                let out = poisoned(rows + 1, dim);
+                let (gate, x) = (tensor(&gate, dim), tensor(&x, dim));
+                isa.with(|| gate_mul(&out, &gate, &x, activation, rows)).unwrap();
+                let case = format!("{isa} {activation:?} {rows}x{dim}");
+                compare(&case, &values(&out), &expected, &magnitudes, 1e-6);
+            }
         }
     }
 }
 
 #[test]
-fn silu_of_extremes_is_what_its_limits_are() {
+fn activations_of_extremes_are_what_their_limits_are() {
     let gate = [-1e30, -100.0, -0.0, 0.0, 100.0, 1e30, f32::NAN];
-    for isa in Isa::available() {
-        let out = poisoned(1, 7);
-        isa.with(|| silu_mul(&out, &tensor(&gate, 7), &tensor(&[1.0; 7], 7), 1)).unwrap();
-        let out = values(&out);
-        assert!(out[1].abs() < 1e-30, "{isa}: {}", out[1]);
-        assert!(out[0].abs() < 1e-7, "{isa}: {}", out[0]);
-        assert_eq!(out[2..6], [0.0, 0.0, 100.0, 1e30], "{isa}");
-        assert!(out[6].is_nan(), "{isa}");
+    for activation in ACTIVATIONS {
+        let limits = match activation {
+            Activation::Silu | Activation::GeluTanh => [0.0, 0.0, 100.0, 1e30],
+            Activation::Sigmoid => [0.5, 0.5, 1.0, 1.0],
+        };
+        for isa in Isa::available() {
+            let (out, gate, ones) = (poisoned(1, 7), tensor(&gate, 7), tensor(&[1.0; 7], 7));
+            isa.with(|| gate_mul(&out, &gate, &ones, activation, 1)).unwrap();
+            let out = values(&out);
+            let case = format!("{isa} {activation:?}: {out:?}");
+            assert!(out[1].abs() < 1e-30 && out[0].abs() < 1e-7, "{case}");
+            assert_eq!(out[2..6], limits, "{case}");
+            assert!(out[6].is_nan(), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_gated_row_has_the_same_bits_alone_and_in_a_batch() {
+    let (gate, x) = (Random::new(1).numbers(40 * 577), Random::new(2).numbers(40 * 577));
+    for activation in ACTIVATIONS {
+        for isa in Isa::available() {
+            let all = poisoned(40, 577);
+            let (gates, rows) = (tensor(&gate, 577), tensor(&x, 577));
+            isa.with(|| gate_mul(&all, &gates, &rows, activation, 40)).unwrap();
+            for row in [0, 1, 14, 39] {
+                let alone = poisoned(1, 577);
+                let one = |all: &[f32]| tensor(&all[row * 577..][..577], 577);
+                isa.with(|| gate_mul(&alone, &one(&gate), &one(&x), activation, 1)).unwrap();
+                assert_eq!(bits(&values(&alone)), bits(&values(&all)[row * 577..][..577]));
+            }
+        }
     }
 }
 
@@ -76,5 +142,11 @@ fn an_input_that_is_the_output_is_refused() {
     let x = tensor(&[1.0; 8], 4);
     let error = add(&x, &x, 2).unwrap_err();
     assert_eq!(error.to_string(), "add: x shares its storage with the output");
-    assert!(matches!(silu_mul(&x, &x.clone(), &poisoned(2, 4), 2), Err(Error::Aliased { .. })));
+    let other = poisoned(2, 4);
+    let gated = gate_mul(&x, &x.clone(), &other, Activation::Silu, 2);
+    assert!(matches!(gated, Err(Error::Aliased { .. })));
+    let gate = x.narrow(1, 0, 1).unwrap();
+    assert!(matches!(add_gated(&x, &other, &gate, 2), Err(Error::Aliased { .. })));
+    let wide = poisoned(2, 2);
+    assert!(matches!(add_gated(&x, &other, &wide, 2), Err(Error::Shape { .. })));
 }

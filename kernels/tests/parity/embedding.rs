@@ -4,6 +4,7 @@ use candle_core::Device;
 use sconce_kernels::embedding::reference;
 use sconce_kernels::{DenseType, Error, Matrix, embedding};
 
+use crate::coded::{self, Coded};
 use crate::common::{bits, poisoned, values};
 use crate::matmul::{Affine, Dense, formats};
 
@@ -31,6 +32,11 @@ fn embedding_matches_its_reference() {
     for format in formats() {
         let source = Affine { rows: 21, cols: 128, format, seed: 5 };
         let table = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+        assert_parity(&table, &format!("{format:?}"));
+    }
+    for format in coded::formats() {
+        let source = Coded { rows: 21, cols: 128, format, seed: 5 };
+        let table = Matrix::pack_coded(&source, &Device::Cpu).unwrap();
         assert_parity(&table, &format!("{format:?}"));
     }
     for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use candle_core::Device;
 use sconce_kernels::matmul::reference;
 use sconce_kernels::{
-    ActivationBuffer, ActivationType, AffineFormat, AffineRows, DenseRows, DenseType, Error, Isa,
-    Matrix, Mode, Pool, ScaleType, matmul, read_rows,
+    ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, DenseRows, DenseType,
+    Error, Isa, Matrix, Mode, Pool, ScaleType, matmul, read_rows,
 };
 
 use crate::common::{Random, bits, compare, poisoned, tensor, values};
 
 /// Sums of up to 2048 terms with one accumulator, relative to the sum of magnitudes.
-const TOLERANCE: f32 = 3e-6;
+pub(crate) const TOLERANCE: f32 = 3e-6;
 
 /// A weight whose rows are made of seeds.
 pub(crate) struct Affine {
@@ -38,6 +38,8 @@ impl AffineRows for Affine {
         let mut number = || match self.format.scales {
             ScaleType::F32 => random.number(),
             ScaleType::F16 => half::f16::from_f32(random.number()).to_f32(),
+            ScaleType::Bf16 => half::bf16::from_f32(random.number()).to_f32(),
+            ScaleType::E8m0 => 2_f32.powi(random.below(8) as i32 - 6),
         };
         scales.fill_with(&mut number);
         biases.fill_with(&mut number);
@@ -92,10 +94,13 @@ pub(crate) fn formats() -> Vec<AffineFormat> {
         format(3, 16, None, ScaleType::F32),
         format(4, 16, Some(8), ScaleType::F16),
         format(8, 16, None, ScaleType::F16),
+        format(4, 64, None, ScaleType::Bf16),
+        format(8, 64, None, ScaleType::Bf16),
+        format(2, 32, Some(1), ScaleType::E8m0),
     ]
 }
 
-fn activations(seed: u64, rows: usize, cols: usize) -> Vec<f32> {
+pub(crate) fn activations(seed: u64, rows: usize, cols: usize) -> Vec<f32> {
     let mut random = Random::new(seed);
     let mut x = random.numbers(rows * cols);
     // Outliers, as in real activations, and whole groups of zeros.
@@ -109,7 +114,13 @@ fn activations(seed: u64, rows: usize, cols: usize) -> Vec<f32> {
 }
 
 /// Runs one matmul; the output has a row more than is live.
-fn run(x: &[f32], weight: &Matrix, kind: ActivationType, mode: Mode, before: &[f32]) -> Vec<f32> {
+pub(crate) fn run(
+    x: &[f32],
+    weight: &Matrix,
+    kind: ActivationType,
+    mode: Mode,
+    before: &[f32],
+) -> Vec<f32> {
     let (rows, cols) = (x.len() / weight.cols().max(1), weight.cols());
     let out = poisoned(rows + 1, weight.rows());
     if mode == Mode::Add {
@@ -244,7 +255,7 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_threads() {
     }
 }
 
-fn assert_invariant(weight: &Matrix, pools: &[Arc<Pool>], case: &str) {
+pub(crate) fn assert_invariant(weight: &Matrix, pools: &[Arc<Pool>], case: &str) {
     let (cols, outputs) = (weight.cols(), weight.rows());
     let x = activations(4, 17, cols);
     for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
@@ -263,6 +274,18 @@ fn assert_invariant(weight: &Matrix, pools: &[Arc<Pool>], case: &str) {
             }
         }
     }
+}
+
+#[test]
+fn exact_activations_are_those_of_a_buffer_that_quantizes_nothing() {
+    let source = Affine { rows: 35, cols: 128, format: formats()[1], seed: 2 };
+    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let x = activations(3, 6, 128);
+    let (rows, out) = (tensor(&x, 128), poisoned(6, 35));
+    matmul(&out, &Activations::exact(&rows, 6).unwrap(), &weight, Mode::Store).unwrap();
+    let expected = run(&x, &weight, ActivationType::F32, Mode::Store, &[]);
+    assert_eq!(bits(&values(&out)), bits(&expected[..6 * 35]));
+    assert!(matches!(Activations::exact(&rows, 7), Err(Error::Shape { .. })));
 }
 
 #[test]
@@ -318,6 +341,8 @@ fn packing_keeps_every_value() {
             weight.dequantize_row(row, &mut found).unwrap();
             assert_eq!(bits(&found), bits(&reference::affine_row(&source, row)), "{format:?}");
         }
+        let foreseen = Matrix::bytes_for(weight.format(), source.rows, source.cols);
+        assert_eq!(weight.bytes() as u64, foreseen, "{format:?}");
     }
     for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
         let source = Dense { rows: 19, cols: 5, dense_type };
@@ -327,6 +352,8 @@ fn packing_keeps_every_value() {
             weight.dequantize_row(row, &mut found).unwrap();
             assert_eq!(bits(&found), bits(&reference::dense_row(&source, row)), "{dense_type:?}");
         }
+        let foreseen = Matrix::bytes_for(weight.format(), source.rows, source.cols);
+        assert_eq!(weight.bytes() as u64, foreseen, "{dense_type:?}");
     }
 }
 

@@ -1,0 +1,273 @@
+//! One page of keys and values against a block of queries ("lines"): scores, online softmax, sums.
+//!
+//! A line's arithmetic does not depend on the other lines: each score and each sum has one
+//! accumulator and one order, and tokens a line does not see add nothing to it.
+
+/// Calls a method of [`Lines`] for tiles of lines, from the first to the last. Its arguments are the
+/// tile's first line and those given, its constant how many lines the tile has.
+macro_rules! for_tiles {
+    ($lines:ident.$method:ident::<$simd:ident>($($argument:expr),+)) => {
+        let mut line = 0;
+        while line < $lines.count {
+            let left = ($lines.count - line).min($simd::ATTENTION_ROWS);
+            line += match left {
+                6.. => $lines.$method::<$simd, 6>(line, $($argument),+),
+                4..=5 => $lines.$method::<$simd, 4>(line, $($argument),+),
+                3 => $lines.$method::<$simd, 3>(line, $($argument),+),
+                2 => $lines.$method::<$simd, 2>(line, $($argument),+),
+                _ => $lines.$method::<$simd, 1>(line, $($argument),+),
+            };
+        }
+    };
+}
+
+mod scores;
+mod sums;
+
+use std::ops::Range;
+
+use crate::simd::{LANES, Simd, exp};
+
+/// Vectors of scores or values, or tokens, that a tile holds for each line.
+const WIDE: usize = 4;
+
+/// Widths of what attention reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Widths {
+    /// Tokens of a page.
+    pub(crate) page_tokens: usize,
+    /// Elements of a key.
+    pub(crate) key_dim: usize,
+    /// Elements of a value.
+    pub(crate) value_dim: usize,
+    /// Whether values are matched too, as a second part of the keys: a query then has `value_dim`
+    /// elements more.
+    pub(crate) match_values: bool,
+}
+
+/// Memory of a block, kept by each thread.
+pub(crate) struct Scratch {
+    numbers: Vec<f32>,
+}
+
+impl Scratch {
+    pub(crate) const EMPTY: Self = Self { numbers: Vec::new() };
+
+    /// Readies room for `count` lines with empty sums.
+    pub(crate) fn begin(&mut self, count: usize, widths: Widths) -> Lines<'_> {
+        let tokens = widths.page_tokens.next_multiple_of(LANES);
+        let key_stride = widths.key_dim.next_multiple_of(LANES);
+        let dim = widths.value_dim.next_multiple_of(LANES);
+        let query_stride = key_stride + if widths.match_values { dim } else { 0 };
+        let sizes = [
+            count * query_stride,
+            count * dim,
+            count * tokens,
+            3 * count,
+            widths.key_dim * tokens,
+            widths.page_tokens * dim,
+        ];
+        let total = sizes.iter().sum();
+        if self.numbers.len() < total {
+            self.numbers.resize(total, 0.0);
+        }
+        let (queries, rest) = self.numbers.split_at_mut(sizes[0]);
+        let (sums, rest) = rest.split_at_mut(sizes[1]);
+        let (scores, rest) = rest.split_at_mut(sizes[2]);
+        let (state, rest) = rest.split_at_mut(sizes[3]);
+        let (keys, rest) = rest.split_at_mut(sizes[4]);
+        let values = &mut rest[..sizes[5]];
+        queries.fill(0.0);
+        sums.fill(0.0);
+        let (largest, rest) = state.split_at_mut(count);
+        let (weights, factors) = rest.split_at_mut(count);
+        largest.fill(f32::NEG_INFINITY);
+        weights.fill(0.0);
+        Lines {
+            count,
+            widths,
+            tokens,
+            key_stride,
+            query_stride,
+            dim,
+            queries,
+            sums,
+            scores,
+            largest,
+            weights,
+            factors,
+            keys,
+            values,
+        }
+    }
+}
+
+/// The lines of a block and what they have summed up so far.
+pub(crate) struct Lines<'a> {
+    /// How many.
+    pub(crate) count: usize,
+    widths: Widths,
+    /// Tokens of a page, elements of a key, of a query and of a value, rounded up to whole vectors.
+    tokens: usize,
+    key_stride: usize,
+    query_stride: usize,
+    dim: usize,
+    /// `[count, query_stride]`: what keys are matched with, then what values are.
+    queries: &'a mut [f32],
+    /// `[count, dim]`: weighted values.
+    sums: &'a mut [f32],
+    /// `[count, tokens]` of the page at hand, then weights.
+    scores: &'a mut [f32],
+    /// Largest score so far.
+    largest: &'a mut [f32],
+    /// Sum of weights so far.
+    weights: &'a mut [f32],
+    /// What the page at hand makes of the sums before it.
+    factors: &'a mut [f32],
+    /// A page of keys and of values filled up to whole vectors, where the shape is odd.
+    keys: &'a mut [f32],
+    values: &'a mut [f32],
+}
+
+/// The blocks of one head in one page.
+#[derive(Clone, Copy)]
+pub(crate) struct Page<'a> {
+    /// `[key_dim, page_tokens]`.
+    pub(crate) keys: &'a [f32],
+    /// `[page_tokens, value_dim]`.
+    pub(crate) values: &'a [f32],
+    /// Factor on the scores.
+    pub(crate) scale: f32,
+}
+
+impl Lines<'_> {
+    /// The query of a line for the keys, to be filled.
+    pub(crate) fn query_mut(&mut self, line: usize) -> &mut [f32] {
+        &mut self.queries[line * self.query_stride..][..self.widths.key_dim]
+    }
+
+    /// The query of a line for the values, to be filled where they are matched.
+    pub(crate) fn value_query_mut(&mut self, line: usize) -> &mut [f32] {
+        &mut self.queries[line * self.query_stride + self.key_stride..][..self.widths.value_dim]
+    }
+
+    /// Weighted values and the sum of weights of a line.
+    pub(crate) fn sums(&self, line: usize) -> (&[f32], f32) {
+        (&self.sums[line * self.dim..][..self.widths.value_dim], self.weights[line])
+    }
+
+    /// Adds a page to every line; `visible(line)` are the tokens of the page that the line sees.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn page<S: Simd>(
+        &mut self,
+        page: Page<'_>,
+        visible: &impl Fn(usize) -> Range<usize>,
+    ) {
+        let seen = self.seen(visible);
+        if seen.is_empty() {
+            return;
+        }
+        let page = self.whole_vectors(page, seen.end);
+        let vectors = seen.start / LANES..seen.end.div_ceil(LANES);
+        // SAFETY: the caller's promise; both blocks are filled up to whole vectors.
+        unsafe {
+            self.score_keys::<S>(page.keys, vectors.clone());
+            if self.widths.match_values {
+                self.score_values::<S>(page.values, seen.clone());
+            }
+            for line in 0..self.count {
+                self.weigh::<S>(line, page.scale, visible(line), vectors.clone());
+            }
+            self.sum_values::<S>(page.values, seen);
+        }
+    }
+
+    /// The tokens that any line sees.
+    fn seen(&self, visible: &impl Fn(usize) -> Range<usize>) -> Range<usize> {
+        let ranges = || (0..self.count).map(visible).filter(|range| !range.is_empty());
+        let start = ranges().map(|range| range.start).min().unwrap_or(0);
+        start..ranges().map(|range| range.end).max().unwrap_or(0)
+    }
+
+    /// The page with rows of whole vectors: as it is, or the tokens before `end` copied. Raw, as
+    /// the copy lives in the scratch beside what is written meanwhile.
+    fn whole_vectors(&mut self, page: Page<'_>, end: usize) -> RawPage {
+        let Widths { page_tokens, value_dim, .. } = self.widths;
+        let mut raw =
+            RawPage { keys: page.keys.as_ptr(), values: page.values.as_ptr(), scale: page.scale };
+        if page_tokens != self.tokens {
+            for (to, from) in
+                self.keys.chunks_exact_mut(self.tokens).zip(page.keys.chunks_exact(page_tokens))
+            {
+                to[..page_tokens].copy_from_slice(from);
+            }
+            raw.keys = self.keys.as_ptr();
+        }
+        if value_dim != self.dim {
+            let rows = page.values.chunks_exact(value_dim).take(end);
+            for (to, from) in self.values.chunks_exact_mut(self.dim).zip(rows) {
+                to[..value_dim].copy_from_slice(from);
+                // Left from another shape they could be NaN, which a matched zero would not undo.
+                to[value_dim..].fill(0.0);
+            }
+            raw.values = self.values.as_ptr();
+        }
+        raw
+    }
+
+    /// Turns the scores of a line into weights relative to its largest score so far.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd>(
+        &mut self,
+        line: usize,
+        scale: f32,
+        visible: Range<usize>,
+        vectors: Range<usize>,
+    ) {
+        let scores = &mut self.scores[line * self.tokens..][..self.tokens];
+        let covered = vectors.start * LANES..vectors.end * LANES;
+        if visible.is_empty() {
+            scores[covered].fill(0.0);
+            self.factors[line] = 1.0;
+            return;
+        }
+        scores[covered.start..visible.start].fill(f32::NEG_INFINITY);
+        scores[visible.end..covered.end].fill(f32::NEG_INFINITY);
+        // SAFETY: the caller's promise; the vectors lie inside the scores of the line.
+        unsafe {
+            let scores = scores.as_mut_ptr();
+            let mut most = S::splat(self.largest[line]);
+            for vector in vectors.clone() {
+                let at = scores.add(vector * LANES);
+                let scaled = S::mul(S::load(at), S::splat(scale));
+                S::store(at, scaled);
+                most = S::max(scaled, most);
+            }
+            let largest = S::largest(most);
+            let mut sum = S::splat(0.0);
+            for vector in vectors {
+                let at = scores.add(vector * LANES);
+                let weight = exp::<S>(S::sub(S::load(at), S::splat(largest)));
+                S::store(at, weight);
+                sum = S::add(sum, weight);
+            }
+            let mut factor = [0.0; LANES];
+            let before = S::splat(self.largest[line] - largest);
+            S::store(factor.as_mut_ptr(), exp::<S>(before));
+            self.factors[line] = factor[0];
+            self.weights[line] = self.weights[line] * factor[0] + S::sum(sum);
+            self.largest[line] = largest;
+        }
+    }
+}
+
+/// A page whose rows are whole vectors.
+#[derive(Clone, Copy)]
+struct RawPage {
+    keys: *const f32,
+    values: *const f32,
+    scale: f32,
+}
