@@ -75,14 +75,28 @@ pub enum Error {
         supported: &'static str,
     },
     /// A tensor has another shape than the configuration asks for.
-    #[error("tensor {tensor}: expected shape {expected:?}, checkpoint has {found:?}")]
+    #[error("{file}: tensor {tensor}: expected shape {expected:?}, found {found:?}")]
     Shape {
+        /// The file the tensor lies in.
+        file: String,
         /// The tensor.
         tensor: String,
         /// Shape that follows from the configuration, rows first.
         expected: Vec<usize>,
         /// Shape in the checkpoint, rows first.
         found: Vec<usize>,
+    },
+    /// Codes and scales of a weight are those of another quantization than the configuration tells.
+    #[error("{file}: tensor {tensor} is wrongly quantized: expected {expected}, found {found}")]
+    Quantization {
+        /// The file the tensor lies in.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// What the configuration tells.
+        expected: String,
+        /// What the tensors are.
+        found: String,
     },
     /// A tensor that the model needs is not in the checkpoint.
     #[error("{file}: tensor {tensor} is missing")]
@@ -101,6 +115,24 @@ pub enum Error {
         tensor: String,
         /// The architecture that has no place for it.
         architecture: String,
+    },
+    /// A weight that was to be quantized is quantized: once more would lose what it still has.
+    #[error(
+        "{file}: {place}: expected full precision (F32, F16 or BF16) to quantize, found {found}"
+    )]
+    AlreadyQuantized {
+        /// The file.
+        file: String,
+        /// The tensor or configuration key.
+        place: String,
+        /// How it is quantized.
+        found: String,
+    },
+    /// What was to be written is there.
+    #[error("{}: exists already", path.display())]
+    OutputExists {
+        /// The file or directory.
+        path: PathBuf,
     },
     /// An option of a load that does not fit the model or the machine.
     #[error("option {option}: expected {expected}, found {found}")]
@@ -175,12 +207,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shape_error_names_the_tensor_and_both_shapes() {
-        let error =
-            Error::Shape { tensor: "norm.weight".into(), expected: vec![8], found: vec![4, 2] };
+    fn a_shape_error_names_the_file_the_tensor_and_both_shapes() {
+        let error = Error::Shape {
+            file: "x.gguf".into(),
+            tensor: "norm.weight".into(),
+            expected: vec![8],
+            found: vec![4, 2],
+        };
         assert_eq!(
             error.to_string(),
-            "tensor norm.weight: expected shape [8], checkpoint has [4, 2]"
+            "x.gguf: tensor norm.weight: expected shape [8], found [4, 2]"
         );
     }
 }

@@ -115,13 +115,13 @@ fn rope_scalings_are_translated() {
 
 #[test]
 fn a_type_without_a_decoder_is_listed_and_named_when_read() {
-    let file = llama().tensor("blk.0.ffn_up.weight", &[1, 256], 10, &[0; 84]);
+    let file = llama().tensor("blk.0.ffn_up.weight", &[1, 256], 17, &[0; 74]);
     let (_directory, checkpoint) = open(&file);
     let description = checkpoint.describe().unwrap();
-    assert!(description.dtypes.iter().any(|share| share.dtype.name() == "Q2_K"));
+    assert!(description.formats.iter().any(|share| share.format == "IQ2_XS"));
     let tensor = checkpoint.tensor("model.layers.0.mlp.up_proj.weight").unwrap();
     let error = tensor.to_f32().unwrap_err().to_string();
-    assert!(error.contains("mlp.up_proj.weight: type Q2_K is not supported"), "{error}");
+    assert!(error.contains("mlp.up_proj.weight: type IQ2_XS is not supported"), "{error}");
 }
 
 #[test]

@@ -50,6 +50,16 @@ impl ModelConfig {
         ModelConfig { file, values, spelled }
     }
 
+    /// The same with `defaults` for the keys it does not have: what `transformers` assumes for an
+    /// architecture, and configurations on the hub leave out.
+    pub(crate) fn with_defaults(&self, defaults: &[(&str, Value)]) -> ModelConfig {
+        let mut config = self.clone();
+        for (key, value) in defaults {
+            config.values.entry(*key).or_insert_with(|| value.clone());
+        }
+        config
+    }
+
     /// The file the configuration comes from.
     pub fn file(&self) -> &str {
         &self.file
@@ -143,7 +153,19 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Config`] for a scaling that is not known, or lacks a parameter.
     pub fn rope(&self, layer_type: Option<&str>) -> Result<Rope, Error> {
-        Rope::from_config(self, layer_type)
+        Rope::from_config(self, layer_type, None)
+    }
+
+    /// As [`rope`](Self::rope), with the base of an architecture where none is given.
+    ///
+    /// # Errors
+    /// As for [`rope`](Self::rope).
+    pub(crate) fn rope_or(
+        &self,
+        layer_type: Option<&str>,
+        theta_default: f64,
+    ) -> Result<Rope, Error> {
+        Rope::from_config(self, layer_type, Some(theta_default))
     }
 
     /// An error about `key`, naming the file and the key as the file spells it.

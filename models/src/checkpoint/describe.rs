@@ -1,8 +1,8 @@
-//! What is in a checkpoint, for people: formats, types, tensors, metadata.
+//! What is in a checkpoint, for people: container, packings, weights, metadata.
 
 use std::collections::BTreeMap;
 
-use super::{Checkpoint, Dtype, Format, RowMap};
+use super::{Checkpoint, Format, RowMap, TensorEntry, Weight};
 use crate::error::Error;
 
 /// What a checkpoint holds.
@@ -16,44 +16,50 @@ pub struct Description {
     pub parameters: u64,
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Types, the one with most bytes first.
-    pub dtypes: Vec<DtypeShare>,
-    /// Tensors, in order of name.
-    pub tensors: Vec<TensorSummary>,
+    /// Packings, the one with most bytes first.
+    pub formats: Vec<FormatShare>,
+    /// Weights, in order of name.
+    pub weights: Vec<WeightSummary>,
     /// Keys and short values: GGUF metadata in the order of the file, or `config.json`.
     pub metadata: Vec<(String, String)>,
 }
 
-/// How much of a checkpoint is of one type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DtypeShare {
-    /// The type.
-    pub dtype: Dtype,
-    /// Tensors of the type.
-    pub tensors: usize,
+/// How much of a checkpoint is packed in one way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormatShare {
+    /// The packing, such as `BF16`, `Q4_K` or `affine 4-bit g64`.
+    pub format: String,
+    /// Weights that are packed so.
+    pub weights: usize,
     /// Their elements.
     pub elements: u64,
-    /// Their bytes.
+    /// Their bytes, scales included.
     pub bytes: u64,
 }
 
-/// A line of the tensor table.
+/// A line of the table of weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorSummary {
+pub struct WeightSummary {
     /// Canonical name.
     pub name: String,
-    /// Name in the file.
+    /// Name in the file; that of its codes, where it consists of several tensors.
     pub name_in_file: String,
-    /// Type.
-    pub dtype: Dtype,
-    /// Shape, rows first.
+    /// The packing.
+    pub format: String,
+    /// Shape as a model sees it, rows first.
     pub shape: Vec<usize>,
-    /// Bytes in the file.
+    /// Bytes in the file, scales included.
     pub bytes: u64,
     /// Whether the file has its rows in another order.
     pub reordered: bool,
     /// The file's name, without its directory.
     pub file: String,
+}
+
+impl WeightSummary {
+    fn elements(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64
+    }
 }
 
 impl Checkpoint {
@@ -66,44 +72,36 @@ impl Checkpoint {
             Format::Gguf(gguf) => format!("GGUF v{}", gguf.version()),
             Format::HuggingFace(_) => "safetensors".to_string(),
         };
+        let weights = self.weight_summaries();
         Ok(Description {
             format,
             architecture: self.config.model_type()?.to_string(),
             parameters: self.parameters(),
             bytes: self.bytes(),
-            dtypes: self.dtypes(),
-            tensors: self.tensor_summaries(),
+            formats: formats(&weights),
+            weights,
             metadata: self.metadata(),
         })
     }
 
-    /// The types of the tensors, the one with most bytes first.
-    pub fn dtypes(&self) -> Vec<DtypeShare> {
-        let mut shares = BTreeMap::new();
-        for tensor in self.tensors() {
-            let dtype = tensor.dtype;
-            let empty = DtypeShare { dtype, tensors: 0, elements: 0, bytes: 0 };
-            let share = shares.entry(dtype).or_insert(empty);
-            share.tensors += 1;
-            share.elements += tensor.elements() as u64;
-            share.bytes += tensor.bytes.len() as u64;
-        }
-        let mut shares: Vec<DtypeShare> = shares.into_values().collect();
-        shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
-        shares
+    fn weight_summaries(&self) -> Vec<WeightSummary> {
+        let entries = self.tensors.iter().filter(|(name, _)| self.whole_of(name).is_none());
+        entries.map(|(name, entry)| self.weight_summary(name, entry)).collect()
     }
 
-    fn tensor_summaries(&self) -> Vec<TensorSummary> {
-        let summary = |tensor: super::TensorView<'_>| TensorSummary {
-            name: tensor.name.to_string(),
-            name_in_file: tensor.name_in_file.to_string(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.to_vec(),
-            bytes: tensor.bytes.len() as u64,
-            reordered: tensor.row_map != RowMap::Identity,
-            file: tensor.file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        };
-        self.tensors().map(summary).collect()
+    /// The weight, or where its tensors do not make one, the tensor that it would be.
+    fn weight_summary(&self, name: &str, entry: &TensorEntry) -> WeightSummary {
+        let weight =
+            self.weight(name).unwrap_or_else(|_| Weight::of_tensor(self.view(name, entry)));
+        WeightSummary {
+            name: name.to_string(),
+            name_in_file: entry.name_in_file.clone(),
+            format: weight.format_name(),
+            shape: weight.shape().to_vec(),
+            bytes: weight.bytes_in_file(),
+            reordered: entry.row_map != RowMap::Identity,
+            file: weight.file().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        }
     }
 
     fn metadata(&self) -> Vec<(String, String)> {
@@ -121,4 +119,20 @@ impl Checkpoint {
             }
         }
     }
+}
+
+/// How much of the weights is packed in which way, most bytes first.
+fn formats(weights: &[WeightSummary]) -> Vec<FormatShare> {
+    let mut shares = BTreeMap::new();
+    for weight in weights {
+        let format = weight.format.clone();
+        let empty = FormatShare { format, weights: 0, elements: 0, bytes: 0 };
+        let share = shares.entry(&weight.format).or_insert(empty);
+        share.weights += 1;
+        share.elements += weight.elements();
+        share.bytes += weight.bytes;
+    }
+    let mut shares: Vec<FormatShare> = shares.into_values().collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    shares
 }

@@ -57,8 +57,8 @@ pub enum Dtype {
 
 impl Dtype {
     /// The types whose values can be read, for messages.
-    pub const READABLE: &'static str =
-        "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
+    pub const READABLE: &'static str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, \
+         Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, and with scales U32 of MLX and F8_E4M3";
 
     /// The type that GGML numbers `id` in tensor infos; `None` for a number without a public type.
     pub fn from_ggml(id: u32) -> Option<Dtype> {
@@ -114,7 +114,10 @@ impl Dtype {
     /// Whether this crate can turn its bytes into values.
     pub fn is_readable(self) -> bool {
         use Dtype::*;
-        matches!(self, F32 | F16 | BF16 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q4_K | Q5_K | Q6_K)
+        let plain = matches!(self, F32 | F16 | BF16);
+        let simple = matches!(self, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0);
+        let large = matches!(self, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K);
+        plain || simple || large || matches!(self, IQ4_NL | IQ4_XS | MXFP4)
     }
 
     /// Whether elements are packed into blocks with a scale.

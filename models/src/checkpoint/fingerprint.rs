@@ -21,6 +21,18 @@ impl Checkpoint {
     /// changes, it changes nearly everywhere. An edit of single weights between the samples goes
     /// unnoticed. It is no defence against somebody who wants a collision.
     pub fn fingerprint(&self) -> u64 {
+        self.hash().0
+    }
+
+    /// As [`fingerprint`](Self::fingerprint), for weights that are used in another `form` than the
+    /// one they are stored in.
+    pub fn fingerprint_as(&self, form: &str) -> u64 {
+        let mut hash = self.hash();
+        hash.field(form.as_bytes());
+        hash.0
+    }
+
+    fn hash(&self) -> Fnv {
         let mut hash = Fnv::new();
         let mut config: Vec<(&String, &Value)> = self.config.values().iter().collect();
         config.retain(|(key, _)| !PROVENANCE.contains(&key.as_str()));
@@ -41,7 +53,7 @@ impl Checkpoint {
                 hash.field(&tensor.bytes[start..len.min(start + SAMPLE_BYTES)]);
             }
         }
-        hash.0
+        hash
     }
 }
 

@@ -4,38 +4,51 @@
 //! tensors, rows first. GGUF files are translated when they are opened. Nothing here computes.
 
 pub mod config;
+mod conventions;
 pub mod describe;
 pub mod dtype;
 mod fingerprint;
+mod float8;
+mod fp8;
 pub mod generation;
 pub mod gguf;
 mod hugging_face;
 pub mod map;
+mod mlx;
+mod names;
+mod quantization;
 pub mod rope;
 pub mod rows;
 pub mod safetensors;
+mod selection;
 pub mod tensor;
 pub mod tokenizer;
+mod weight;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use config::ModelConfig;
+pub use conventions::Conventions;
 pub use describe::Description;
 pub use dtype::Dtype;
 pub use generation::GenerationConfig;
 pub use rope::{Rope, RopeScaling, Yarn};
-pub use rows::{AffineTensor, DenseTensor, MatrixRows};
+pub use rows::{AffineWeight, CodedWeight, DenseWeight, MatrixRows};
+pub use selection::RowSelection;
 pub use tensor::{RowMap, TensorView};
 pub use tokenizer::{
     ChatTemplates, GgufTokenizer, HuggingFaceTokenizer, SpecialTokens, TokenizerSource,
 };
+pub use weight::Weight;
 
 use crate::error::Error;
 use gguf::Gguf;
 use hugging_face::Directory;
 use map::MappedFile;
+use quantization::Quantization;
 
 /// What [`Checkpoint::open`] looks for, for messages.
 const LOOKED_FOR: &str = "a GGUF file, or a directory with config.json and model.safetensors or \
@@ -51,6 +64,8 @@ pub struct Checkpoint {
     generation: GenerationConfig,
     files: Vec<MappedFile>,
     tensors: TensorTable,
+    quantization: Quantization,
+    conventions: Conventions,
 }
 
 /// What a checkpoint was opened from.
@@ -91,9 +106,24 @@ impl Checkpoint {
         let directory = Directory::open(path)?;
         let config = directory.model_config()?;
         let generation = directory.generation_config(&config)?;
+        let quantization = Quantization::read(&config)?;
         let (files, tensors) = directory.tensors()?;
+        let mut tensors = names::rename(tensors, &path.display().to_string())?;
+        let conventions = Conventions::settle(&mut tensors);
         let format = Format::HuggingFace(directory);
-        Ok(Checkpoint { path: path.to_path_buf(), format, config, generation, files, tensors })
+        let path = path.to_path_buf();
+        let checkpoint = Checkpoint {
+            path,
+            format,
+            config,
+            generation,
+            files,
+            tensors,
+            quantization,
+            conventions,
+        };
+        checkpoint.refuse_lone_scales()?;
+        Ok(checkpoint)
     }
 
     fn open_file(path: &Path) -> Result<Checkpoint, Error> {
@@ -111,9 +141,17 @@ impl Checkpoint {
         let divisors = gguf.rope_divisors(file.bytes())?;
         let config = gguf.model_config(divisors)?;
         let generation = gguf.generation_config(&config)?;
-        let format = Format::Gguf(Box::new(gguf));
-        let files = vec![file];
-        Ok(Checkpoint { path: path.to_path_buf(), format, config, generation, files, tensors })
+        let conventions = Conventions::of_gguf(gguf.architecture()?);
+        Ok(Checkpoint {
+            path: path.to_path_buf(),
+            format: Format::Gguf(Box::new(gguf)),
+            config,
+            generation,
+            files: vec![file],
+            tensors,
+            quantization: Quantization::None,
+            conventions,
+        })
     }
 
     /// The path it was opened by.
@@ -161,10 +199,7 @@ impl Checkpoint {
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, Error> {
         match self.tensors.get_key_value(name) {
             Some((name, entry)) => Ok(self.view(name, entry)),
-            None => Err(Error::MissingTensor {
-                file: self.path.display().to_string(),
-                tensor: name.to_string(),
-            }),
+            None => Err(self.missing(name)),
         }
     }
 
@@ -210,9 +245,14 @@ impl Checkpoint {
         self.tensors.values().map(|entry| entry.range.len() as u64).sum()
     }
 
-    /// Elements of all tensors.
-    pub fn parameters(&self) -> u64 {
-        self.tensors().map(|tensor| tensor.elements() as u64).sum()
+    /// What the writer of the checkpoint did to its weights.
+    pub fn conventions(&self) -> Conventions {
+        self.conventions
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let file = self.path.display().to_string();
+        Error::MissingTensor { file, tensor: name.to_string() }
     }
 
     fn view<'a>(&'a self, name: &'a str, entry: &'a TensorEntry) -> TensorView<'a> {

@@ -80,6 +80,12 @@ pub struct Yarn {
 }
 
 impl Rope {
+    /// All of a head turned, at plain frequencies.
+    pub(crate) fn unscaled(theta: f64) -> Rope {
+        let (scaling, frequency_divisors) = (RopeScaling::Default, None);
+        Rope { theta, partial_rotary_factor: 1.0, scaling, frequency_divisors }
+    }
+
     /// Reads the rotary embedding of the layers of `layer_type`, or of all where that is `None` or
     /// the checkpoint does not tell them apart.
     ///
@@ -88,11 +94,13 @@ impl Rope {
     pub(crate) fn from_config(
         config: &ModelConfig,
         layer_type: Option<&str>,
+        theta_default: Option<f64>,
     ) -> Result<Rope, Error> {
         let parameters = Parameters::find(config, layer_type)?;
+        let default = theta_default.unwrap_or(THETA_DEFAULT);
         let theta = match parameters.number("rope_theta")? {
             Some(theta) => theta,
-            None => config.number("rope_theta")?.unwrap_or(THETA_DEFAULT),
+            None => config.number("rope_theta")?.unwrap_or(default),
         };
         if !(theta.is_finite() && theta > 0.0) {
             return Err(config.error("rope_theta", "a positive number", theta));

@@ -90,21 +90,6 @@ impl<'a> TensorView<'a> {
         &self.bytes[self.row_map.row_in_file(row) * len..][..len]
     }
 
-    /// Checks the shape.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] with both shapes.
-    pub fn expect_shape(&self, expected: &[usize]) -> Result<(), Error> {
-        if self.shape == expected {
-            return Ok(());
-        }
-        Err(Error::Shape {
-            tensor: self.name.to_string(),
-            expected: expected.to_vec(),
-            found: self.shape.to_vec(),
-        })
-    }
-
     /// Checks that the values can be decoded.
     ///
     /// # Errors
@@ -156,12 +141,5 @@ mod tests {
         let expected = [0.0, 2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0];
         assert_eq!(view(&[8, 1], &bytes, map).to_f32().unwrap(), expected);
         assert_eq!(view(&[8], &bytes, map).to_f32().unwrap(), expected);
-    }
-
-    #[test]
-    fn a_wrong_shape_is_an_error_with_both() {
-        let bytes = [0; 16];
-        let error = view(&[2, 2], &bytes, RowMap::Identity).expect_shape(&[4]).unwrap_err();
-        assert_eq!(error.to_string(), "tensor t: expected shape [4], checkpoint has [2, 2]");
     }
 }

@@ -1,38 +1,37 @@
 //! GGUF metadata in the vocabulary of `config.json`.
 //!
 //! The keys of a model lie under the name of its architecture (`llama.block_count`); what
-//! `config.json` says and metadata does not, the presence and shapes of tensors tell.
+//! `config.json` says and metadata does not, the presence and shapes of tensors tell. Where both
+//! are silent llama.cpp's default is written out, since that of `transformers` may be another.
+
+mod architecture;
+mod rope;
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::{Gguf, MetadataArray, MetadataValue};
+use super::{Gguf, GgufTensor, MetadataArray, MetadataValue};
 use crate::checkpoint::config::ModelConfig;
 use crate::checkpoint::generation::GenerationConfig;
-use crate::checkpoint::rope::FREQUENCY_DIVISORS;
 use crate::error::Error;
 
-/// Canonical key and the key below the architecture's name, for values that need no more than
-/// another name.
-const KEYS: &[(&str, &str)] = &[
+/// Canonical keys, and the keys below the architecture's name that have their values.
+type Keys = &'static [(&'static str, &'static str)];
+
+/// Keys of every architecture.
+const KEYS: Keys = &[
     ("hidden_size", "embedding_length"),
-    ("num_hidden_layers", "block_count"),
     ("num_attention_heads", "attention.head_count"),
-    ("num_key_value_heads", "attention.head_count_kv"),
-    ("head_dim", "attention.key_length"),
-    ("v_head_dim", "attention.value_length"),
     ("intermediate_size", "feed_forward_length"),
     ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
     ("max_position_embeddings", "context_length"),
-    ("rope_theta", "rope.freq_base"),
     ("sliding_window", "attention.sliding_window"),
-    ("num_local_experts", "expert_count"),
     ("num_experts_per_tok", "expert_used_count"),
 ];
 
-/// Architectures whose MLP gates with SiLU; metadata does not name the activation.
-const SILU: &[&str] = &["llama", "qwen2", "qwen3", "qwen3moe", "qwen3next", "qwen35", "qwen35moe"];
+/// Most layers of a model, real ones having some hundreds: each is given a type.
+const LAYERS_MAX: usize = 1 << 14;
 
 /// GGUF architecture and `model_type`, where they differ.
 const MODEL_TYPES: &[(&str, &str)] = &[
@@ -41,13 +40,16 @@ const MODEL_TYPES: &[(&str, &str)] = &[
     ("qwen3next", "qwen3_next"),
     ("qwen35", "qwen3_5"),
     ("qwen35moe", "qwen3_5_moe"),
+    // What else has this architecture is refused.
+    ("deepseek2", "glm4_moe_lite"),
 ];
 
 impl Gguf {
     /// The configuration; `divisors` are the values of `rope_freqs.weight`, where the file has it.
     ///
     /// # Errors
-    /// [`Error::Config`] if the architecture is missing or a value cannot be translated.
+    /// [`Error::Config`] if the architecture is missing, a value cannot be translated, or the model
+    /// is another than its architecture's name would make it.
     pub(crate) fn model_config(&self, divisors: Option<Vec<f32>>) -> Result<ModelConfig, Error> {
         let architecture = self.architecture()?;
         let mut config =
@@ -58,11 +60,11 @@ impl Gguf {
             "general.architecture",
             model_type.map_or(architecture, |(_, name)| name),
         );
-        for (canonical, suffix) in KEYS {
-            config.rename(canonical, suffix)?;
-        }
+        config.rename(KEYS)?;
+        config.layers()?;
         config.rope(divisors)?;
         config.tensors();
+        config.architecture()?;
         config.token_ids()?;
         Ok(ModelConfig::translated(self.file.clone(), config.values, config.spelled))
     }
@@ -99,6 +101,28 @@ impl Gguf {
         }
         let (hidden, heads) = (unsigned("embedding_length")?, unsigned("attention.head_count")?);
         Ok(hidden.zip(heads).and_then(|(hidden, heads)| hidden.checked_div(heads)))
+    }
+
+    /// Layers of the model, without those that predict further tokens; `None` where the metadata
+    /// does not tell.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is no end to them, or no other than those.
+    pub(crate) fn layers(&self) -> Result<Option<usize>, Error> {
+        let architecture = self.architecture()?;
+        let key = format!("{architecture}.block_count");
+        let predicting = format!("{architecture}.nextn_predict_layers");
+        let Some(blocks) = self.unsigned::<usize>(&key)? else { return Ok(None) };
+        let extra = self.unsigned::<usize>(&predicting)?.unwrap_or(0);
+        if blocks > LAYERS_MAX {
+            return Err(self.error(&key, &format!("at most {LAYERS_MAX}"), blocks));
+        }
+        match blocks.checked_sub(extra) {
+            Some(0) | None if extra > 0 => {
+                Err(self.error(&predicting, &format!("less than block_count, {blocks}"), extra))
+            }
+            layers => Ok(layers),
+        }
     }
 
     /// A scalar or list of integers as JSON.
@@ -139,22 +163,30 @@ impl Translation<'_> {
         self.spelled.insert(canonical.to_string(), key.to_string());
     }
 
-    fn rename(&mut self, canonical: &str, suffix: &str) -> Result<(), Error> {
-        let key = format!("{}.{suffix}", self.architecture);
-        if let Some(value) = self.gguf.value(&key) {
-            let json = self.gguf.json(&key, value)?;
-            // A dense model may say that it has no experts.
-            if !(canonical.starts_with("num_") && canonical.contains("experts") && json == 0) {
-                self.insert(canonical, &key, json);
+    /// Inserts the values of keys that need no more than another name, where the file has them.
+    fn rename(&mut self, keys: Keys) -> Result<(), Error> {
+        for (canonical, suffix) in keys {
+            let key = self.key(suffix);
+            if let Some(value) = self.gguf.value(&key) {
+                let json = self.gguf.json(&key, value)?;
+                // A dense model may say that it has no experts.
+                if !(canonical.starts_with("num_") && canonical.contains("experts") && json == 0) {
+                    self.insert(canonical, &key, json);
+                }
             }
+            self.spelled.insert(canonical.to_string(), key);
         }
-        self.spelled.insert(canonical.to_string(), key);
         Ok(())
+    }
+
+    /// The full key of what stands below the architecture's name.
+    fn key(&self, suffix: &str) -> String {
+        format!("{}.{suffix}", self.architecture)
     }
 
     /// The number under a key below the architecture's name.
     fn number(&self, suffix: &str) -> Result<Option<f64>, Error> {
-        let key = format!("{}.{suffix}", self.architecture);
+        let key = self.key(suffix);
         match self.gguf.value(&key) {
             None => Ok(None),
             Some(MetadataValue::Float(value)) => Ok(Some(*value)),
@@ -163,58 +195,31 @@ impl Translation<'_> {
         }
     }
 
-    fn rope(&mut self, divisors: Option<Vec<f32>>) -> Result<(), Error> {
-        if let Some(divisors) = divisors {
-            self.insert(FREQUENCY_DIVISORS, "rope_freqs.weight", divisors);
-        }
-        if let (Some(rotated), Some(head_dim)) =
-            (self.number("rope.dimension_count")?, self.gguf.head_dim()?)
-            && rotated > 0.0
-            && rotated < head_dim as f64
-        {
-            let key = format!("{}.rope.dimension_count", self.architecture);
-            self.insert("partial_rotary_factor", &key, rotated / head_dim as f64);
-        }
-        let type_key = format!("{}.rope.scaling.type", self.architecture);
-        let name = match self.gguf.string(&type_key)? {
-            Some(name) => name,
-            // Before scalings had types there was one.
-            None if self.number("rope.scale_linear")?.is_some_and(|factor| factor > 1.0) => {
-                "linear"
-            }
-            None => "none",
-        };
-        let factor = match self.number("rope.scaling.factor")? {
-            Some(factor) => Some(factor),
-            None => self.number("rope.scale_linear")?,
-        }
-        .filter(|factor| *factor != 0.0);
-        let scaling = match (name, factor) {
-            ("none", _) | ("linear", None) => return Ok(()),
-            ("yarn", factor) => self.yarn(factor)?,
-            (name, factor) => json!({"rope_type": name, "factor": factor}),
-        };
-        let key = format!("{}.rope.scaling", self.architecture);
-        self.spelled.insert("rope_scaling.rope_type".into(), type_key);
-        self.insert("rope_scaling", &key, scaling);
-        Ok(())
+    /// The count under a key below the architecture's name.
+    fn count(&self, suffix: &str) -> Result<Option<usize>, Error> {
+        self.gguf.unsigned(&self.key(suffix))
     }
 
-    fn yarn(&self, factor: Option<f64>) -> Result<Value, Error> {
-        let original = self.number("rope.scaling.original_context_length")?;
-        // GGUF's factor is one more on top of the logarithmic one, `transformers`' is the product.
-        let attention_factor = self
-            .number("rope.scaling.attn_factor")?
-            .zip(factor)
-            .map(|(attention, factor)| attention * (0.1 * factor.ln() + 1.0));
-        Ok(json!({
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": original.map(|value| value as u64),
-            "attention_factor": attention_factor,
-            "beta_fast": self.number("rope.scaling.yarn_beta_fast")?,
-            "beta_slow": self.number("rope.scaling.yarn_beta_slow")?,
-        }))
+    /// An error about the key below the architecture's name.
+    fn error(&self, suffix: &str, expected: &str, found: impl ToString) -> Error {
+        self.gguf.error(&self.key(suffix), expected, found)
+    }
+
+    /// The first tensor of any layer whose name ends so.
+    fn tensor(&self, name: &str) -> Option<&GgufTensor> {
+        let in_layer = |tensor: &&GgufTensor| {
+            tensor.name.strip_suffix(name).is_some_and(|layer| layer.ends_with('.'))
+        };
+        self.gguf.tensors.iter().find(in_layer)
+    }
+
+    fn layers(&mut self) -> Result<(), Error> {
+        let key = self.key("block_count");
+        if let Some(layers) = self.gguf.layers()? {
+            self.insert("num_hidden_layers", &key, layers);
+        }
+        self.spelled.insert("num_hidden_layers".into(), key);
+        Ok(())
     }
 
     /// What the tensor table tells.
@@ -222,17 +227,15 @@ impl Translation<'_> {
         let find = |name: &str| self.gguf.tensors.iter().find(|tensor| tensor.name == name);
         let vocabulary = find("token_embd.weight").map(|tensor| tensor.shape[0]);
         let tied = find("output.weight").is_none();
-        let attention_bias = find("blk.0.attn_q.bias").is_some();
-        let mlp_bias = find("blk.0.ffn_up.bias").is_some();
+        let attention_bias =
+            self.tensor("attn_q.bias").or_else(|| self.tensor("attn_q_a.bias")).is_some();
+        let mlp_bias = self.tensor("ffn_up.bias").is_some();
         if let Some(vocabulary) = vocabulary {
             self.insert("vocab_size", "token_embd.weight", vocabulary);
         }
         self.insert("tie_word_embeddings", "output.weight", tied);
-        self.insert("attention_bias", "blk.0.attn_q.bias", attention_bias);
-        self.insert("mlp_bias", "blk.0.ffn_up.bias", mlp_bias);
-        if SILU.contains(&self.architecture) {
-            self.insert("hidden_act", "general.architecture", "silu");
-        }
+        self.insert("attention_bias", "blk.N.attn_q.bias", attention_bias);
+        self.insert("mlp_bias", "blk.N.ffn_up.bias", mlp_bias);
     }
 
     fn token_ids(&mut self) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! The tensor table of a GGUF file under canonical names, and the tensor that is configuration.
 
-use super::{Gguf, GgufTensor, blocks, names};
+use super::names::Naming;
+use super::{Gguf, GgufTensor, blocks};
 use crate::checkpoint::dtype::Dtype;
 use crate::checkpoint::tensor::RowMap;
 use crate::checkpoint::{TensorEntry, TensorTable};
@@ -9,6 +10,19 @@ use crate::error::Error;
 /// Divisors of the rotary frequencies, one for each pair of a head.
 const ROPE_FREQS: &str = "rope_freqs.weight";
 
+/// How the name of a tensor ends that has gate and up of all experts.
+const FUSED_EXPERTS: &str = ".ffn_gate_up_exps.weight";
+
+/// The shape that `transformers` has for a tensor of this name: the converter drops or keeps
+/// dimensions of one.
+fn canonical_shape(name: &str, shape: &[usize]) -> Vec<usize> {
+    match shape {
+        [hidden] if name.ends_with(".shared_expert_gate.weight") => vec![1, *hidden],
+        [channels, 1, kernel] if name.ends_with(".conv1d.weight") => vec![*channels, *kernel],
+        _ => shape.to_vec(),
+    }
+}
+
 impl Gguf {
     /// The tensors under their canonical names, with the order of their rows.
     ///
@@ -16,17 +30,21 @@ impl Gguf {
     /// [`Error::Format`] if two tensors have the same meaning, or the rows of one cannot be put in
     /// order.
     pub(in crate::checkpoint) fn tensor_table(&self) -> Result<TensorTable, Error> {
-        let architecture = self.architecture()?;
-        let head_dim = self.head_dim()?.unwrap_or(0);
+        let naming = Naming {
+            architecture: self.architecture()?,
+            head_dim: self.head_dim()?.unwrap_or(0),
+            layers: self.layers()?.unwrap_or(usize::MAX),
+            fused_experts: self.tensors.iter().any(|tensor| tensor.name.ends_with(FUSED_EXPERTS)),
+        };
         let mut table = TensorTable::new();
         for tensor in &self.tensors {
             let place = format!("tensor {}", tensor.name);
-            let (name, row_map) = names::canonical(architecture, &tensor.name, head_dim);
+            let (name, row_map) = naming.canonical(&tensor.name);
             self.check_row_map(tensor, row_map, &place)?;
             let entry = TensorEntry {
                 name_in_file: tensor.name.clone(),
                 dtype: tensor.dtype,
-                shape: tensor.shape.clone(),
+                shape: canonical_shape(&name, &tensor.shape),
                 file: 0,
                 range: tensor.range.clone(),
                 row_map,

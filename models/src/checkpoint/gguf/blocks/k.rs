@@ -1,9 +1,41 @@
-//! Blocks of 256 elements with small scales under one large scale: Q4_K, Q5_K, Q6_K.
+//! Blocks of 256 elements with small scales under one large scale: Q2_K to Q6_K.
 //!
 //! Four-bit parts come in four runs of 32 bytes, each holding two groups of 32 elements: the first
-//! in the low halves, the second in the high halves.
+//! in the low halves, the second in the high halves. Two-bit parts come in two runs of 32 bytes,
+//! each holding four times 32 elements, the first in the lowest bits.
 
 use super::f16_at;
+
+/// Nibbles of scales and minima of 16 elements each, bit pairs, scale, scale of minima.
+pub(super) fn q2_k(block: &[u8], codes: &mut [u8], scales: &mut [f32], biases: &mut [f32]) {
+    let (scale, minimum) = (f16_at(block, 80), f16_at(block, 82));
+    for ((out, bias), byte) in scales.iter_mut().zip(biases).zip(&block[..16]) {
+        *out = scale * f32::from(byte & 0x0f);
+        *bias = -(minimum * f32::from(byte >> 4));
+    }
+    bit_pairs(&block[16..80], codes);
+}
+
+/// Third bits, bit pairs, 6-bit scales of 16 elements each, scale; value = scale * (code - 4).
+///
+/// Bit `i` of byte `j` of the third bits belongs to element `32 * i + j`. Scales are stored with 32
+/// added: scale `g` has its low four bits in half `g / 8` of byte `g % 8`, and its high two in pair
+/// `g / 4` of byte `8 + g % 4`.
+pub(super) fn q3_k(block: &[u8], codes: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
+    let scale = f16_at(block, 108);
+    let packed = &block[96..108];
+    for (group, out) in scales.iter_mut().enumerate() {
+        let low = packed[group % 8] >> (4 * (group / 8)) & 0x0f;
+        let high = packed[8 + group % 4] >> (2 * (group / 4)) & 3;
+        *out = scale * (f32::from(low | high << 4) - 32.0);
+    }
+    bit_pairs(&block[32..96], codes);
+    for (bit, codes) in codes.chunks_exact_mut(32).enumerate() {
+        for (code, bits) in codes.iter_mut().zip(&block[..32]) {
+            *code |= (bits >> bit & 1) << 2;
+        }
+    }
+}
 
 /// Scale, scale of minima, 6-bit scales and minima, nibbles.
 pub(super) fn q4_k(block: &[u8], codes: &mut [u8], scales: &mut [f32], biases: &mut [f32]) {
@@ -57,6 +89,16 @@ fn nibbles(packed: &[u8], codes: &mut [u8]) {
     }
 }
 
+fn bit_pairs(packed: &[u8], codes: &mut [u8]) {
+    for (packed, codes) in packed.chunks_exact(32).zip(codes.chunks_exact_mut(128)) {
+        for (quarter, codes) in codes.chunks_exact_mut(32).enumerate() {
+            for (code, byte) in codes.iter_mut().zip(packed) {
+                *code = byte >> (2 * quarter) & 3;
+            }
+        }
+    }
+}
+
 /// Products of the large scales with the eight 6-bit scales and minima that 12 bytes hold.
 ///
 /// Bytes 0..4 and 4..8 have the scales and minima of groups 0..4 in their low six bits; bytes 8..12
@@ -85,6 +127,34 @@ mod tests {
     /// 1.0 and 0.5 as little-endian f16.
     const ONE: [u8; 2] = [0x00, 0x3c];
     const HALF: [u8; 2] = [0x00, 0x38];
+
+    #[test]
+    fn two_bits_have_a_scale_and_a_minimum_in_one_byte() {
+        let mut small = [0; 16];
+        small[9] = 5 | 3 << 4; // elements 144..160
+        let mut pairs = [0; 64];
+        pairs[32 + 17] = 0b01_00; // second half, second quarter: element 128 + 32 + 17
+        pairs[32 + 16] = 0b10; // second half, first quarter: element 128 + 16
+        let block = [&small[..], &pairs, &ONE, &HALF].concat();
+        let mut out = [0.0; 256];
+        dequantize(Dtype::Q2_K, &block, &mut out);
+        assert_eq!((out[144], out[145], out[177]), (10.0 - 1.5, -1.5, 0.0));
+    }
+
+    #[test]
+    fn three_bits_are_signed_and_so_are_their_scales() {
+        let mut third = [0; 32];
+        third[3] = 1 << 2; // element 64 + 3
+        let mut pairs = [0; 64];
+        pairs[3] = 0b11 << 4; // first half, third quarter: element 64 + 3
+        let mut packed = [0; 12];
+        packed[4] = 0x0e; // group 4: low bits
+        packed[8] = 0b10 << 2; // group 4: high bits, 46 - 32
+        let block = [&third[..], &pairs, &packed, &HALF].concat();
+        let mut out = [0.0; 256];
+        dequantize(Dtype::Q3_K, &block, &mut out);
+        assert_eq!((out[67], out[66], out[0]), (7.0 * 3.0, 7.0 * -4.0, -16.0 * -4.0));
+    }
 
     #[test]
     fn scales_of_the_upper_groups_are_put_together_from_two_places() {

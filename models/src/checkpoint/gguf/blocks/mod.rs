@@ -1,27 +1,31 @@
-//! The block-packed types of GGML, unpacked: small unsigned codes, a scale and a bias per group.
+//! The block-packed types of GGML, unpacked: codes with a scale per group, and a bias where codes
+//! are unsigned numbers.
 //!
-//! That affine form is exact, value for value, so it serves both as the definition of what a block
-//! holds and as what a matrix is packed from. Plain floating-point types are read here as well.
-//! Layouts: `ggml-common.h` of the ggml project.
+//! That form is exact, value for value, so it serves both as the definition of what a block holds
+//! and as what a matrix is packed from. Plain floating-point types are read here as well. Layouts:
+//! `ggml-common.h` of the ggml project.
 
+mod coded;
 mod k;
 mod simple;
 
 use half::{bf16, f16};
 use sconce_kernels::{AffineFormat, ScaleType};
 
+pub use coded::{coded_format, unpack_coded};
+
 use crate::checkpoint::dtype::Dtype;
 
 /// Most elements of a block.
 const BLOCK_ELEMENTS_MAX: usize = 256;
 
-/// Most groups of a block: Q6_K has a scale for every 16 elements.
+/// Most groups of a block: Q2_K, Q3_K and Q6_K have a scale for every 16 elements.
 const BLOCK_GROUPS_MAX: usize = 16;
 
 /// Unpacks one block: its bytes, then codes, scales and biases to fill.
 type Unpack = fn(&[u8], &mut [u8], &mut [f32], &mut [f32]);
 
-/// The affine form of a block-packed type; `None` for the others.
+/// The affine form of a block-packed type whose codes are numbers; `None` for the others.
 pub fn affine_format(dtype: Dtype) -> Option<AffineFormat> {
     let format = |bits, group_size, zero_point, scales| {
         Some(AffineFormat { bits, group_size, zero_point, scales })
@@ -33,6 +37,8 @@ pub fn affine_format(dtype: Dtype) -> Option<AffineFormat> {
         Dtype::Q5_1 => format(5, 32, None, ScaleType::F16),
         Dtype::Q8_0 => format(8, 32, Some(128), ScaleType::F16),
         // Scales of these are products of two numbers, which f16 would round.
+        Dtype::Q2_K => format(2, 16, None, ScaleType::F32),
+        Dtype::Q3_K => format(3, 16, Some(4), ScaleType::F32),
         Dtype::Q4_K => format(4, 32, None, ScaleType::F32),
         Dtype::Q5_K => format(5, 32, None, ScaleType::F32),
         Dtype::Q6_K => format(6, 16, Some(32), ScaleType::F32),
@@ -47,6 +53,8 @@ fn unpacker(dtype: Dtype) -> Option<Unpack> {
         Dtype::Q5_0 => simple::q5_0,
         Dtype::Q5_1 => simple::q5_1,
         Dtype::Q8_0 => simple::q8_0,
+        Dtype::Q2_K => k::q2_k,
+        Dtype::Q3_K => k::q3_k,
         Dtype::Q4_K => k::q4_k,
         Dtype::Q5_K => k::q5_k,
         Dtype::Q6_K => k::q6_k,
@@ -110,6 +118,9 @@ fn numbers<const N: usize>(bytes: &[u8], out: &mut [f32], read: impl Fn([u8; N])
 }
 
 fn dequantize_block(dtype: Dtype, block: &[u8], out: &mut [f32]) {
+    if let Some(format) = coded_format(dtype) {
+        return coded::dequantize_block(dtype, format, block, out);
+    }
     let format = affine_format(dtype).expect("the caller checked that the type is readable");
     let mut codes = [0; BLOCK_ELEMENTS_MAX];
     let mut scales = [0.0; BLOCK_GROUPS_MAX];
@@ -149,13 +160,22 @@ mod tests {
     }
 
     #[test]
-    fn every_block_packed_type_that_is_readable_has_an_affine_form() {
+    fn every_block_packed_type_that_is_readable_has_one_form() {
         use Dtype::*;
-        for dtype in [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K] {
+        let affine = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K];
+        for dtype in affine {
             let format = affine_format(dtype).unwrap();
             assert!(dtype.is_readable() && unpacker(dtype).is_some());
             assert_eq!(dtype.block_elements() % format.group_size, 0);
         }
-        assert!(affine_format(Q2_K).is_none() && !Q2_K.is_readable());
+        for dtype in [IQ4_NL, IQ4_XS, MXFP4] {
+            let format = coded_format(dtype).unwrap();
+            assert!(dtype.is_readable() && affine_format(dtype).is_none());
+            assert_eq!(dtype.block_elements() % format.group_size, 0);
+        }
+        for dtype in affine.into_iter().chain([F32, IQ2_XS]) {
+            assert!(coded_format(dtype).is_none());
+        }
+        assert!(affine_format(IQ2_XS).is_none() && !IQ2_XS.is_readable());
     }
 }
