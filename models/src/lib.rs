@@ -9,10 +9,18 @@
 
 pub mod checkpoint;
 mod error;
+mod gemma3;
+mod glm4_moe_lite;
+mod hybrid;
 mod layers;
 mod llama;
 pub mod load;
 pub mod model;
+pub mod quantize;
+mod qwen3;
+mod qwen3_5;
+mod qwen3_moe;
+mod qwen3_next;
 pub mod sim;
 pub mod state;
 pub mod threads;
@@ -21,4 +29,5 @@ pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load};
 pub use model::{Batch, Logits, Model, ModelFootprint, ModelInfo, Precision, Segment};
+pub use quantize::QuantizeFormat;
 pub use state::{SequenceId, StateError, StateLayout, StatePool};

@@ -1,189 +1,148 @@
 //! Llama (Touvron et al., 2023) and what is built like it: RMSNorm, grouped-query attention with
 //! rotary embedding, gated MLP. Names as in `transformers` checkpoints.
 
-mod config;
+use sconce_kernels::Activation;
 
-use std::sync::Arc;
-
-use sconce_kernels::{Matrix, Mode, embedding, gather_rows};
-
-pub(crate) use self::config::LlamaConfig;
+use crate::checkpoint::{ModelConfig, Rope, RopeScaling};
 use crate::error::Error;
-use crate::layers::attention::{Attention, AttentionStep};
-use crate::layers::linear::Linear;
-use crate::layers::mlp::Mlp;
-use crate::layers::norm::RmsNorm;
-use crate::layers::rope::{Frequencies, RopeTable};
-use crate::layers::step::{Step, StepLimits};
-use crate::layers::workspace::{HeadWorkspace, Workspace};
+use crate::layers::attention::{AttentionKind, AttentionShape};
+use crate::layers::block::{Block, BlockShape};
+use crate::layers::feed_forward::FeedForwardShape;
+use crate::layers::mlp::{MlpShape, activation};
+use crate::layers::workspace::WorkspaceShape;
+use crate::load::architecture::{Architecture, RopeSpec, StateShape};
+use crate::load::config::{Common, attention_shape, count};
 use crate::load::weights::Weights;
-use crate::load::{LoadOptions, state_layout};
-use crate::model::{Batch, Logits, Model, ModelFootprint, ModelInfo};
-use crate::state::StatePool;
 
-/// A loaded model.
-#[derive(Debug)]
+/// Configuration of a Llama model, by the keys of `config.json`.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Llama {
-    embed_tokens: Arc<Matrix>,
-    layers: Vec<DecoderLayer>,
-    norm: RmsNorm,
-    lm_head: Linear,
-    info: ModelInfo,
-    footprint: ModelFootprint,
-    limits: StepLimits,
-    state: StatePool,
-    step: Step,
-    rope: RopeTable,
-    work: Workspace,
-    head: HeadWorkspace,
+    common: Common,
+    attention: AttentionShape,
+    intermediate_size: usize,
+    activation: Activation,
+    attention_bias: bool,
+    mlp_bias: bool,
+    rope: Rope,
 }
 
-/// `x += attention(norm(x))`, then `x += mlp(norm(x))`.
-#[derive(Debug)]
-struct DecoderLayer {
-    input_layernorm: RmsNorm,
-    self_attn: Attention,
-    post_attention_layernorm: RmsNorm,
-    mlp: Mlp,
-}
+impl Architecture for Llama {
+    type Layer = Block;
 
-impl Llama {
-    /// Reads all tensors, and allocates everything that stepping needs.
-    ///
-    /// # Errors
-    /// Options that do not fit, tensors that are missing, too many or of another shape, a device
-    /// that cannot allocate.
-    pub(crate) fn load(
-        mut weights: Weights<'_>,
-        config: LlamaConfig,
-        options: &LoadOptions,
-    ) -> Result<Self, Error> {
-        let (checkpoint, device) = (weights.checkpoint(), weights.device());
-        let context_length = config.context_length(checkpoint.config(), options)?;
-        let layout = state_layout(config.attention_group(), context_length, options)?;
-        let frequencies =
-            Frequencies::new(checkpoint.config(), &config.rope, config.attention.head_dim)?;
+    fn read(config: &ModelConfig) -> Result<Self, Error> {
+        if let Some(window) = config.value("sliding_window") {
+            return Err(config.error("sliding_window", "null: attention is full", window));
+        }
+        Ok(Self {
+            common: Common::read(config, false)?,
+            attention: attention_shape(config)?,
+            intermediate_size: count(config, "intermediate_size")?,
+            activation: activation(config, "hidden_act", Activation::Silu)?,
+            attention_bias: config.flag("attention_bias")?.unwrap_or(false),
+            mlp_bias: config.flag("mlp_bias")?.unwrap_or(false),
+            rope: config.rope(None)?,
+        })
+    }
 
-        let (vocab, hidden) = (config.vocab_size, config.attention.hidden_size);
-        let embed_tokens = Arc::new(weights.matrix("model.embed_tokens.weight", vocab, hidden)?);
-        let layers = (0..config.layers)
-            .map(|index| DecoderLayer::load(&mut weights, &config, index))
-            .collect::<Result<Vec<_>, Error>>()?;
-        let norm = RmsNorm::load(&mut weights, "model.norm", hidden, config.rms_norm_eps)?;
-        let lm_head = match config.tied {
-            true => Linear::shared(Arc::clone(&embed_tokens)),
-            false => Linear::load(&mut weights, "lm_head", (vocab, hidden), false)?,
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn context_length_max(&self) -> usize {
+        let trained = self.common.max_position_embeddings;
+        match self.rope.scaling {
+            // Dynamic scaling is meant for contexts beyond the one that the configuration names.
+            RopeScaling::Dynamic { factor, .. } => (trained as f64 * factor) as usize,
+            _ => trained,
+        }
+    }
+
+    fn state(&self) -> StateShape {
+        StateShape::attention(self.common.layers, &self.attention)
+    }
+
+    fn ropes(&self) -> Vec<RopeSpec> {
+        vec![RopeSpec { rope: self.rope.clone(), head_dim: self.attention.head_dim }]
+    }
+
+    fn workspace(&self, shape: &mut WorkspaceShape) {
+        shape.attention = Some(self.attention);
+        shape.intermediate_size = Some(self.intermediate_size);
+    }
+
+    fn layer(&self, weights: &mut Weights<'_>, index: usize) -> Result<Block, Error> {
+        let kind = AttentionKind {
+            bias: self.attention_bias,
+            qk_norm: None,
+            rope: 0,
+            scale: self.attention.scale(),
+            window: None,
+            kv_layer: index,
         };
-        let (weights_bytes, parameters) = (weights.bytes(), weights.parameters());
-        weights.finish(&config.model_type)?;
-
-        let rows = options.step_tokens_max;
-        let rope = RopeTable::new(frequencies, rows, device)?;
-        let work = Workspace::new(&config.workspace(options), device)?;
-        let head = HeadWorkspace::new(options.sequences_max, hidden, vocab, device)?;
-        let workspace_bytes = rope.bytes() + work.bytes() + head.bytes();
-        Ok(Self {
-            info: config.info(checkpoint, context_length, parameters, options),
-            footprint: ModelFootprint { weights_bytes, workspace_bytes },
-            limits: StepLimits { tokens: rows, context_length, vocab_size: vocab },
-            state: StatePool::new(layout, device)?,
-            step: Step::default(),
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            rope,
-            work,
-            head,
-        })
-    }
-
-    /// Evaluates the planned step up to the residual stream after the last layer.
-    fn decode(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        embedding(&self.work.hidden, &self.embed_tokens, tokens)?;
-        self.rope.fill(&self.step.positions)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let kv = self.state.layer(index).expect("the pool was made for these layers");
-            let at = AttentionStep { step: &self.step, rope: &self.rope, kv };
-            layer.forward(&mut self.work, at)?;
-        }
-        Ok(())
-    }
-
-    /// Logits of the rows that asked for them, in the leading rows of the head's buffer.
-    fn predict(&mut self) -> Result<(), Error> {
-        let rows = self.step.logits_rows.len();
-        if rows == 0 {
-            return Ok(());
-        }
-        let head = &self.head;
-        gather_rows(&head.hidden, &self.work.hidden, &self.step.logits_rows)?;
-        self.norm.forward(&head.normed, &head.hidden, rows)?;
-        let x = self.work.activations.prepare(&head.normed, rows, &[&self.lm_head.weight])?;
-        self.lm_head.forward(&head.logits, &x, rows, Mode::Store)
+        let mlp = FeedForwardShape::Dense(MlpShape {
+            hidden_size: self.common.hidden_size,
+            intermediate_size: self.intermediate_size,
+            activation: self.activation,
+            bias: self.mlp_bias,
+        });
+        let rms_norm_eps = self.common.rms_norm_eps;
+        let shape = BlockShape { attention: self.attention, kind, mlp, rms_norm_eps };
+        Block::load(weights, index, &shape)
     }
 }
 
-impl DecoderLayer {
-    fn load(weights: &mut Weights<'_>, config: &LlamaConfig, index: usize) -> Result<Self, Error> {
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        let (shape, eps) = (config.attention, config.rms_norm_eps);
-        let hidden = shape.hidden_size;
-        let (input, post) = (name("input_layernorm"), name("post_attention_layernorm"));
-        Ok(Self {
-            input_layernorm: RmsNorm::load(weights, &input, hidden, eps)?,
-            self_attn: Attention::load(weights, &name("self_attn"), shape, config.attention_bias)?,
-            post_attention_layernorm: RmsNorm::load(weights, &post, hidden, eps)?,
-            mlp: Mlp::load(
-                weights,
-                &name("mlp"),
-                hidden,
-                config.intermediate_size,
-                config.mlp_bias,
-            )?,
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn read(change: Value) -> Result<Llama, Error> {
+        let mut json = json!({
+            "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-5, "max_position_embeddings": 128, "hidden_act": "silu",
+        });
+        json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        Llama::read(&ModelConfig::from_json("config.json", json).unwrap())
     }
 
-    fn forward(&self, work: &mut Workspace, at: AttentionStep<'_>) -> Result<(), Error> {
-        let rows = at.step.rows();
-        self.input_layernorm.forward(&work.normed, &work.hidden, rows)?;
-        self.self_attn.forward(work, at)?;
-        self.post_attention_layernorm.forward(&work.normed, &work.hidden, rows)?;
-        self.mlp.forward(work, rows)
-    }
-}
-
-impl Model for Llama {
-    fn info(&self) -> &ModelInfo {
-        &self.info
+    #[test]
+    fn what_is_absent_has_the_defaults_of_the_architecture() {
+        let config = read(json!({"num_key_value_heads": null, "rms_norm_eps": null})).unwrap();
+        assert_eq!((config.attention.kv_heads, config.attention.head_dim), (4, 16));
+        assert_eq!(config.common.rms_norm_eps, 1e-6);
+        assert!(!config.common.tied && !config.attention_bias && !config.mlp_bias);
     }
 
-    fn footprint(&self) -> ModelFootprint {
-        self.footprint
+    #[test]
+    fn a_head_may_be_of_any_size() {
+        let config = read(json!({"head_dim": 32})).unwrap();
+        assert_eq!((config.attention.q_dim(), config.attention.kv_dim()), (128, 64));
     }
 
-    fn state(&self) -> &StatePool {
-        &self.state
-    }
-
-    fn state_mut(&mut self) -> &mut StatePool {
-        &mut self.state
-    }
-
-    fn step_tokens_max(&self) -> usize {
-        self.limits.tokens
-    }
-
-    fn forward(&mut self, batch: &Batch) -> Result<Logits<'_>, Error> {
-        self.step.plan(batch, &self.state, self.limits)?;
-        self.decode(&batch.tokens)?;
-        self.predict()?;
-        for segment in &batch.segments {
-            // The plan has verified that there is room, so none of these fails halfway.
-            self.state.advance(segment.sequence, segment.len)?;
+    #[test]
+    fn a_key_that_cannot_be_is_named() {
+        for (change, key) in [
+            (json!({"num_attention_heads": 3}), "num_key_value_heads"),
+            (json!({"num_attention_heads": 6}), "hidden_size"),
+            (json!({"num_hidden_layers": 0}), "num_hidden_layers"),
+            (json!({"intermediate_size": null}), "intermediate_size"),
+            (json!({"vocab_size": 1_u64 << 40}), "vocab_size"),
+            (json!({"head_dim": 1 << 23}), "head_dim"),
+            (json!({"rms_norm_eps": -1.0}), "rms_norm_eps"),
+            (json!({"hidden_act": "gelu"}), "hidden_act"),
+            (json!({"sliding_window": 4096}), "sliding_window"),
+            (json!({"rope_scaling": {"rope_type": "longrope"}}), "rope_scaling.rope_type"),
+        ] {
+            let error = read(change).unwrap_err();
+            assert!(matches!(&error, Error::Config { key: found, .. } if found == key), "{error}");
         }
-        let rows = self.step.logits_rows.len();
-        let data = self.head.read_logits(rows)?;
-        Ok(Logits { data, vocab_size: self.limits.vocab_size })
+    }
+
+    #[test]
+    fn only_dynamic_rope_reaches_past_the_trained_context() {
+        assert_eq!(read(json!({})).unwrap().context_length_max(), 128);
+        let dynamic = json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}});
+        assert_eq!(read(dynamic).unwrap().context_length_max(), 256);
     }
 }

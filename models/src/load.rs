@@ -1,26 +1,29 @@
 //! From a path to a model that can be stepped: options, progress, and which architecture is whose.
 //!
-//! What a checkpoint means is the business of its architecture (`llama.rs`); reading its tensors is
-//! `load/weights.rs`, sizes are `load/sizes.rs`.
+//! What a checkpoint means is the business of its architecture (`llama.rs` and its neighbours), which
+//! `load/registry.rs` finds; reading its tensors is `load/weights.rs`, sizes are `load/sizes.rs`.
 
+pub(crate) mod architecture;
+pub(crate) mod config;
+pub(crate) mod experts;
 mod memory;
+mod part;
+mod plan;
 mod progress;
+mod registry;
 mod sizes;
+pub(crate) mod turn;
 pub(crate) mod weights;
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use candle_core::Device;
-
 pub use self::progress::{LoadProgress, LoadStage};
 pub use self::sizes::{MemoryEstimate, estimate};
-pub(crate) use self::sizes::{context_length, state_layout};
-use self::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
-use crate::llama::{Llama, LlamaConfig};
 use crate::model::{Batch, Model, Precision};
+use crate::quantize::QuantizeFormat;
 use crate::sim;
 
 /// Most tokens of a step unless asked otherwise: enough for the weights to be read once for many
@@ -50,6 +53,9 @@ pub struct LoadOptions {
     /// Bytes that the state of sequences may take. If `None`: what `sequences_max` full contexts
     /// need, but at most a quarter of the machine's memory.
     pub state_bytes_max: Option<u64>,
+    /// Quantizes the weights of a checkpoint of full precision, as
+    /// [`quantize`](crate::quantize::quantize) would; `None` takes them as they are.
+    pub quantize: Option<QuantizeFormat>,
 }
 
 impl Default for LoadOptions {
@@ -60,13 +66,20 @@ impl Default for LoadOptions {
             step_tokens_max: STEP_TOKENS_MAX,
             sequences_max: SEQUENCES_MAX,
             state_bytes_max: None,
+            quantize: None,
         }
     }
 }
 
 impl LoadOptions {
-    /// Refuses counts of zero, and those that no machine has buffers for.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    /// Refuses counts of zero, those that no machine has buffers for, and to quantize the weights
+    /// that a simulated model has not.
+    pub(crate) fn check(&self, path: &str) -> Result<(), Error> {
+        if let Some(format) = self.quantize
+            && path.starts_with(SIM_PREFIX)
+        {
+            return Err(Error::option("quantize", "nothing for a simulated model", format));
+        }
         let counts =
             [("step_tokens_max", self.step_tokens_max), ("sequences_max", self.sequences_max)];
         match counts.iter().find(|(_, count)| !(1..=COUNT_LIMIT).contains(count)) {
@@ -75,34 +88,6 @@ impl LoadOptions {
                 Err(Error::option(option, format!("1 to {COUNT_LIMIT}"), count))
             }
         }
-    }
-}
-
-/// Architectures that are built, by `model_type`. Those that share a block with Llama to the last
-/// bit are read as Llama.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Architecture {
-    Llama,
-}
-
-impl Architecture {
-    /// Every `model_type` that can be loaded.
-    const SUPPORTED: [(&'static str, Self); 2] = [("llama", Self::Llama), ("mistral", Self::Llama)];
-
-    /// The architecture of a checkpoint.
-    ///
-    /// # Errors
-    /// [`Error::UnsupportedArchitecture`] with the names of those that are.
-    pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let found = checkpoint.config().model_type()?;
-        if let Some((_, architecture)) = Self::SUPPORTED.iter().find(|(name, _)| *name == found) {
-            return Ok(*architecture);
-        }
-        Err(Error::UnsupportedArchitecture {
-            file: checkpoint.path().display().to_string(),
-            found: found.to_string(),
-            supported: Self::SUPPORTED.map(|(name, _)| name).join(", "),
-        })
     }
 }
 
@@ -119,24 +104,17 @@ pub fn load(
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
 ) -> Result<Box<dyn Model>, Error> {
-    options.check()?;
+    options.check(path)?;
     if path.starts_with(SIM_PREFIX) {
         return sim::load_with_progress(path, options, progress);
     }
     report(progress, LoadProgress::at(LoadStage::Open))?;
     let checkpoint = Checkpoint::open(Path::new(path))?;
-    let device = Device::Cpu;
-    let mut model = match Architecture::of(&checkpoint)? {
-        Architecture::Llama => {
-            let config = LlamaConfig::read(checkpoint.config())?;
-            let weights = Weights::new(&checkpoint, &config.ignored(), &device, progress);
-            Llama::load(weights, config, options)?
-        }
-    };
+    let mut model = registry::find(&checkpoint)?.load(&checkpoint, options, progress)?;
     report(progress, LoadProgress::at(LoadStage::WarmUp))?;
-    warm_up(&mut model)?;
+    warm_up(model.as_mut())?;
     report(progress, LoadProgress::at(LoadStage::Ready))?;
-    Ok(Box::new(model))
+    Ok(model)
 }
 
 /// What a load tells its caller, and whether to go on.

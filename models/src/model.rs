@@ -139,8 +139,10 @@ pub trait Model: Send {
 
     /// Evaluates a batch and advances each of its sequences' state by its segment's length.
     ///
-    /// Room must have been reserved with [`StatePool::reserve`]. On an error no sequence of the
-    /// batch has advanced.
+    /// Room must have been reserved with [`StatePool::reserve`]. A batch that is refused
+    /// ([`Error::Batch`], [`Error::State`]) changes nothing. After an operator has failed, no sequence
+    /// of the batch has advanced, but recurrent state may have: close them, or truncate them to
+    /// nothing.
     ///
     /// # Errors
     /// A batch that breaks a rule of [`Segment`], or an operator that failed.

@@ -130,6 +130,7 @@ impl SimulatedModel {
         let full = context.div_ceil(PAGE_TOKENS).saturating_mul(options.sequences_max);
         let layout = StateLayout {
             attention: Vec::new(),
+            recurrent: None,
             page_tokens: PAGE_TOKENS,
             pages_max: if spec.pages > 0 { spec.pages } else { full.min(PAGES_MAX) },
             sequences_max: options.sequences_max,

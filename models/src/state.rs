@@ -1,4 +1,5 @@
-//! What a sequence carries from step to step: pages of attention keys and values.
+//! What a sequence carries from step to step: pages of attention keys and values, and a slot of
+//! recurrent state.
 //!
 //! The pool owns the pages of all sequences of one model. A sequence holds a page table; pages are
 //! counted references, so that sequences which share a prefix can share its pages. The pool knows
@@ -8,6 +9,9 @@ mod error;
 mod kv;
 mod layout;
 mod pages;
+mod recurrent;
+#[cfg(test)]
+mod recurrent_tests;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +21,9 @@ use candle_core::Device;
 
 pub use self::error::StateError;
 pub use self::kv::LayerKv;
-pub use self::layout::{AttentionGroup, PAGE_TOKENS, StateLayout};
+pub use self::layout::{AttentionGroup, PAGE_TOKENS, RecurrentGroup, StateLayout};
 use self::pages::Pages;
+pub use self::recurrent::LayerRecurrent;
 
 /// Handle of an open sequence; an error, never another's state, once it is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +66,8 @@ pub struct StatePool {
     /// Slots without a sequence; the last one is taken next.
     free_slots: Vec<u32>,
     kv: Vec<LayerKv>,
+    /// A slot for each of `slots`.
+    recurrent: Vec<LayerRecurrent>,
 }
 
 impl StatePool {
@@ -70,12 +77,17 @@ impl StatePool {
     /// A layout with a zero or a count above `u32::MAX`, or a device that cannot allocate.
     pub fn new(layout: StateLayout, device: &Device) -> Result<Self, StateError> {
         let (pages_max, sequences_max) = layout.check()?;
+        if device.is_cpu() {
+            kv::probe(layout.bytes_max())?;
+        }
         let kv = kv::allocate(&layout, device)?;
+        let recurrent = recurrent::allocate(layout.recurrent, layout.sequences_max, device)?;
         Ok(Self {
             pages: Pages::new(pages_max),
             slots: (0..sequences_max).map(|_| Slot::default()).collect(),
             free_slots: (0..sequences_max).rev().collect(),
             kv,
+            recurrent,
             layout,
         })
     }
@@ -88,22 +100,24 @@ impl StatePool {
     /// Opens an empty sequence; it holds no page.
     ///
     /// # Errors
-    /// [`StateError::OutOfSequences`].
+    /// [`StateError::OutOfSequences`], or a slot that could not be cleared.
     pub fn open(&mut self) -> Result<SequenceId, StateError> {
-        self.occupy(Sequence::default())
+        self.occupy(Sequence::default(), recurrent::clear_slot)
     }
 
-    /// Opens a sequence with the tokens of `id`, sharing its pages. A reservation is not shared, and
-    /// whichever of the two goes on in the middle of a page gets a copy of it with its next
-    /// [`reserve`](Self::reserve).
+    /// Opens a sequence with the tokens of `id`, sharing its pages and copying its recurrent state. A
+    /// reservation is not shared, and whichever of the two goes on in the middle of a page gets a
+    /// copy of it with its next [`reserve`](Self::reserve).
     ///
     /// # Errors
-    /// [`StateError::NotOpen`], [`StateError::OutOfSequences`].
+    /// [`StateError::NotOpen`], [`StateError::OutOfSequences`], or a slot that could not be copied.
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, StateError> {
         let source = self.sequence(id)?;
         let (len, held) = (source.len, source.len.div_ceil(self.layout.page_tokens));
         let table = source.table[..held].to_vec();
-        let fork = self.occupy(Sequence { len, table: table.clone() })?;
+        let fork = self.occupy(Sequence { len, table: table.clone() }, |layers, slot| {
+            recurrent::copy_slot(layers, id.slot, slot)
+        })?;
         for page in table {
             self.pages.share(page);
         }
@@ -193,14 +207,26 @@ impl StatePool {
     /// Forgets all tokens from `len` on and any reservation, and lets their pages go.
     ///
     /// # Errors
-    /// [`StateError::NotOpen`]; [`StateError::Lengthen`] if the sequence is shorter than `len`.
+    /// [`StateError::NotOpen`]; [`StateError::Lengthen`] if the sequence is shorter than `len`;
+    /// [`StateError::Recurrent`] if it has recurrent state and more tokens, unless all are forgotten.
     pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), StateError> {
-        let held = len.div_ceil(self.layout.page_tokens);
-        let sequence = self.sequence_mut(id)?;
-        if len > sequence.len {
-            let found = sequence.len;
+        let found = self.len(id)?;
+        if len > found {
             return Err(StateError::Lengthen { sequence: id, requested: len, len: found });
         }
+        if len == 0 {
+            // Also for a sequence without tokens: a step that failed may have left something.
+            recurrent::clear_slot(&self.recurrent, id.slot)?;
+        } else if len < found && !self.recurrent.is_empty() {
+            return Err(StateError::Recurrent { sequence: id, requested: len, len: found });
+        }
+        self.release_from(id, len)
+    }
+
+    /// Lets go all pages past `len` tokens, at most as many as the sequence has.
+    fn release_from(&mut self, id: SequenceId, len: usize) -> Result<(), StateError> {
+        let held = len.div_ceil(self.layout.page_tokens);
+        let sequence = self.sequence_mut(id)?;
         sequence.len = len;
         let dropped = sequence.table.split_off(held);
         // Backwards, so that the lowest page is the next to be taken.
@@ -215,7 +241,7 @@ impl StatePool {
     /// # Errors
     /// [`StateError::NotOpen`].
     pub fn close(&mut self, id: SequenceId) -> Result<(), StateError> {
-        self.truncate(id, 0)?;
+        self.release_from(id, 0)?;
         let slot = &mut self.slots[id.slot as usize];
         slot.sequence = None;
         slot.generation = slot.generation.wrapping_add(1);
@@ -234,6 +260,19 @@ impl StatePool {
     /// Keys and values of attention layer `layer`, counted through all groups; `None` past the last.
     pub fn layer(&self, layer: usize) -> Option<&LayerKv> {
         self.kv.get(layer)
+    }
+
+    /// Recurrent state of recurrent layer `layer`; `None` past the last.
+    pub fn recurrent_layer(&self, layer: usize) -> Option<&LayerRecurrent> {
+        self.recurrent.get(layer)
+    }
+
+    /// The slot of a sequence in every [`LayerRecurrent`].
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`].
+    pub fn recurrent_slot(&self, id: SequenceId) -> Result<u32, StateError> {
+        self.sequence(id).map(|_| id.slot)
     }
 
     /// How many sequences are open.
@@ -256,9 +295,10 @@ impl StatePool {
         self.layout.pages_max
     }
 
-    /// Bytes of the held pages.
+    /// Bytes of the held pages, and of the recurrent state of the open sequences.
     pub fn bytes_used(&self) -> u64 {
         self.pages_used() as u64 * self.layout.bytes_per_page()
+            + self.sequences() as u64 * self.layout.bytes_per_sequence()
     }
 
     /// Verifies that counts, tables and free lists agree; for tests and for a server's self-check.
@@ -288,9 +328,16 @@ impl StatePool {
         self.pages.check(&named)
     }
 
-    fn occupy(&mut self, sequence: Sequence) -> Result<SequenceId, StateError> {
+    /// Gives a sequence a slot, whose recurrent state `prepare` makes.
+    fn occupy(
+        &mut self,
+        sequence: Sequence,
+        prepare: impl FnOnce(&[LayerRecurrent], u32) -> candle_core::Result<()>,
+    ) -> Result<SequenceId, StateError> {
         let max = self.slots.len();
-        let slot = self.free_slots.pop().ok_or(StateError::OutOfSequences { max })?;
+        let slot = *self.free_slots.last().ok_or(StateError::OutOfSequences { max })?;
+        prepare(&self.recurrent, slot)?;
+        self.free_slots.pop();
         let entry = &mut self.slots[slot as usize];
         entry.sequence = Some(sequence);
         Ok(SequenceId { slot, generation: entry.generation })

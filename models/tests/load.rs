@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "support/fixtures.rs"]
+mod fixtures;
 #[path = "support/gguf.rs"]
 mod gguf;
+#[path = "support/golden.rs"]
+mod golden;
 #[path = "support/stepping.rs"]
 mod stepping;
 
@@ -16,7 +20,7 @@ use sconce_models::{Error, LoadOptions, LoadProgress, LoadStage, Precision, esti
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use stepping::{fixture, fixtures, options, quantized_llama, smollm2};
+use stepping::{fixture, options, quantized_llama, smollm2};
 
 /// A tensor to be written: type, shape, bytes.
 type Tensor = (Dtype, Vec<usize>, Vec<u8>);
@@ -106,7 +110,7 @@ fn what_was_estimated_is_what_a_loaded_model_holds() {
     let tiny = folder.path().join("tiny.gguf");
     std::fs::write(&tiny, quantized_llama()).unwrap();
     let mut paths: Vec<String> =
-        fixtures().iter().map(|path| path.to_str().unwrap().to_string()).collect();
+        fixtures::all().iter().map(|fixture| fixture.path.to_str().unwrap().to_string()).collect();
     paths.push(tiny.to_str().unwrap().to_string());
     paths.extend(smollm2());
     for path in paths {
@@ -122,7 +126,8 @@ fn what_was_estimated_is_what_a_loaded_model_holds() {
             assert_eq!(foreseen.pages_max, state.pages_max, "{path}");
             assert_eq!(foreseen.context_length, model.info().context_length, "{path}");
             let pages = state.pages_for(foreseen.context_length) as u64;
-            assert_eq!(foreseen.state_bytes_at_context, pages * state.bytes_per_page(), "{path}");
+            let bytes = pages * state.bytes_per_page() + state.bytes_per_sequence();
+            assert_eq!(foreseen.state_bytes_at_context, bytes, "{path}");
         }
     }
 }
@@ -173,6 +178,10 @@ fn an_architecture_that_is_not_built_is_refused_with_those_that_are() {
     let error = refused(json!({"model_type": "gpt2"}), |_| {});
     assert!(matches!(&error, Error::UnsupportedArchitecture { found, .. } if found == "gpt2"));
     assert!(error.to_string().contains("supported are llama"), "{error}");
+    let error = refused(json!({"architectures": ["LlamaForSequenceClassification"]}), |_| {});
+    assert!(matches!(&error, Error::UnsupportedArchitecture { .. }), "{error}");
+    let error = refused(json!({"architectures": ["Qwen3ForCausalLM"]}), |_| {});
+    assert!(matches!(&error, Error::Config { key, .. } if key == "model_type"), "{error}");
 }
 
 #[test]

@@ -1,16 +1,18 @@
-//! Causal self-attention with grouped query heads and rotary embedding, over paged keys and values.
+//! Causal self-attention with grouped query heads and rotary embedding, over paged keys and values:
+//! of Llama, of Qwen3 (with norms on queries and keys), of Gemma (with windows).
 
+use candle_core::Tensor;
 use sconce_kernels::{
     AttentionOptions, KvPages, Mode, PageTable, RopeLayout, paged_attention, rope, write_kv,
 };
 
+use super::decoder::LayerStep;
 use super::linear::Linear;
-use super::rope::RopeTable;
-use super::step::Step;
-use super::workspace::Workspace;
+use super::mlp::Output;
+use super::norm::{NormKind, RmsNorm};
+use super::workspace::{Allocator, Workspace};
 use crate::error::Error;
 use crate::load::weights::Weights;
-use crate::state::LayerKv;
 
 /// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,28 @@ impl AttentionShape {
     pub(crate) fn kv_dim(&self) -> usize {
         self.kv_heads * self.head_dim
     }
+
+    /// Scale of the scores unless an architecture has its own.
+    pub(crate) fn scale(&self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+}
+
+/// What attention does besides its sizes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct AttentionKind {
+    /// Whether q, k, v and o have biases.
+    pub(crate) bias: bool,
+    /// Norms on each head of queries and keys, and their epsilon.
+    pub(crate) qk_norm: Option<(NormKind, f32)>,
+    /// Which of the architecture's ropes turns queries and keys.
+    pub(crate) rope: usize,
+    /// Scale of the scores.
+    pub(crate) scale: f32,
+    /// Tokens that a query sees, itself included; all before it if `None`.
+    pub(crate) window: Option<usize>,
+    /// Which of the model's attention layers this is.
+    pub(crate) kv_layer: usize,
 }
 
 /// Weights of an attention layer.
@@ -44,22 +68,50 @@ pub(crate) struct Attention {
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
     shape: AttentionShape,
+    kind: AttentionKind,
 }
 
-/// What an attention layer needs to know of the step besides its rows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AttentionStep<'a> {
-    /// Rows, slots and pages.
-    pub(crate) step: &'a Step,
-    /// Angles of the rows.
-    pub(crate) rope: &'a RopeTable,
-    /// Keys and values of the layer.
-    pub(crate) kv: &'a LayerKv,
+/// Buffers of attention layers of one shape, `[rows, columns]` each.
+#[derive(Debug)]
+pub(crate) struct AttentionBuffers {
+    /// Queries, as projected; then what attention gathered, head beside head.
+    pub(crate) q: Tensor,
+    /// Queries, as attention reads them.
+    pub(crate) queries: Tensor,
+    /// Keys, as projected.
+    pub(crate) k: Tensor,
+    /// Keys, as they are cached.
+    pub(crate) keys: Tensor,
+    /// Values.
+    pub(crate) v: Tensor,
+}
+
+impl AttentionBuffers {
+    /// Buffers for layers of `shape`.
+    ///
+    /// # Errors
+    /// The device cannot allocate.
+    pub(crate) fn new(
+        shape: &AttentionShape,
+        allocator: &mut Allocator<'_>,
+    ) -> Result<Self, Error> {
+        let (q, kv) = (shape.q_dim(), shape.kv_dim());
+        allocator.multiplies(q);
+        Ok(Self {
+            q: allocator.buffer(q)?,
+            queries: allocator.buffer(q)?,
+            k: allocator.buffer(kv)?,
+            keys: allocator.buffer(kv)?,
+            v: allocator.buffer(kv)?,
+        })
+    }
 }
 
 impl Attention {
-    /// Reads `<name>.{q,k,v,o}_proj`.
+    /// Reads `<name>.{q,k,v,o}_proj`, and `<name>.{q,k}_norm` where there are norms.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape or cannot be read.
@@ -67,50 +119,83 @@ impl Attention {
         weights: &mut Weights<'_>,
         name: &str,
         shape: AttentionShape,
-        bias: bool,
+        kind: AttentionKind,
     ) -> Result<Self, Error> {
         let (hidden, q, kv) = (shape.hidden_size, shape.q_dim(), shape.kv_dim());
-        Ok(Self {
-            q_proj: Linear::load(weights, &format!("{name}.q_proj"), (q, hidden), bias)?,
-            k_proj: Linear::load(weights, &format!("{name}.k_proj"), (kv, hidden), bias)?,
-            v_proj: Linear::load(weights, &format!("{name}.v_proj"), (kv, hidden), bias)?,
-            o_proj: Linear::load(weights, &format!("{name}.o_proj"), (hidden, q), bias)?,
-            shape,
-        })
+        let mut linear =
+            |part: &str, size| Linear::load(weights, &format!("{name}.{part}"), size, kind.bias);
+        let q_proj = linear("q_proj", (q, hidden))?;
+        let k_proj = linear("k_proj", (kv, hidden))?;
+        let v_proj = linear("v_proj", (kv, hidden))?;
+        let o_proj = linear("o_proj", (hidden, q))?;
+        let mut norm = |part: &str| {
+            let name = format!("{name}.{part}");
+            kind.qk_norm.map(|of| RmsNorm::load(weights, &name, shape.head_dim, of)).transpose()
+        };
+        let (q_norm, k_norm) = (norm("q_norm")?, norm("k_norm")?);
+        Ok(Self { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm, shape, kind })
     }
 
-    /// Adds the attention of the normalized rows to the residual stream, and writes the rows' keys
-    /// and values into their pages.
+    /// Adds the attention of the normalized rows to the residual stream, or writes it to
+    /// `work.branch`; writes the rows' keys and values into their pages.
     ///
     /// # Errors
     /// An operator refused.
-    pub(crate) fn forward(&self, work: &mut Workspace, at: AttentionStep<'_>) -> Result<(), Error> {
-        let rows = at.step.rows();
+    pub(crate) fn forward(
+        &self,
+        work: &mut Workspace,
+        at: &LayerStep<'_>,
+        output: Output,
+    ) -> Result<(), Error> {
+        let rows = at.rows();
         self.project(work, rows)?;
+        let buffers = work.attention.as_ref().expect("the workspace was made for attention");
+        let queries = normed(&self.q_norm, &buffers.queries, &buffers.q, rows)?;
+        let keys = normed(&self.k_norm, &buffers.keys, &buffers.k, rows)?;
 
-        let (cos, sin, head_dim) = (&at.rope.cos, &at.rope.sin, self.shape.head_dim);
-        rope(&work.q, cos, sin, head_dim, RopeLayout::Half, rows)?;
-        rope(&work.k, cos, sin, head_dim, RopeLayout::Half, rows)?;
+        let table = &at.ropes[self.kind.rope];
+        let head_dim = self.shape.head_dim;
+        rope(queries, &table.cos, &table.sin, head_dim, RopeLayout::Half, rows)?;
+        rope(keys, &table.cos, &table.sin, head_dim, RopeLayout::Half, rows)?;
 
-        let kv = KvPages { keys: &at.kv.keys, values: &at.kv.values };
-        write_kv(kv, &work.k, &work.v, &at.step.slots)?;
+        let layer = at.kv(self.kind.kv_layer);
+        let kv = KvPages { keys: &layer.keys, values: &layer.values };
+        write_kv(kv, keys, &buffers.v, &at.step.slots)?;
         let table = PageTable { segments: &at.step.segments, pages: &at.step.pages };
-        let scale = (head_dim as f32).sqrt().recip();
-        let options = AttentionOptions { scale, window: None };
-        paged_attention(&work.attended, &work.q, kv, table, options)?;
+        let options = AttentionOptions { scale: self.kind.scale, window: self.kind.window };
+        // Whichever of the two the queries are not in.
+        let attended = if self.q_norm.is_some() { &buffers.q } else { &buffers.queries };
+        paged_attention(attended, queries, kv, table, options)?;
 
         let o_proj = &self.o_proj;
-        let x = work.activations.prepare(&work.attended, rows, &[&o_proj.weight])?;
-        o_proj.forward(&work.hidden, &x, rows, Mode::Add)
+        let x = work.activations.prepare(attended, rows, &[&o_proj.weight])?;
+        let (out, mode) = match output {
+            Output::Add => (&work.hidden, Mode::Add),
+            Output::Branch => (&work.branch, Mode::Store),
+        };
+        o_proj.forward(out, &x, rows, mode)
     }
 
     /// Queries, keys and values of the normalized rows.
     fn project(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
         let (q, k, v) = (&self.q_proj, &self.k_proj, &self.v_proj);
+        let buffers = work.attention.as_ref().expect("the workspace was made for attention");
         let weights = [&*q.weight, &*k.weight, &*v.weight];
         let x = work.activations.prepare(&work.normed, rows, &weights)?;
-        q.forward(&work.q, &x, rows, Mode::Store)?;
-        k.forward(&work.k, &x, rows, Mode::Store)?;
-        v.forward(&work.v, &x, rows, Mode::Store)
+        q.forward(&buffers.q, &x, rows, Mode::Store)?;
+        k.forward(&buffers.k, &x, rows, Mode::Store)?;
+        v.forward(&buffers.v, &x, rows, Mode::Store)
     }
+}
+
+/// Where `x` is after its norm: in `out`, or where it was if there is none.
+fn normed<'a>(
+    norm: &Option<RmsNorm>,
+    out: &'a Tensor,
+    x: &'a Tensor,
+    rows: usize,
+) -> Result<&'a Tensor, Error> {
+    let Some(norm) = norm else { return Ok(x) };
+    norm.forward(out, x, rows)?;
+    Ok(out)
 }

@@ -36,6 +36,11 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
+    /// A layer of a weight and a bias, `[out]`, that were read already.
+    pub(crate) fn new(weight: Matrix, bias: Option<Tensor>) -> Self {
+        Self { weight: Arc::new(weight), bias }
+    }
+
     /// A layer without a bias around a weight that is there already.
     pub(crate) fn shared(weight: Arc<Matrix>) -> Self {
         Self { weight, bias: None }

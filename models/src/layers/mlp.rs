@@ -1,11 +1,26 @@
-//! The gated MLP: `down(silu(gate(x)) * up(x))`.
+//! The gated MLP: `down(act(gate(x)) * up(x))`.
 
-use sconce_kernels::{Mode, silu_mul};
+use candle_core::Tensor;
+use sconce_kernels::{Activation, Mode, gate_mul};
 
 use super::linear::Linear;
-use super::workspace::Workspace;
+use super::workspace::{Allocator, Workspace};
+use crate::checkpoint::ModelConfig;
 use crate::error::Error;
 use crate::load::weights::Weights;
+
+/// Sizes of a gated MLP, and what it gates with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct MlpShape {
+    /// Width of the residual stream.
+    pub(crate) hidden_size: usize,
+    /// Width between.
+    pub(crate) intermediate_size: usize,
+    /// Function of the gate.
+    pub(crate) activation: Activation,
+    /// Whether gate, up and down have biases.
+    pub(crate) bias: bool,
+}
 
 /// Weights of a gated MLP.
 #[derive(Debug)]
@@ -13,6 +28,46 @@ pub(crate) struct Mlp {
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
+    activation: Activation,
+}
+
+/// Buffers of gated MLPs.
+#[derive(Debug)]
+pub(crate) struct MlpBuffers {
+    gate: Tensor,
+    up: Tensor,
+    gated: Tensor,
+    width: usize,
+}
+
+impl MlpBuffers {
+    /// Buffers for MLPs of up to `width`.
+    ///
+    /// # Errors
+    /// The device cannot allocate.
+    pub(crate) fn new(width: usize, allocator: &mut Allocator<'_>) -> Result<Self, Error> {
+        allocator.multiplies(width);
+        Ok(Self {
+            gate: allocator.buffer(width)?,
+            up: allocator.buffer(width)?,
+            gated: allocator.buffer(width)?,
+            width,
+        })
+    }
+
+    /// Gate, up and gated of an MLP of `width`.
+    fn narrow(&self, width: usize) -> Result<[Tensor; 3], Error> {
+        let narrow = |tensor: &Tensor| -> Result<Tensor, Error> {
+            if width == self.width {
+                return Ok(tensor.clone());
+            }
+            // The leading part of the same memory, as rows of another width.
+            let rows = tensor.dims()[0];
+            let flat = tensor.flatten_all()?.narrow(0, 0, rows * width)?;
+            Ok(flat.reshape((rows, width))?)
+        };
+        Ok([narrow(&self.gate)?, narrow(&self.up)?, narrow(&self.gated)?])
+    }
 }
 
 impl Mlp {
@@ -23,30 +78,67 @@ impl Mlp {
     pub(crate) fn load(
         weights: &mut Weights<'_>,
         name: &str,
-        hidden_size: usize,
-        intermediate_size: usize,
-        bias: bool,
+        shape: MlpShape,
     ) -> Result<Self, Error> {
-        let wide = (intermediate_size, hidden_size);
-        let narrow = (hidden_size, intermediate_size);
+        let wide = (shape.intermediate_size, shape.hidden_size);
+        let narrow = (shape.hidden_size, shape.intermediate_size);
+        let bias = shape.bias;
         Ok(Self {
             gate_proj: Linear::load(weights, &format!("{name}.gate_proj"), wide, bias)?,
             up_proj: Linear::load(weights, &format!("{name}.up_proj"), wide, bias)?,
             down_proj: Linear::load(weights, &format!("{name}.down_proj"), narrow, bias)?,
+            activation: shape.activation,
         })
     }
 
-    /// Adds the MLP of the normalized rows to the residual stream.
+    /// Adds the MLP of the normalized rows to the residual stream, or writes it to `work.branch`.
     ///
     /// # Errors
     /// An operator refused.
-    pub(crate) fn forward(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
+    pub(crate) fn forward(
+        &self,
+        work: &mut Workspace,
+        rows: usize,
+        output: Output,
+    ) -> Result<(), Error> {
         let (gate, up, down) = (&self.gate_proj, &self.up_proj, &self.down_proj);
+        let buffers = work.mlp.as_ref().expect("the workspace was made for an MLP");
+        let [gate_out, up_out, gated] = buffers.narrow(gate.weight.rows())?;
         let x = work.activations.prepare(&work.normed, rows, &[&gate.weight, &up.weight])?;
-        gate.forward(&work.gate, &x, rows, Mode::Store)?;
-        up.forward(&work.up, &x, rows, Mode::Store)?;
-        silu_mul(&work.gated, &work.gate, &work.up, rows)?;
-        let x = work.activations.prepare(&work.gated, rows, &[&down.weight])?;
-        down.forward(&work.hidden, &x, rows, Mode::Add)
+        gate.forward(&gate_out, &x, rows, Mode::Store)?;
+        up.forward(&up_out, &x, rows, Mode::Store)?;
+        gate_mul(&gated, &gate_out, &up_out, self.activation, rows)?;
+        let x = work.activations.prepare(&gated, rows, &[&down.weight])?;
+        let (out, mode) = match output {
+            Output::Add => (&work.hidden, Mode::Add),
+            Output::Branch => (&work.branch, Mode::Store),
+        };
+        down.forward(out, &x, rows, mode)
+    }
+}
+
+/// Where a branch leaves its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Added to the residual stream.
+    Add,
+    /// In `work.branch`, for whoever goes on with it.
+    Branch,
+}
+
+/// What `hidden_act` or, with Gemma, `hidden_activation` names; `default` where it is absent.
+///
+/// # Errors
+/// [`Error::Config`] for a function that is not built.
+pub(crate) fn activation(
+    config: &ModelConfig,
+    key: &str,
+    default: Activation,
+) -> Result<Activation, Error> {
+    match config.string(key)? {
+        None => Ok(default),
+        Some("silu" | "swish") => Ok(Activation::Silu),
+        Some("gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        Some(other) => Err(config.error(key, "silu or gelu_pytorch_tanh", other)),
     }
 }

@@ -4,8 +4,17 @@
 //! business of an architecture.
 
 pub(crate) mod attention;
+pub(crate) mod block;
+pub(crate) mod decoder;
+pub(crate) mod experts;
+pub(crate) mod feed_forward;
+pub(crate) mod gated_attention;
+pub(crate) mod gated_delta_net;
+pub(crate) mod hybrid;
+pub(crate) mod latent_attention;
 pub(crate) mod linear;
 pub(crate) mod mlp;
+pub(crate) mod moe;
 pub(crate) mod norm;
 pub(crate) mod rope;
 pub(crate) mod step;

@@ -6,10 +6,20 @@ use sconce_kernels::rms_norm;
 use crate::error::Error;
 use crate::load::weights::Weights;
 
+/// What the weight of a norm is a factor of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// `x * w`.
+    Plain,
+    /// `x * (1 + w)`: trained around zero. Some packings store `1 + w`, see
+    /// [`Conventions`](crate::checkpoint::Conventions).
+    ZeroCentred,
+}
+
 /// `x / sqrt(mean(x^2) + eps) * weight`.
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
-    /// `[dim]`.
+    /// `[dim]`, as a factor.
     weight: Tensor,
     eps: f32,
 }
@@ -23,12 +33,16 @@ impl RmsNorm {
         weights: &mut Weights<'_>,
         name: &str,
         dim: usize,
-        eps: f32,
+        (kind, eps): (NormKind, f32),
     ) -> Result<Self, Error> {
-        Ok(Self { weight: weights.vector(&format!("{name}.weight"), dim)?, eps })
+        let shifted = kind == NormKind::Plain || weights.conventions().norms_shifted;
+        let offset = if shifted { 0.0 } else { 1.0 };
+        let weight = weights.vector_map(&format!("{name}.weight"), dim, |w| w + offset)?;
+        Ok(Self { weight, eps })
     }
 
-    /// Normalizes the leading `rows` of `x` into `out`, both `[capacity, dim]`.
+    /// Normalizes the leading `rows` of `x` into `out`, both `[capacity, n * dim]`, each run of `dim`
+    /// elements on its own.
     ///
     /// # Errors
     /// The operator refused.

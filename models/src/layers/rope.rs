@@ -4,9 +4,10 @@
 
 use std::f64::consts::TAU;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::write_rows;
 
+use super::workspace::Allocator;
 use crate::checkpoint::{ModelConfig, Rope, RopeScaling, Yarn};
 use crate::error::Error;
 
@@ -182,36 +183,23 @@ pub(crate) struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for steps of up to `capacity` rows.
+    /// A table for the steps that `allocator` makes buffers for.
     ///
     /// # Errors
     /// The device cannot allocate.
     pub(crate) fn new(
         frequencies: Frequencies,
-        capacity: usize,
-        device: &Device,
+        allocator: &mut Allocator<'_>,
     ) -> Result<Self, Error> {
-        let shape = (capacity, frequencies.pairs());
-        let elements = capacity * frequencies.pairs();
+        let pairs = frequencies.pairs();
+        let elements = allocator.rows() * pairs;
         Ok(Self {
             frequencies,
-            cos: Tensor::zeros(shape, DType::F32, device)?,
-            sin: Tensor::zeros(shape, DType::F32, device)?,
-            host_cos: vec![0.0; elements],
-            host_sin: vec![0.0; elements],
+            cos: allocator.buffer(pairs)?,
+            sin: allocator.buffer(pairs)?,
+            host_cos: allocator.host(elements),
+            host_sin: allocator.host(elements),
         })
-    }
-
-    /// Bytes of a table for heads of `head_dim`, on device and host.
-    pub(crate) fn bytes_for(rope: &Rope, head_dim: usize, capacity: usize) -> u64 {
-        (4 * capacity * (rotary_dim(rope, head_dim) / 2) * size_of::<f32>()) as u64
-    }
-
-    /// Bytes it holds, on device and host.
-    pub(crate) fn bytes(&self) -> u64 {
-        let host = size_of_val(self.host_cos.as_slice()) + size_of_val(self.host_sin.as_slice());
-        let device = self.cos.elem_count() + self.sin.elem_count();
-        (host + device * size_of::<f32>()) as u64
     }
 
     /// Fills the leading rows with the angles of `positions`, at most `capacity`.
@@ -234,6 +222,8 @@ impl RopeTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
+    use sconce_kernels::ActivationType;
     use serde_json::{Value, json};
 
     fn frequencies(json: Value, head_dim: usize) -> Result<Frequencies, Error> {
@@ -341,7 +331,9 @@ mod tests {
     #[test]
     fn a_table_row_holds_the_angles_of_its_position() {
         let plain = frequencies(json!({"rope_theta": 10000.0}), 4).unwrap();
-        let mut table = RopeTable::new(plain, 3, &Device::Cpu).unwrap();
+        let mut allocator = Allocator::new(3, ActivationType::F32, Some(&Device::Cpu));
+        let mut table = RopeTable::new(plain, &mut allocator).unwrap();
+        assert_eq!(allocator.bytes(), 4 * 3 * 2 * 4);
         table.fill(&[7, 0]).unwrap();
         let cos = table.cos.to_vec2::<f32>().unwrap();
         let sin = table.sin.to_vec2::<f32>().unwrap();

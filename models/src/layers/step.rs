@@ -1,7 +1,7 @@
 //! What a batch means to the operators: its rules checked, then the position and slot of every row
 //! and the pages that every segment reads.
 
-use sconce_kernels::attention;
+use sconce_kernels::{RecurrentSegment, attention};
 
 use crate::error::Error;
 use crate::model::{Batch, Segment};
@@ -29,6 +29,8 @@ pub(crate) struct Step {
     pub(crate) segments: Vec<attention::Segment>,
     /// Pages of all segments.
     pub(crate) pages: Vec<u32>,
+    /// The same runs of rows, with the slots of the recurrent states they advance.
+    pub(crate) recurrent: Vec<RecurrentSegment>,
     /// Rows whose logits are wanted.
     pub(crate) logits_rows: Vec<u32>,
     /// Sequences of the batch, to find one that comes twice.
@@ -65,6 +67,7 @@ impl Step {
         self.slots.clear();
         self.segments.clear();
         self.pages.clear();
+        self.recurrent.clear();
         self.logits_rows.clear();
         self.seen.clear();
     }
@@ -82,6 +85,11 @@ impl Step {
             page_count,
         });
         self.pages.extend_from_slice(&table[..page_count]);
+        self.recurrent.push(RecurrentSegment {
+            first_row: self.positions.len(),
+            len: segment.len,
+            slot: state.recurrent_slot(segment.sequence)?,
+        });
         for position in segment.first_position..end {
             let slot =
                 table[position / page_tokens] as usize * page_tokens + position % page_tokens;
@@ -155,8 +163,13 @@ mod tests {
     const LIMITS: StepLimits = StepLimits { tokens: 8, context_length: 10, vocab_size: 100 };
 
     fn pool() -> StatePool {
-        let layout =
-            StateLayout { attention: vec![], page_tokens: 4, pages_max: 8, sequences_max: 3 };
+        let layout = StateLayout {
+            attention: vec![],
+            recurrent: None,
+            page_tokens: 4,
+            pages_max: 8,
+            sequences_max: 3,
+        };
         StatePool::new(layout, &Device::Cpu).unwrap()
     }
 
@@ -187,6 +200,8 @@ mod tests {
             page_count: 1,
         };
         assert_eq!(step.segments[1], second);
+        let slot = pool.recurrent_slot(batch.segments[1].sequence).unwrap();
+        assert_eq!(step.recurrent[1], RecurrentSegment { first_row: 2, len: 1, slot });
     }
 
     #[test]

@@ -1,23 +1,53 @@
-//! The buffers of one step, allocated at load for the largest step and used by every layer in turn.
+//! Buffers of one step, allocated at load for the largest step and used by every layer in turn.
+//!
+//! One function makes them and, with an allocator that only counts, foretells their size.
 
 use candle_core::{DType, Device, Tensor};
 use sconce_kernels::{ActivationBuffer, ActivationType, read_rows};
 
-use super::attention::AttentionShape;
+use super::attention::{AttentionBuffers, AttentionShape};
+use super::gated_delta_net::{DeltaBuffers, DeltaShape};
+use super::latent_attention::{LatentBuffers, LatentShape};
+use super::mlp::MlpBuffers;
+use super::moe::{MoeBuffers, MoeShape};
 use crate::error::Error;
 use crate::model::Precision;
 
-/// Columns that the buffers need.
-#[derive(Debug, Clone, Copy)]
+/// Which buffers the layers of an architecture need.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct WorkspaceShape {
-    /// Rows of the largest step.
-    pub(crate) rows: usize,
-    /// Sizes of the attention layers.
-    pub(crate) attention: AttentionShape,
-    /// Width of the MLP.
-    pub(crate) intermediate_size: usize,
-    /// How affine weights read activations.
-    pub(crate) activation: ActivationType,
+    /// Width of the residual stream.
+    pub(crate) hidden_size: usize,
+    /// Whether a branch is normalized before it joins the residual stream.
+    pub(crate) branch: bool,
+    /// Softmax attention.
+    pub(crate) attention: Option<AttentionShape>,
+    /// Latent attention.
+    pub(crate) latent: Option<LatentShape>,
+    /// Whether what attention gathers is gated.
+    pub(crate) attention_gate: bool,
+    /// Gated delta layers.
+    pub(crate) delta: Option<DeltaShape>,
+    /// Width of the widest dense MLP.
+    pub(crate) intermediate_size: Option<usize>,
+    /// A mixture of experts.
+    pub(crate) moe: Option<MoeShape>,
+}
+
+impl WorkspaceShape {
+    /// Nothing but the residual stream.
+    pub(crate) fn new(hidden_size: usize) -> Self {
+        Self {
+            hidden_size,
+            branch: false,
+            attention: None,
+            attention_gate: false,
+            latent: None,
+            delta: None,
+            intermediate_size: None,
+            moe: None,
+        }
+    }
 }
 
 /// Buffers of a step, `[rows, columns]` in f32 each.
@@ -27,22 +57,54 @@ pub(crate) struct Workspace {
     pub(crate) hidden: Tensor,
     /// The residual stream, normalized for the next branch.
     pub(crate) normed: Tensor,
-    /// Queries.
-    pub(crate) q: Tensor,
-    /// Keys.
-    pub(crate) k: Tensor,
-    /// Values.
-    pub(crate) v: Tensor,
-    /// What attention gathered, head beside head.
-    pub(crate) attended: Tensor,
-    /// Gate of the MLP.
-    pub(crate) gate: Tensor,
-    /// What the gate lets through.
-    pub(crate) up: Tensor,
-    /// Their product.
-    pub(crate) gated: Tensor,
+    /// A branch before it joins the residual stream; without columns where none is kept apart.
+    pub(crate) branch: Tensor,
+    /// Softmax attention.
+    pub(crate) attention: Option<AttentionBuffers>,
+    /// Latent attention.
+    pub(crate) latent: Option<LatentBuffers>,
+    /// Gates of what attention gathers; without columns where there are none.
+    pub(crate) attention_gate: Tensor,
+    /// Gated delta layers.
+    pub(crate) delta: Option<DeltaBuffers>,
+    /// The dense MLP.
+    pub(crate) mlp: Option<MlpBuffers>,
+    /// The mixture of experts.
+    pub(crate) moe: Option<MoeBuffers>,
     /// Quantized rows of whichever of these is multiplied next.
     pub(crate) activations: ActivationBuffer,
+}
+
+impl Workspace {
+    /// Allocates the buffers, or counts them.
+    ///
+    /// # Errors
+    /// The device cannot allocate.
+    pub(crate) fn new(
+        shape: &WorkspaceShape,
+        allocator: &mut Allocator<'_>,
+    ) -> Result<Self, Error> {
+        let hidden = shape.hidden_size;
+        allocator.multiplies(hidden);
+        let attention = shape.attention.map(|shape| AttentionBuffers::new(&shape, allocator));
+        let latent = shape.latent.map(|shape| LatentBuffers::new(&shape, allocator));
+        let gate = shape.attention.filter(|_| shape.attention_gate).map_or(0, |of| of.q_dim());
+        let delta = shape.delta.map(|shape| DeltaBuffers::new(&shape, allocator));
+        let mlp = shape.intermediate_size.map(|width| MlpBuffers::new(width, allocator));
+        let moe = shape.moe.map(|shape| MoeBuffers::new(&shape, allocator));
+        Ok(Self {
+            hidden: allocator.buffer(hidden)?,
+            normed: allocator.buffer(hidden)?,
+            branch: allocator.buffer(if shape.branch { hidden } else { 0 })?,
+            attention: attention.transpose()?,
+            latent: latent.transpose()?,
+            attention_gate: allocator.buffer(gate)?,
+            delta: delta.transpose()?,
+            mlp: mlp.transpose()?,
+            moe: moe.transpose()?,
+            activations: allocator.activations(allocator.rows, allocator.dim_max)?,
+        })
+    }
 }
 
 /// How a precision lets affine weights read activations.
@@ -55,25 +117,16 @@ pub(crate) fn activation_type(precision: Precision) -> ActivationType {
     }
 }
 
-impl WorkspaceShape {
-    /// The widest rows that are multiplied with a weight.
-    fn dim_max(&self) -> usize {
-        self.attention.hidden_size.max(self.attention.q_dim()).max(self.intermediate_size)
-    }
-
-    /// Bytes that a workspace of this shape takes.
-    pub(crate) fn bytes(&self) -> u64 {
-        let attention = 2 * (self.attention.q_dim() + self.attention.kv_dim());
-        let columns = 2 * self.attention.hidden_size + attention + 3 * self.intermediate_size;
-        let codes = match self.activation {
-            ActivationType::F32 => 0,
-            ActivationType::Int8 => 1,
-            ActivationType::Int16 => 2,
-        };
-        let groups = codes * self.dim_max().div_ceil(ACTIVATION_GROUP);
-        let row = columns * size_of::<f32>() + groups * ACTIVATION_GROUP_BYTES;
-        self.rows as u64 * row as u64
-    }
+/// Makes buffers and counts their bytes, or only counts.
+#[derive(Debug)]
+pub(crate) struct Allocator<'a> {
+    /// `None` to count only: buffers have no rows then.
+    device: Option<&'a Device>,
+    /// Rows of the largest step.
+    rows: usize,
+    activation: ActivationType,
+    dim_max: usize,
+    bytes: u64,
 }
 
 /// Columns that share a scale in a row of quantized activations, and bytes of such a group: a code
@@ -81,53 +134,86 @@ impl WorkspaceShape {
 const ACTIVATION_GROUP: usize = 32;
 const ACTIVATION_GROUP_BYTES: usize = ACTIVATION_GROUP + 4 * 4;
 
-impl Workspace {
-    /// Allocates the buffers.
+impl<'a> Allocator<'a> {
+    /// An allocator for steps of `rows` rows on `device`, or one that only counts.
+    pub(crate) fn new(rows: usize, activation: ActivationType, device: Option<&'a Device>) -> Self {
+        Self { device, rows, activation, dim_max: 0, bytes: 0 }
+    }
+
+    /// Rows of the largest step.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A buffer of `columns` for each row of a step.
     ///
     /// # Errors
     /// The device cannot allocate.
-    pub(crate) fn new(shape: &WorkspaceShape, device: &Device) -> Result<Self, Error> {
-        let buffer = |columns: usize| Tensor::zeros((shape.rows, columns), DType::F32, device);
-        let (hidden, q) = (shape.attention.hidden_size, shape.attention.q_dim());
-        Ok(Self {
-            hidden: buffer(hidden)?,
-            normed: buffer(hidden)?,
-            q: buffer(q)?,
-            k: buffer(shape.attention.kv_dim())?,
-            v: buffer(shape.attention.kv_dim())?,
-            attended: buffer(q)?,
-            gate: buffer(shape.intermediate_size)?,
-            up: buffer(shape.intermediate_size)?,
-            gated: buffer(shape.intermediate_size)?,
-            activations: ActivationBuffer::new(
-                shape.rows,
-                shape.dim_max(),
-                shape.activation,
-                device,
-            )?,
-        })
+    pub(crate) fn buffer(&mut self, columns: usize) -> Result<Tensor, Error> {
+        self.tensor(self.rows, columns)
     }
 
-    /// Bytes it holds.
-    pub(crate) fn bytes(&self) -> u64 {
-        let tensors = [
-            &self.hidden,
-            &self.normed,
-            &self.q,
-            &self.k,
-            &self.v,
-            &self.attended,
-            &self.gate,
-            &self.up,
-            &self.gated,
-        ];
-        tensors.map(tensor_bytes).iter().sum::<u64>() + self.activations.bytes() as u64
+    /// An f32 tensor, `[rows, columns]`.
+    ///
+    /// # Errors
+    /// The device cannot allocate.
+    pub(crate) fn tensor(&mut self, rows: usize, columns: usize) -> Result<Tensor, Error> {
+        self.count(rows as u64 * columns as u64 * size_of::<f32>() as u64);
+        let tensor = match self.device {
+            Some(device) => Tensor::zeros((rows, columns), DType::F32, device)?,
+            None => Tensor::zeros((0, columns), DType::F32, &Device::Cpu)?,
+        };
+        Ok(tensor)
     }
-}
 
-/// Bytes of an f32 tensor.
-fn tensor_bytes(tensor: &Tensor) -> u64 {
-    (tensor.elem_count() * size_of::<f32>()) as u64
+    /// `len` numbers on the host.
+    pub(crate) fn host(&mut self, len: usize) -> Vec<f32> {
+        self.count(len as u64 * size_of::<f32>() as u64);
+        vec![0.0; if self.device.is_some() { len } else { 0 }]
+    }
+
+    /// Counts bytes that somebody else allocates.
+    pub(crate) fn count(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Whether buffers are made, not only counted.
+    pub(crate) fn makes(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// Says that rows of `columns` will be multiplied with weights.
+    pub(crate) fn multiplies(&mut self, columns: usize) {
+        self.dim_max = self.dim_max.max(columns);
+    }
+
+    /// Room for quantized rows.
+    ///
+    /// # Errors
+    /// The device cannot allocate.
+    pub(crate) fn activations(
+        &mut self,
+        rows: usize,
+        dim: usize,
+    ) -> Result<ActivationBuffer, Error> {
+        let planes = match self.activation {
+            ActivationType::F32 => 0,
+            ActivationType::Int8 => 1,
+            ActivationType::Int16 => 2,
+        };
+        let groups = planes * dim.div_ceil(ACTIVATION_GROUP);
+        self.count(rows as u64 * (groups * ACTIVATION_GROUP_BYTES) as u64);
+        let (rows, device) = match self.device {
+            Some(device) => (rows, device),
+            None => (0, &Device::Cpu),
+        };
+        Ok(ActivationBuffer::new(rows, dim, self.activation, device)?)
+    }
 }
 
 /// Buffers of the head, for the few rows whose logits were asked for.
@@ -145,7 +231,7 @@ pub(crate) struct HeadWorkspace {
 }
 
 impl HeadWorkspace {
-    /// Allocates buffers for up to `rows` rows.
+    /// Allocates, or counts, buffers for up to `rows` rows.
     ///
     /// # Errors
     /// The device cannot allocate.
@@ -153,26 +239,15 @@ impl HeadWorkspace {
         rows: usize,
         hidden_size: usize,
         vocab_size: usize,
-        device: &Device,
+        allocator: &mut Allocator<'_>,
     ) -> Result<Self, Error> {
         Ok(Self {
-            hidden: Tensor::zeros((rows, hidden_size), DType::F32, device)?,
-            normed: Tensor::zeros((rows, hidden_size), DType::F32, device)?,
-            logits: Tensor::zeros((rows, vocab_size), DType::F32, device)?,
-            host: vec![0.0; rows * vocab_size],
+            hidden: allocator.tensor(rows, hidden_size)?,
+            normed: allocator.tensor(rows, hidden_size)?,
+            logits: allocator.tensor(rows, vocab_size)?,
+            host: allocator.host(rows * vocab_size),
             vocab_size,
         })
-    }
-
-    /// Bytes that buffers for `rows` rows take, on device and host.
-    pub(crate) fn bytes_for(rows: usize, hidden_size: usize, vocab_size: usize) -> u64 {
-        (2 * rows * (hidden_size + vocab_size) * size_of::<f32>()) as u64
-    }
-
-    /// Bytes it holds, on device and host.
-    pub(crate) fn bytes(&self) -> u64 {
-        let tensors = [&self.hidden, &self.normed, &self.logits];
-        tensors.map(tensor_bytes).iter().sum::<u64>() + size_of_val(self.host.as_slice()) as u64
     }
 
     /// Copies the leading `rows` rows of logits to the host.
@@ -183,5 +258,28 @@ impl HeadWorkspace {
         let host = &mut self.host[..rows * self.vocab_size];
         read_rows(&self.logits, host)?;
         Ok(host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counted_bytes_are_those_of_the_buffers() {
+        for activation in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
+            for dim in [1, 32, 100] {
+                let mut counting = Allocator::new(5, activation, None);
+                let empty = counting.activations(7, dim).unwrap();
+                let mut making = Allocator::new(5, activation, Some(&Device::Cpu));
+                let buffer = making.activations(7, dim).unwrap();
+                assert_eq!(empty.bytes(), 0);
+                assert_eq!(counting.bytes(), buffer.bytes() as u64);
+                assert_eq!(making.bytes(), counting.bytes());
+            }
+        }
+        let mut counting = Allocator::new(5, ActivationType::F32, None);
+        assert_eq!(counting.buffer(3).unwrap().dims(), [0, 3]);
+        assert_eq!((counting.host(2).len(), counting.bytes()), (0, 4 * (15 + 2)));
     }
 }

@@ -2,15 +2,13 @@
 
 use std::path::Path;
 
-use sconce_kernels::{AffineFormat, AffineRows, DenseRows, DenseType, ScaleType};
-
+use super::architecture::StateShape;
 use super::memory::machine_bytes;
-use super::{Architecture, LoadOptions, SIM_PREFIX};
-use crate::checkpoint::{Checkpoint, MatrixRows, ModelConfig};
+use super::{LoadOptions, SIM_PREFIX, registry};
+use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::error::Error;
-use crate::llama::LlamaConfig;
 use crate::sim;
-use crate::state::{AttentionGroup, PAGE_TOKENS, StateLayout};
+use crate::state::{PAGE_TOKENS, StateLayout};
 
 /// Share of the machine's memory that state may take where no budget is given: weights, workspace
 /// and whatever runs beside the server need the rest.
@@ -40,13 +38,17 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
-    fn new(weights_bytes: u64, workspace_bytes: u64, state: &StateLayout, context: usize) -> Self {
-        let pages = state.pages_for(context) as u64;
+    pub(super) fn new(
+        weights_bytes: u64,
+        workspace_bytes: u64,
+        state: &StateLayout,
+        context: usize,
+    ) -> Self {
         Self {
             weights_bytes,
             workspace_bytes,
             state_bytes_per_token: state.bytes_per_token(),
-            state_bytes_at_context: state.bytes_per_page().saturating_mul(pages),
+            state_bytes_at_context: state.bytes_for(context),
             state_bytes_max: state.bytes_max(),
             context_length: context,
             pages_max: state.pages_max,
@@ -61,7 +63,7 @@ impl MemoryEstimate {
 /// # Errors
 /// As for [`load`](super::load), as far as headers tell.
 pub fn estimate(path: &str, options: &LoadOptions) -> Result<MemoryEstimate, Error> {
-    options.check()?;
+    options.check(path)?;
     if path.starts_with(SIM_PREFIX) {
         // A simulated model has no weights to read, so it can as well be made.
         let model = sim::load(path, options)?;
@@ -70,16 +72,7 @@ pub fn estimate(path: &str, options: &LoadOptions) -> Result<MemoryEstimate, Err
         return Ok(MemoryEstimate::new(size.weights_bytes, size.workspace_bytes, state, context));
     }
     let checkpoint = Checkpoint::open(Path::new(path))?;
-    match Architecture::of(&checkpoint)? {
-        Architecture::Llama => {
-            let config = LlamaConfig::read(checkpoint.config())?;
-            let context = config.context_length(checkpoint.config(), options)?;
-            let state = state_layout(config.attention_group(), context, options)?;
-            let weights = weights_bytes(&checkpoint, &config.ignored())?;
-            let workspace = config.workspace_bytes(options);
-            Ok(MemoryEstimate::new(weights, workspace, &state, context))
-        }
-    }
+    registry::find(&checkpoint)?.estimate(&checkpoint, options)
 }
 
 /// The context length that options ask for, at most `limit`.
@@ -103,147 +96,77 @@ pub(crate) fn context_length(
 }
 
 /// The state pool that options ask for: pages for `sequences_max` full contexts, or as many as the
-/// budget has bytes for.
+/// budget has bytes for once every sequence has its recurrent state.
 ///
 /// # Errors
 /// [`Error::Option`] if not even one page fits.
 pub(crate) fn state_layout(
-    group: AttentionGroup,
+    shape: StateShape,
     context: usize,
     options: &LoadOptions,
 ) -> Result<StateLayout, Error> {
     let mut layout = StateLayout {
-        attention: vec![group],
+        attention: shape.attention,
+        recurrent: shape.recurrent,
         page_tokens: PAGE_TOKENS,
         pages_max: 1,
         sequences_max: options.sequences_max,
     };
     let full = layout.pages_for(context).saturating_mul(options.sequences_max);
     let budget = options.state_bytes_max.unwrap_or_else(|| machine_bytes() / STATE_SHARE);
-    let fitting = usize::try_from(budget / layout.bytes_per_page()).unwrap_or(usize::MAX);
-    if fitting == 0 {
-        let expected = format!("at least {}, the bytes of one page", layout.bytes_per_page());
+    let least = layout.bytes_max();
+    if budget < least {
+        let expected = format!("at least {least}, the bytes of one page and all recurrent states");
         return Err(Error::option("state_bytes_max", expected, budget));
     }
-    layout.pages_max = full.min(fitting);
+    // Without attention layers pages take no bytes and are only counted.
+    let fitting = (budget - layout.recurrent_bytes_max()).checked_div(layout.bytes_per_page());
+    layout.pages_max =
+        full.min(fitting.map_or(full, |fitting| usize::try_from(fitting).unwrap_or(usize::MAX)));
     Ok(layout)
-}
-
-/// Bytes of all weights once packed.
-fn weights_bytes(checkpoint: &Checkpoint, ignored: &dyn Fn(&str) -> bool) -> Result<u64, Error> {
-    let mut bytes = 0_u64;
-    for tensor in checkpoint.tensors().filter(|tensor| !ignored(tensor.name)) {
-        bytes = bytes.saturating_add(match tensor.shape.len() {
-            0 | 1 => (tensor.elements() * size_of::<f32>()) as u64,
-            _ => match tensor.matrix_rows()? {
-                MatrixRows::Affine(source) => {
-                    affine_bytes(source.rows() as u64, source.cols() as u64, source.format())
-                }
-                MatrixRows::Dense(source) => {
-                    dense_bytes(source.rows() as u64, source.cols() as u64, source.format())
-                }
-            },
-        });
-    }
-    Ok(bytes)
-}
-
-/// Rows that are packed side by side, and bytes to which each such panel is rounded up: the packing
-/// of `sconce_kernels::Matrix`.
-const PANEL: u64 = 16;
-const LINE: u64 = 64;
-
-fn dense_bytes(rows: u64, cols: u64, format: DenseType) -> u64 {
-    let width = match format {
-        DenseType::F32 => 4,
-        DenseType::Bf16 | DenseType::F16 => 2,
-    };
-    rows.div_ceil(PANEL) * (cols * PANEL * width).next_multiple_of(LINE)
-}
-
-fn affine_bytes(rows: u64, cols: u64, format: AffineFormat) -> u64 {
-    let codes = if format.bits <= 4 { cols * PANEL / 2 } else { cols * PANEL };
-    let numbers = if format.zero_point.is_some() { PANEL } else { 2 * PANEL };
-    let width = match format.scales {
-        ScaleType::F32 => 4,
-        ScaleType::F16 => 2,
-    };
-    let scales = cols / format.group_size as u64 * numbers * width;
-    rows.div_ceil(PANEL) * (codes.next_multiple_of(LINE) + scales.next_multiple_of(LINE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
-    use sconce_kernels::Matrix;
-
-    struct Source(usize, usize, AffineFormat);
-
-    impl AffineRows for Source {
-        fn rows(&self) -> usize {
-            self.0
-        }
-        fn cols(&self) -> usize {
-            self.1
-        }
-        fn format(&self) -> AffineFormat {
-            self.2
-        }
-        fn read_row(&self, _: usize, codes: &mut [u8], scales: &mut [f32], biases: &mut [f32]) {
-            codes.fill(1);
-            scales.fill(1.0);
-            biases.fill(1.0);
-        }
-    }
-
-    struct Dense(usize, usize, DenseType);
-
-    impl DenseRows for Dense {
-        fn rows(&self) -> usize {
-            self.0
-        }
-        fn cols(&self) -> usize {
-            self.1
-        }
-        fn format(&self) -> DenseType {
-            self.2
-        }
-        fn read_row(&self, _: usize, values: &mut [f32]) {
-            values.fill(1.0);
-        }
-    }
-
-    #[test]
-    fn bytes_are_foreseen_as_they_are_packed() {
-        for (rows, cols) in [(1, 32), (16, 96), (33, 160)] {
-            for format in [DenseType::F32, DenseType::Bf16] {
-                let matrix = Matrix::pack_dense(&Dense(rows, cols, format), &Device::Cpu).unwrap();
-                assert_eq!(dense_bytes(rows as u64, cols as u64, format), matrix.bytes() as u64);
-            }
-            for (bits, zero_point) in [(4, None), (8, Some(128)), (6, None), (4, Some(8))] {
-                for scales in [ScaleType::F16, ScaleType::F32] {
-                    let format = AffineFormat { bits, group_size: 32, zero_point, scales };
-                    let matrix =
-                        Matrix::pack_affine(&Source(rows, cols, format), &Device::Cpu).unwrap();
-                    let foreseen = affine_bytes(rows as u64, cols as u64, format);
-                    assert_eq!(foreseen, matrix.bytes() as u64, "{rows} {cols} {format:?}");
-                }
-            }
-        }
-    }
+    use crate::state::{AttentionGroup, RecurrentGroup};
 
     #[test]
     fn the_pool_holds_full_contexts_or_what_the_budget_allows() {
-        let group = AttentionGroup { layers: 2, kv_heads: 1, head_dim: 8 };
+        let group = AttentionGroup { layers: 2, kv_heads: 1, key_dim: 8, value_dim: 8 };
         let page = 2 * 2 * 8 * 4 * PAGE_TOKENS as u64;
         let with = |state_bytes_max| {
             let options = LoadOptions { sequences_max: 3, state_bytes_max, ..Default::default() };
-            state_layout(group, 100, &options)
+            let shape = StateShape { attention: vec![group], recurrent: None };
+            state_layout(shape, 100, &options)
         };
         assert_eq!(with(Some(100 * page)).unwrap().pages_max, 6);
         assert_eq!(with(Some(4 * page + 1)).unwrap().pages_max, 4);
         let error = with(Some(page - 1)).unwrap_err().to_string();
         assert!(error.contains("state_bytes_max") && error.contains(&page.to_string()), "{error}");
+    }
+
+    #[test]
+    fn recurrent_states_are_paid_for_before_pages() {
+        let attention = AttentionGroup { layers: 1, kv_heads: 1, key_dim: 4, value_dim: 4 };
+        let recurrent = RecurrentGroup {
+            layers: 2,
+            conv_tail: 3,
+            conv_channels: 10,
+            value_heads: 2,
+            key_dim: 4,
+            value_dim: 8,
+        };
+        let (page, slot) = (8 * 4 * PAGE_TOKENS as u64, 2 * (30 + 64) * 4);
+        assert_eq!(recurrent.bytes_per_sequence(), slot);
+        let with = |state_bytes_max| {
+            let options = LoadOptions { sequences_max: 3, state_bytes_max, ..Default::default() };
+            let shape = StateShape { attention: vec![attention], recurrent: Some(recurrent) };
+            state_layout(shape, 100, &options)
+        };
+        let layout = with(Some(3 * slot + 2 * page)).unwrap();
+        assert_eq!((layout.pages_max, layout.bytes_max()), (2, 3 * slot + 2 * page));
+        assert_eq!(layout.bytes_for(65), 2 * page + slot);
+        assert!(with(Some(3 * slot + page - 1)).is_err());
     }
 }

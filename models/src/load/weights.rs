@@ -1,67 +1,145 @@
-//! Tensors of a checkpoint on their way into layers: checked, packed, counted, reported.
+//! Weights of a checkpoint on their way into layers: checked, packed, counted, reported.
+//!
+//! Every model is read twice by the same code. The first time nothing is packed: names, shapes and
+//! types are verified and bytes counted, so that a checkpoint that does not fit is refused, and the
+//! size of one that does is known, before any memory is taken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
-use sconce_kernels::Matrix;
+use sconce_kernels::{DenseRows, DenseType, Matrix};
 
+use super::part::{Part, Quantizing};
 use super::progress::{LoadProgress, LoadStage};
+use super::turn::Orientation;
 use super::{Progress, report};
-use crate::checkpoint::{Checkpoint, MatrixRows, TensorView};
+use crate::checkpoint::{Checkpoint, Conventions, RowSelection, Weight};
 use crate::error::Error;
+use crate::layers::decoder::WeightsSummary;
+use crate::quantize::QuantizeFormat;
 
-/// Takes each tensor that a model needs once, and knows at the end which were not taken.
+/// Takes each weight that a model needs once, and knows at the end which tensors were not taken.
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
-    device: &'a Device,
-    progress: &'a mut Progress<'a>,
+    conventions: Conventions,
+    quantizing: Option<Quantizing>,
+    /// `None` to check only: what is made then is empty.
+    packing: Option<Packing<'a>>,
     /// Tensors that were not taken yet.
     left: BTreeSet<&'a str>,
-    done: LoadProgress,
     bytes: u64,
     parameters: u64,
+    /// Bytes of matrices in the file by the name of the packing they get.
+    formats: BTreeMap<String, u64>,
+}
+
+/// Where weights are packed, and who hears of it.
+struct Packing<'a> {
+    device: &'a Device,
+    progress: &'a mut Progress<'a>,
+    done: LoadProgress,
 }
 
 impl<'a> Weights<'a> {
-    /// All tensors of `checkpoint` but those that the architecture knows to have no place in it.
-    pub(crate) fn new(
+    /// Verifies and counts all tensors of `checkpoint` but those that the architecture `ignores`.
+    pub(crate) fn check(checkpoint: &'a Checkpoint, ignores: &dyn Fn(&str) -> bool) -> Self {
+        let conventions = checkpoint.conventions();
+        let left = checkpoint.names().filter(|name| !ignores(name)).collect();
+        Self {
+            checkpoint,
+            conventions,
+            quantizing: None,
+            packing: None,
+            left,
+            bytes: 0,
+            parameters: 0,
+            formats: BTreeMap::new(),
+        }
+    }
+
+    /// As [`check`](Self::check), and packs them on `device`.
+    pub(crate) fn pack(
         checkpoint: &'a Checkpoint,
-        ignored: &dyn Fn(&str) -> bool,
+        ignores: &dyn Fn(&str) -> bool,
         device: &'a Device,
         progress: &'a mut Progress<'a>,
     ) -> Self {
         let mut done = LoadProgress::at(LoadStage::Weights);
-        let mut left = BTreeSet::new();
-        for tensor in checkpoint.tensors().filter(|tensor| !ignored(tensor.name)) {
-            left.insert(tensor.name);
+        for tensor in checkpoint.tensors().filter(|tensor| !ignores(tensor.name)) {
             done.bytes_total += tensor.bytes.len() as u64;
             done.tensors_total += 1;
         }
-        Self { checkpoint, device, progress, left, done, bytes: 0, parameters: 0 }
+        let packing = Some(Packing { device, progress, done });
+        Self { packing, ..Self::check(checkpoint, ignores) }
     }
 
-    /// The checkpoint that the tensors come from.
-    pub(crate) fn checkpoint(&self) -> &'a Checkpoint {
-        self.checkpoint
+    /// Quantizes matrices to `format` where it is given; the model has `layers` layers.
+    pub(crate) fn quantized(self, format: Option<QuantizeFormat>, layers: usize) -> Self {
+        Self { quantizing: format.map(|format| Quantizing { format, layers }), ..self }
     }
 
-    /// Where layers are put.
-    pub(crate) fn device(&self) -> &'a Device {
-        self.device
+    /// How the checkpoint writes down what can be written in several ways.
+    pub(crate) fn conventions(&self) -> Conventions {
+        self.conventions
+    }
+
+    /// Whether there is a weight of this canonical name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.checkpoint.has(name)
     }
 
     /// A matrix, `[rows, cols]`, in the packing of the checkpoint.
     ///
     /// # Errors
-    /// A tensor that is missing, has another shape or type; [`Error::Cancelled`].
+    /// A weight that is missing, has another shape or type; [`Error::Cancelled`].
     pub(crate) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, Error> {
-        let tensor = self.take(name, &[rows, cols])?;
-        let matrix = match tensor.matrix_rows()? {
-            MatrixRows::Affine(source) => Matrix::pack_affine(&source, self.device)?,
-            MatrixRows::Dense(source) => Matrix::pack_dense(&source, self.device)?,
-        };
-        self.took(&tensor, matrix.bytes() as u64)?;
-        Ok(matrix)
+        let mut matrices = self.split(name, &[rows, cols], [RowSelection::all()])?;
+        Ok(matrices.pop().expect("one selection makes one matrix"))
+    }
+
+    /// The parts of a weight of shape `[.., rows, cols]`, one matrix for each selection of its rows:
+    /// experts of a stack, projections that are stored as one.
+    ///
+    /// # Errors
+    /// As for [`matrix`](Self::matrix).
+    pub(crate) fn split(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        selections: impl IntoIterator<Item = RowSelection>,
+    ) -> Result<Vec<Matrix>, Error> {
+        let as_stored = |selection| (selection, Orientation::AsStored);
+        self.split_oriented(name, shape, selections.into_iter().map(as_stored))
+    }
+
+    /// As [`split`](Self::split), with some of the parts turned.
+    ///
+    /// # Errors
+    /// As for [`matrix`](Self::matrix).
+    pub(crate) fn split_oriented(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        parts: impl IntoIterator<Item = (RowSelection, Orientation)>,
+    ) -> Result<Vec<Matrix>, Error> {
+        let weight = self.take(name, shape)?;
+        let mut matrices = Vec::new();
+        let mut format = weight.format_name();
+        for part in parts {
+            let part = Part::new(&weight, part, self.quantizing)?;
+            if let Some(packing) = part.packing() {
+                format = packing.to_string();
+            }
+            self.bytes += part.bytes();
+            matrices.push(match &self.packing {
+                Some(packing) => part.pack(packing.device)?,
+                None => Matrix::pack_dense(&Nothing, &Device::Cpu)?,
+            });
+            self.report()?;
+        }
+        *self.formats.entry(format).or_default() += weight.bytes_in_file();
+        self.took(&weight)?;
+        Ok(matrices)
     }
 
     /// A vector in f32, `[len]`.
@@ -69,54 +147,113 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As for [`matrix`](Self::matrix).
     pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Tensor, Error> {
-        let tensor = self.take(name, &[len])?;
-        let vector = Tensor::from_vec(tensor.to_f32()?, len, self.device)?;
-        self.took(&tensor, (len * size_of::<f32>()) as u64)?;
-        Ok(vector)
+        self.vector_map(name, len, |value| value)
     }
 
-    /// Bytes of all that was taken, as it lies in memory.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+    /// A vector in f32, `[len]`, of what `map` makes of each element.
+    ///
+    /// # Errors
+    /// As for [`matrix`](Self::matrix).
+    pub(crate) fn vector_map(
+        &mut self,
+        name: &str,
+        len: usize,
+        map: impl Fn(f32) -> f32,
+    ) -> Result<Tensor, Error> {
+        self.tensor(name, &[len], |mut values| {
+            values.iter_mut().for_each(|value| *value = map(*value));
+            (values, vec![len])
+        })
     }
 
-    /// Elements of all that was taken.
-    pub(crate) fn parameters(&self) -> u64 {
-        self.parameters
+    /// A weight of shape `shape` in f32, as the values and the shape that `make` makes of its values
+    /// in row-major order. For small tensors that are not multiplied as matrices.
+    ///
+    /// # Errors
+    /// As for [`matrix`](Self::matrix).
+    pub(crate) fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        make: impl FnOnce(Vec<f32>) -> (Vec<f32>, Vec<usize>),
+    ) -> Result<Tensor, Error> {
+        let weight = self.take(name, shape)?;
+        self.bytes += (weight.elements() * size_of::<f32>()) as u64;
+        let tensor = match &self.packing {
+            Some(packing) => {
+                let (values, shape) = make(weight.to_f32()?);
+                Tensor::from_vec(values, shape, packing.device)?
+            }
+            None => {
+                weight.expect_readable()?;
+                Tensor::from_vec(Vec::<f32>::new(), 0, &Device::Cpu)?
+            }
+        };
+        self.took(&weight)?;
+        Ok(tensor)
     }
 
     /// Verifies that nothing was left over.
     ///
     /// # Errors
     /// [`Error::UnexpectedTensor`]: a model that ignores weights is not the one in the checkpoint.
-    pub(crate) fn finish(self, architecture: &str) -> Result<(), Error> {
-        match self.left.first() {
-            None => Ok(()),
-            Some(name) => Err(Error::UnexpectedTensor {
+    pub(crate) fn finish(self, architecture: &str) -> Result<WeightsSummary, Error> {
+        if let Some(name) = self.left.first() {
+            return Err(Error::UnexpectedTensor {
                 file: self.checkpoint.path().display().to_string(),
                 tensor: (*name).to_string(),
                 architecture: architecture.to_string(),
-            }),
+            });
         }
+        let most = self.formats.into_iter().max_by_key(|(_, bytes)| *bytes);
+        let format = most.map_or_else(|| "none".to_string(), |(name, _)| name);
+        Ok(WeightsSummary { bytes: self.bytes, parameters: self.parameters, format })
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<TensorView<'a>, Error> {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Weight<'a>, Error> {
         self.report()?;
-        let tensor = self.checkpoint.tensor(name)?;
-        tensor.expect_shape(shape)?;
-        Ok(tensor)
+        let weight = self.checkpoint.weight(name)?;
+        weight.expect_shape(shape)?;
+        Ok(weight)
     }
 
-    fn took(&mut self, tensor: &TensorView<'_>, bytes: u64) -> Result<(), Error> {
-        self.left.remove(tensor.name);
-        self.bytes += bytes;
-        self.parameters += tensor.elements() as u64;
-        self.done.bytes_done += tensor.bytes.len() as u64;
-        self.done.tensors_done += 1;
+    fn took(&mut self, weight: &Weight<'a>) -> Result<(), Error> {
+        self.parameters += weight.elements() as u64;
+        let mut parts = 0;
+        for part in weight.parts() {
+            self.left.remove(part);
+            parts += 1;
+        }
+        if let Some(packing) = &mut self.packing {
+            packing.done.bytes_done += weight.bytes_in_file();
+            packing.done.tensors_done += parts;
+        }
         self.report()
     }
 
     fn report(&mut self) -> Result<(), Error> {
-        report(self.progress, self.done)
+        match &mut self.packing {
+            Some(packing) => report(packing.progress, packing.done),
+            None => Ok(()),
+        }
     }
+}
+
+/// The source of a matrix without rows, in place of one that is only checked.
+struct Nothing;
+
+impl DenseRows for Nothing {
+    fn rows(&self) -> usize {
+        0
+    }
+
+    fn cols(&self) -> usize {
+        0
+    }
+
+    fn format(&self) -> DenseType {
+        DenseType::F32
+    }
+
+    fn read_row(&self, _: usize, _: &mut [f32]) {}
 }

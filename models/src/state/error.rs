@@ -45,6 +45,19 @@ pub enum StateError {
         /// The length it has.
         len: usize,
     },
+    /// A truncation to a length whose recurrent state is gone.
+    #[error(
+        "cannot truncate {sequence} from {len} to {requested} tokens: its recurrent state only \
+         stands for all of them"
+    )]
+    Recurrent {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The length asked for.
+        requested: usize,
+        /// The length it has.
+        len: usize,
+    },
     /// A layout that no pool can have.
     #[error("state layout: expected {expected}, found {found}")]
     Layout {

@@ -4,25 +4,26 @@
 use candle_core::{DType, Device, Result, Tensor};
 use memmap2::MmapMut;
 
-use super::{StateError, StateLayout};
+use super::{AttentionGroup, StateError, StateLayout};
 
 /// Keys and values of one attention layer, for all pages of the pool.
 #[derive(Debug, Clone)]
 pub struct LayerKv {
-    /// `[pages_max, kv_heads, page_tokens, head_dim]`, f32.
+    /// `[pages_max, kv_heads, page_tokens, key_dim]`, f32.
     pub keys: Tensor,
-    /// `[pages_max, kv_heads, page_tokens, head_dim]`, f32.
+    /// `[pages_max, kv_heads, page_tokens, value_dim]`, f32.
     pub values: Tensor,
 }
 
 impl LayerKv {
-    fn new(shape: (usize, usize, usize, usize), device: &Device) -> Result<Self> {
+    fn new(layout: &StateLayout, group: &AttentionGroup, device: &Device) -> Result<Self> {
         // On the CPU the operating system hands out zeroed memory when a page is first touched, so
         // a large pool costs only what was ever used.
-        Ok(Self {
-            keys: Tensor::zeros(shape, DType::F32, device)?,
-            values: Tensor::zeros(shape, DType::F32, device)?,
-        })
+        let pages = |dim| {
+            let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, dim);
+            Tensor::zeros(shape, DType::F32, device)
+        };
+        Ok(Self { keys: pages(group.key_dim)?, values: pages(group.value_dim)? })
     }
 
     /// Copies page `from` over page `to`.
@@ -39,19 +40,12 @@ impl LayerKv {
 /// All layers of a layout, group after group.
 ///
 /// # Errors
-/// More bytes than the system gives, or a device that cannot allocate.
-pub(super) fn allocate(
-    layout: &StateLayout,
-    device: &Device,
-) -> std::result::Result<Vec<LayerKv>, StateError> {
-    if device.is_cpu() {
-        probe(layout.bytes_max())?;
-    }
+/// A device that cannot allocate.
+pub(super) fn allocate(layout: &StateLayout, device: &Device) -> Result<Vec<LayerKv>> {
     let mut layers = Vec::new();
     for group in &layout.attention {
-        let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, group.head_dim);
         for _ in 0..group.layers {
-            layers.push(LayerKv::new(shape, device)?);
+            layers.push(LayerKv::new(layout, group, device)?);
         }
     }
     Ok(layers)
@@ -59,7 +53,7 @@ pub(super) fn allocate(
 
 /// Asks the system for as much memory as the pool takes, and gives it back: a tensor that cannot be
 /// allocated ends the process, an anonymous mapping that cannot be made is an error.
-fn probe(bytes: u64) -> std::result::Result<(), StateError> {
+pub(super) fn probe(bytes: u64) -> std::result::Result<(), StateError> {
     let refused = |message: String| StateError::Memory { bytes, message };
     let len = usize::try_from(bytes).map_err(|error| refused(error.to_string()))?;
     match MmapMut::map_anon(len.max(1)) {

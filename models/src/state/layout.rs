@@ -19,8 +19,39 @@ pub struct AttentionGroup {
     pub layers: usize,
     /// Key/value heads of each layer.
     pub kv_heads: usize,
-    /// Elements of a key and of a value.
-    pub head_dim: usize,
+    /// Elements of a key. With multi-head latent attention, those of the shared rope key.
+    pub key_dim: usize,
+    /// Elements of a value. With multi-head latent attention, those of the latent.
+    pub value_dim: usize,
+}
+
+/// Gated delta layers: what each keeps of a sequence, whatever the sequence's length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecurrentGroup {
+    /// Number of layers.
+    pub layers: usize,
+    /// Inputs that the short convolution looks back to: its kernel less one.
+    pub conv_tail: usize,
+    /// Channels of the short convolution.
+    pub conv_channels: usize,
+    /// Heads of the delta state.
+    pub value_heads: usize,
+    /// Rows of a head's state.
+    pub key_dim: usize,
+    /// Columns of a head's state.
+    pub value_dim: usize,
+}
+
+impl RecurrentGroup {
+    /// Bytes of one sequence in all layers.
+    pub fn bytes_per_sequence(&self) -> u64 {
+        let product = |factors: &[usize]| {
+            factors.iter().fold(1, |product: u64, factor| product.saturating_mul(*factor as u64))
+        };
+        let tail = product(&[self.conv_tail, self.conv_channels]);
+        let delta = product(&[self.value_heads, self.key_dim, self.value_dim]);
+        tail.saturating_add(delta).saturating_mul(self.layers as u64).saturating_mul(ELEMENT_BYTES)
+    }
 }
 
 /// What a sequence carries and how many of them fit.
@@ -29,6 +60,8 @@ pub struct StateLayout {
     /// Attention layers. A page is the same run of tokens in all of them; without any, as for a
     /// simulated model, pages are only counted.
     pub attention: Vec<AttentionGroup>,
+    /// Recurrent layers; each open sequence has a slot in all of them.
+    pub recurrent: Option<RecurrentGroup>,
     /// Tokens of a page, [`PAGE_TOKENS`] outside tests.
     pub page_tokens: usize,
     /// Pages of the pool.
@@ -43,10 +76,10 @@ impl StateLayout {
         let elements = |group: &AttentionGroup| {
             (group.layers as u64)
                 .saturating_mul(group.kv_heads as u64)
-                .saturating_mul(group.head_dim as u64)
+                .saturating_mul(group.key_dim as u64 + group.value_dim as u64)
         };
         let sum = self.attention.iter().map(elements).fold(0, u64::saturating_add);
-        sum.saturating_mul(2 * ELEMENT_BYTES)
+        sum.saturating_mul(ELEMENT_BYTES)
     }
 
     /// Bytes of one page in all layers.
@@ -54,9 +87,26 @@ impl StateLayout {
         self.bytes_per_token().saturating_mul(self.page_tokens as u64)
     }
 
-    /// Bytes of all pages.
+    /// Bytes of the recurrent state of one sequence, whatever its length; 0 without such layers.
+    pub fn bytes_per_sequence(&self) -> u64 {
+        self.recurrent.map_or(0, |group| group.bytes_per_sequence())
+    }
+
+    /// Bytes of all recurrent slots.
+    pub fn recurrent_bytes_max(&self) -> u64 {
+        self.bytes_per_sequence().saturating_mul(self.sequences_max as u64)
+    }
+
+    /// Bytes of all pages and of all recurrent slots.
     pub fn bytes_max(&self) -> u64 {
-        self.bytes_per_page().saturating_mul(self.pages_max as u64)
+        let pages = self.bytes_per_page().saturating_mul(self.pages_max as u64);
+        pages.saturating_add(self.recurrent_bytes_max())
+    }
+
+    /// Bytes of the state of one sequence of `tokens` tokens.
+    pub fn bytes_for(&self, tokens: usize) -> u64 {
+        let pages = self.bytes_per_page().saturating_mul(self.pages_for(tokens) as u64);
+        pages.saturating_add(self.bytes_per_sequence())
     }
 
     /// Pages that hold `tokens` tokens of one sequence.

@@ -12,9 +12,10 @@ const PAGES: usize = 12;
 const SEQUENCES: usize = 4;
 
 fn layout(layers: usize) -> StateLayout {
-    let group = AttentionGroup { layers, kv_heads: 2, head_dim: 1 };
+    let group = AttentionGroup { layers, kv_heads: 2, key_dim: 1, value_dim: 1 };
     StateLayout {
         attention: if layers == 0 { vec![] } else { vec![group] },
+        recurrent: None,
         page_tokens: PAGE,
         pages_max: PAGES,
         sequences_max: SEQUENCES,

@@ -1,0 +1,233 @@
+//! A mixture of experts: a router chooses a few gated MLPs for each token, whose weighted results
+//! are added up, with those of a shared one that all tokens pass. Which layout of a checkpoint the
+//! experts come from is `experts.rs`.
+
+use candle_core::Tensor;
+use sconce_kernels::{
+    Activation, ActivationBuffer, Activations, Matrix, Mode, PairInput, RouterOptions, Routing,
+    add_gated, combine_experts, expert_matmul, gate_mul, matmul,
+};
+
+use super::experts::Experts;
+use super::linear::Linear;
+use super::mlp::{Mlp, MlpShape, Output};
+use super::workspace::{Allocator, Workspace, WorkspaceShape};
+use crate::error::Error;
+use crate::load::weights::Weights;
+
+/// Rows of a step whose experts are computed together. It bounds the buffers, which have a row for
+/// each pair of a row and an expert; with fewer rows, the weights of an expert would be read again for
+/// too few of them. Results do not depend on it: every operator computes a row, and a pair, from
+/// nothing but its own input.
+const BLOCK_ROWS: usize = 256;
+
+/// Sizes of a mixture of experts, and how its router chooses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct MoeShape {
+    /// Width of the residual stream.
+    pub(crate) hidden_size: usize,
+    /// Number of experts.
+    pub(crate) experts: usize,
+    /// Width of an expert.
+    pub(crate) intermediate_size: usize,
+    /// Function of the gates.
+    pub(crate) activation: Activation,
+    /// How experts are chosen and weighted.
+    pub(crate) router: RouterOptions,
+    /// Whether a correction is added to scores for the choice.
+    pub(crate) correction: bool,
+    /// The MLP that all tokens pass.
+    pub(crate) shared: Option<SharedShape>,
+}
+
+/// An MLP that all tokens pass beside the experts they choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SharedShape {
+    /// Its width.
+    pub(crate) intermediate_size: usize,
+    /// Whether it is `shared_expert`, times the sigmoid of `shared_expert_gate`, as in Qwen's models,
+    /// or `shared_experts` as it is, as in GLM's.
+    pub(crate) gated: bool,
+}
+
+impl MoeShape {
+    /// Says which buffers such layers need.
+    pub(crate) fn workspace(&self, shape: &mut WorkspaceShape) {
+        shape.moe = Some(*self);
+        if let Some(shared) = self.shared {
+            let width = shape.intermediate_size.unwrap_or(0).max(shared.intermediate_size);
+            shape.intermediate_size = Some(width);
+            shape.branch |= shared.gated;
+        }
+    }
+}
+
+/// Weights of a mixture of experts.
+#[derive(Debug)]
+pub(crate) struct Moe {
+    gate: Matrix,
+    /// `[experts]`.
+    e_score_correction_bias: Option<Tensor>,
+    experts: Experts,
+    shared: Option<SharedExpert>,
+    router: RouterOptions,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+struct SharedExpert {
+    mlp: Mlp,
+    /// `[1, hidden_size]`.
+    gate: Option<Linear>,
+}
+
+/// Buffers of the experts of one block of rows.
+#[derive(Debug)]
+pub(crate) struct MoeBuffers {
+    /// `[rows, experts]`.
+    logits: Tensor,
+    routing: Routing,
+    /// `[pairs, intermediate_size]`, as the next two.
+    gate: Tensor,
+    up: Tensor,
+    gated: Tensor,
+    /// Results of the pairs, `[pairs, hidden_size]`.
+    down: Tensor,
+    /// Quantized `gated`.
+    activations: ActivationBuffer,
+    /// Gate of the shared expert, `[rows of the step, 1]`.
+    shared_gate: Tensor,
+}
+
+impl MoeBuffers {
+    /// Buffers for layers of `shape`.
+    ///
+    /// # Errors
+    /// The device cannot allocate.
+    pub(crate) fn new(shape: &MoeShape, allocator: &mut Allocator<'_>) -> Result<Self, Error> {
+        let (width, choices) = (shape.intermediate_size, shape.router.experts_per_token);
+        let rows = allocator.rows().min(BLOCK_ROWS);
+        let pairs = rows * choices;
+        allocator.count(Routing::bytes_for(rows, shape.experts, choices));
+        let routing = match allocator.makes() {
+            true => Routing::new(rows, shape.experts, choices),
+            false => Routing::new(0, 0, 0),
+        };
+        let gated = shape.shared.is_some_and(|shared| shared.gated);
+        Ok(Self {
+            logits: allocator.tensor(rows, shape.experts)?,
+            routing,
+            gate: allocator.tensor(pairs, width)?,
+            up: allocator.tensor(pairs, width)?,
+            gated: allocator.tensor(pairs, width)?,
+            down: allocator.tensor(pairs, shape.hidden_size)?,
+            activations: allocator.activations(pairs, width)?,
+            shared_gate: allocator.buffer(usize::from(gated))?,
+        })
+    }
+}
+
+impl Moe {
+    /// Reads `<name>.gate`, the experts and, where there is one, the shared expert.
+    ///
+    /// # Errors
+    /// A tensor that is missing, has another shape or cannot be read.
+    pub(crate) fn load(
+        weights: &mut Weights<'_>,
+        name: &str,
+        shape: MoeShape,
+    ) -> Result<Self, Error> {
+        let (experts, hidden) = (shape.experts, shape.hidden_size);
+        let gate = weights.matrix(&format!("{name}.gate.weight"), experts, hidden)?;
+        let correction = match shape.correction {
+            true => Some(weights.vector(&format!("{name}.gate.e_score_correction_bias"), experts)?),
+            false => None,
+        };
+        let shared = match shape.shared {
+            Some(shared) => Some(SharedExpert::load(weights, name, &shape, shared)?),
+            None => None,
+        };
+        Ok(Self {
+            gate,
+            e_score_correction_bias: correction,
+            experts: Experts::load(weights, name, &shape)?,
+            shared,
+            router: shape.router,
+            activation: shape.activation,
+        })
+    }
+
+    /// Adds the results of the normalized rows' experts to the residual stream.
+    ///
+    /// # Errors
+    /// An operator refused.
+    pub(crate) fn forward(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
+        for first in (0..rows).step_by(BLOCK_ROWS) {
+            self.add_experts(work, first, BLOCK_ROWS.min(rows - first))?;
+        }
+        match &self.shared {
+            Some(shared) => shared.add(work, rows),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the chosen experts' results for `rows` rows from `first` on.
+    fn add_experts(&self, work: &mut Workspace, first: usize, rows: usize) -> Result<(), Error> {
+        let Experts { gate_proj, up_proj, down_proj } = &self.experts;
+        let buffers = work.moe.as_mut().expect("the workspace was made for experts");
+        let (x, out) = (work.normed.narrow(0, first, rows)?, work.hidden.narrow(0, first, rows)?);
+
+        // In f32 whatever the precision: a choice of experts is not to hang on rounding.
+        matmul(&buffers.logits, &Activations::exact(&x, rows)?, &self.gate, Mode::Store)?;
+        let correction = self.e_score_correction_bias.as_ref();
+        buffers.routing.route(&buffers.logits, correction, &self.router, rows)?;
+
+        let (routing, pairs) = (&buffers.routing, buffers.routing.pairs());
+        let x = work.activations.prepare_experts(&x, rows, &[gate_proj, up_proj])?;
+        expert_matmul(&buffers.gate, &x, gate_proj, routing, PairInput::Rows)?;
+        expert_matmul(&buffers.up, &x, up_proj, routing, PairInput::Rows)?;
+        gate_mul(&buffers.gated, &buffers.gate, &buffers.up, self.activation, pairs)?;
+        let x = buffers.activations.prepare_experts(&buffers.gated, pairs, &[down_proj])?;
+        expert_matmul(&buffers.down, &x, down_proj, routing, PairInput::Pairs)?;
+        Ok(combine_experts(&out, &buffers.down, routing)?)
+    }
+}
+
+impl SharedExpert {
+    fn load(
+        weights: &mut Weights<'_>,
+        name: &str,
+        shape: &MoeShape,
+        shared: SharedShape,
+    ) -> Result<Self, Error> {
+        let mlp = MlpShape {
+            hidden_size: shape.hidden_size,
+            intermediate_size: shared.intermediate_size,
+            activation: shape.activation,
+            bias: false,
+        };
+        if !shared.gated {
+            let mlp = Mlp::load(weights, &format!("{name}.shared_experts"), mlp)?;
+            return Ok(Self { mlp, gate: None });
+        }
+        let gate = format!("{name}.shared_expert_gate");
+        Ok(Self {
+            mlp: Mlp::load(weights, &format!("{name}.shared_expert"), mlp)?,
+            gate: Some(Linear::load(weights, &gate, (1, shape.hidden_size), false)?),
+        })
+    }
+
+    /// Adds its result for the normalized rows to the residual stream.
+    fn add(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
+        let Some(gate) = &self.gate else { return self.mlp.forward(work, rows, Output::Add) };
+        self.mlp.forward(work, rows, Output::Branch)?;
+        let buffers = work.moe.as_ref().expect("the workspace was made for experts");
+        gate.forward(
+            &buffers.shared_gate,
+            &Activations::exact(&work.normed, rows)?,
+            rows,
+            Mode::Store,
+        )?;
+        Ok(add_gated(&work.hidden, &work.branch, &buffers.shared_gate, rows)?)
+    }
+}
