@@ -127,6 +127,40 @@ fn a_quantized_model_answers_alike_alone_and_in_any_batch() {
 }
 
 #[test]
+fn a_hybrid_model_answers_alike_alone_and_in_any_batch() {
+    for name in ["qwen3_next_f32", "qwen3_5_hub", "qwen3_5_moe_f32", "qwen3_next_mlx_4bit"] {
+        for precision in [Precision::Fast, Precision::Exact] {
+            assert_invariant(&fixture(name), precision, 150);
+        }
+    }
+}
+
+#[test]
+fn a_model_with_experts_answers_alike_alone_and_in_any_batch() {
+    for name in ["qwen3_moe_bf16", "qwen3_moe_mlx_mixed", "qwen3_moe_mlx_nvfp4"] {
+        for precision in [Precision::Fast, Precision::Exact] {
+            // The prompt as a whole is more rows than experts are computed for at a time.
+            assert_invariant(&fixture(name), precision, 300);
+        }
+    }
+}
+
+#[test]
+fn a_fork_of_a_hybrid_goes_on_as_the_original_does_and_apart_from_it() {
+    let mut model = load(&fixture("qwen3_5_f32"), &options(Precision::Exact));
+    let model = model.as_mut();
+    let tokens = prompt(100, stepping::VOCABULARY, 3);
+    let original = model.state_mut().open().unwrap();
+    feed(model, original, &tokens[..90]);
+    let fork = model.state_mut().fork(original).unwrap();
+    feed(model, original, &[1, 2, 3]);
+    let from_fork = feed(model, fork, &tokens[90..]);
+    assert_eq!(bits(&from_fork), in_steps(model, &tokens, &[100])[&99]);
+    model.state_mut().truncate(fork, 0).unwrap();
+    assert_eq!(bits(&feed(model, fork, &tokens)), bits(&from_fork));
+}
+
+#[test]
 fn smollm2_answers_alike_alone_and_in_any_batch() {
     let Some(path) = smollm2() else {
         eprintln!("skipped: no SmolLM2; set SCONCE_SMOLLM2 or put it into .models/");
@@ -134,6 +168,16 @@ fn smollm2_answers_alike_alone_and_in_any_batch() {
     };
     for precision in [Precision::Fast, Precision::Exact] {
         assert_invariant(&path, precision, 70);
+    }
+}
+
+#[test]
+fn a_model_with_latents_answers_alike_alone_and_in_any_batch() {
+    for name in ["glm4_moe_lite_bf16", "glm4_moe_lite_f16", "glm4_moe_lite_mlx_4bit"] {
+        for precision in [Precision::Fast, Precision::Exact] {
+            // More rows than heads are multiplied for at a time, and more pages than one.
+            assert_invariant(&fixture(name), precision, 150);
+        }
     }
 }
 

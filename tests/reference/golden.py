@@ -20,8 +20,9 @@ class Decoded:
 
 
 @torch.no_grad()
-def greedy(model, input_ids, steps, stop_ids=()):
-    """Decodes `steps` tokens after `input_ids`, or fewer when one of `stop_ids` (kept) comes first.
+def greedy(model, input_ids, steps, stop_ids=(), least_margin=0.0):
+    """Decodes `steps` tokens after `input_ids`, or fewer when one of `stop_ids` (kept) comes first, or when a
+    margin falls below `least_margin`.
 
     The prompt goes through in one pass and every later token alone, so a rope whose base depends on the
     length of the sequence sees at each position the length that ends there.
@@ -36,7 +37,7 @@ def greedy(model, input_ids, steps, stop_ids=()):
         margin = min(margin, float(best.values[0] - best.values[1]))
         tokens.append(int(best.indices[0]))
         top.append([[int(i), round(float(v), 6)] for i, v in zip(best.indices, best.values)])
-        if tokens[-1] in stop_ids:
+        if tokens[-1] in stop_ids or margin < least_margin:
             break
         feed = torch.tensor([tokens[-1:]])
     return Decoded(tokens, top, margin)

@@ -1,9 +1,9 @@
 """What transformers makes of SmolLM2-135M-Instruct (the published Q4_1 file, dequantized to float32).
 
-Writes models/tests/fixtures/smollm2_golden.json: five chat prompts with their greedy continuations; and
-smollm2_page.json: a page of text with the most likely next tokens at every position.
+Writes models/tests/fixtures/smollm2_golden.json: ten chat prompts with their greedy continuations, their ids
+checked against llama.cpp; and smollm2_page.json: a page of text with the most likely next tokens at every position.
 
-    python tests/reference/smollm2_golden.py .models/SmolLM2-135M-Instruct.Q4_1.gguf
+    python tests/reference/smollm2_golden.py .models/SmolLM2-135M-Instruct.Q4_1.gguf PYTHON_WITH_LLAMA_CPP
 """
 import sys
 from pathlib import Path
@@ -12,10 +12,11 @@ import gguf
 import torch
 
 import golden
+import llama_cpp_tokens
 import llama_gguf
 
 OUT = Path(__file__).resolve().parents[2] / "models/tests/fixtures"
-STEPS, STEPS_WITH_LOGPROBS, PAGE_TOKENS = 48, 16, 512
+STEPS, PAGE_TOKENS = 32, 512
 # Below this the references' own rounding could choose the other token.
 MARGIN = 0.01
 
@@ -52,20 +53,29 @@ PROMPTS = {
     "unicode": [{"role": "user", "content": "Übersetze ins Englische: „Das Café öffnet um 7:30 Uhr – schöne Grüße aus "
                                             "München!“ 你好，世界 🌍 ٢٠٢٦"}],
     "long": [{"role": "user", "content": REPORT + "\n\nWhat did the council decide about the price of moorings?"}],
+    "short": [{"role": "user", "content": "Hi"}],
+    "rust": [{"role": "user", "content": "What does this print?\n\n```rust\nfn main() {\n\tlet v: Vec<u64> = (1..=4).map(|i| i * i)"
+                                         ".collect();\n\tprintln!(\"{v:?}\");\n}\n```"}],
+    "emoji": [{"role": "user", "content": "Name these: \U0001f34e\U0001f34c. A family: \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466, "
+                                          "a hand: \U0001f44b\U0001f3fd, a flag: \U0001f1eb\U0001f1f7."}],
+    "marks": [{"role": "user", "content": "What do these words mean? Cafe\u0301, cre\u0300me bru\u0302le\u0301e; \u0928\u092e\u0938\u094d\u0924\u0947; "
+                                          "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35; \u6771\u4eac\u306f\u9996\u90fd\u3067\u3059; z\u0351\u036ba\u0309\u0300l\u0335"}],
+    "special": [{"role": "user", "content": "The markers are <|im_start|>, <|im_end|> and <|endoftext|>;    <|im_start|> comes "
+                                            "first.\n\n\n\tWhich one comes last? 1 22 333 4444"}],
 }
 
 
-def write_prompts(model, tokenizer, path):
-    """The five chat prompts, decoded greedily to 48 tokens or to the end token."""
+def write_prompts(model, tokenizer, theirs, path):
+    """The chat prompts, decoded greedily to 32 tokens or to the end token; `theirs` gives llama.cpp's ids of texts."""
+    prompts = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in PROMPTS.values()]
     entries = []
-    for name, messages in PROMPTS.items():
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    for (name, messages), prompt, second in zip(PROMPTS.items(), prompts, theirs(prompts), strict=True):
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert ids == second["parsed"], f"{name}: llama.cpp has {second['parsed']}, not {ids}"
         decoded = golden.greedy(model, ids, STEPS, stop_ids=(tokenizer.eos_token_id,))
         assert decoded.margin >= MARGIN, f"{name}: margin {decoded.margin}"
         entry = {"name": name, "messages": messages, "prompt": prompt}
         entry |= golden.prompt_entry(ids, decoded)
-        entry["top5"] = entry["top5"][:STEPS_WITH_LOGPROBS]
         entry["text"] = tokenizer.decode(decoded.tokens, skip_special_tokens=True)
         entries.append(entry)
         counts = f"{len(ids)} + {len(decoded.tokens)} tokens, margin {decoded.margin:.4f}"
@@ -91,5 +101,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     file = gguf.GGUFReader(sys.argv[1])
     reference, words = llama_gguf.load_model(file), llama_gguf.load_tokenizer(file)
-    write_prompts(reference, words, OUT / "smollm2_golden.json")
+    theirs = lambda texts: llama_cpp_tokens.tokenize(sys.argv[2], sys.argv[1], texts)
+    write_prompts(reference, words, theirs, OUT / "smollm2_golden.json")
     write_page(reference, words, OUT / "smollm2_page.json")

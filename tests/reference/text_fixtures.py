@@ -2,17 +2,17 @@
 """Makes the golden files of server/text/tests/fixtures from independent implementations.
 
 Needs: tests/reference/fetch.sh run before, and the packages tokenizers, transformers, jinja2,
-sentencepiece and gguf, and a folder with the npm package node-llama-cpp for the second opinion of
+sentencepiece and gguf, and an interpreter with llama-cpp-python for the second opinion of
 llama.cpp. Commits no vocabulary of others: only texts of our own, the ids they become and the
 prompts that chat templates render. Run from the repository root:
 
-    python tests/reference/text_fixtures.py FOLDER_WITH_NODE_MODULES
+    python tests/reference/text_fixtures.py PYTHON_WITH_LLAMA_CPP
 """
 
 import io
+import itertools
 import json
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,10 +23,14 @@ import sentencepiece
 import tokenizers
 from transformers.utils import chat_template_utils
 
+import gemma3_gguf
+import llama_cpp_tokens
+
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "server/text/tests/fixtures"
 MODELS = ROOT / ".models"
 SMOLLM2 = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
+GEMMA3 = MODELS / "gemma-3-270m-q4_k_m.gguf"
 PACKED = ["qwen3", "gemma3", "llama3_1"]
 
 CORPUS = [
@@ -152,16 +156,25 @@ def by_tokenizers(made):
 
 def llama_cpp(path, texts):
     """What llama.cpp makes of the texts: ids with special tokens parsed, and as plain text."""
-    script = ROOT / "tests/reference/llama_cpp_tokens.mjs"
-    made = subprocess.run(
-        ["node", str(script), str(path)],
-        input=json.dumps(texts),
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=sys.argv[1],
-    )
-    return json.loads(made.stdout)
+    return llama_cpp_tokens.tokenize(sys.argv[1], path, texts)
+
+
+def with_second_opinion(golden, path, piece_bytes, controls=()):
+    """The golden with llama.cpp's ids of plain text and each id's bytes; its other ids must be the same.
+
+    `controls` are texts of tokens that llama.cpp takes for control tokens because they look so, whatever the
+    file says: they are text of the user's, so what it makes of them as plain text is no reference.
+    """
+    for text, case, theirs in zip(CORPUS, golden["cases"], llama_cpp(path, CORPUS), strict=True):
+        if theirs["parsed"] != case["ids"]:
+            raise AssertionError(f"llama.cpp differs from tokenizers on {text!r}: {theirs}, {case}")
+        case["pieces"] = [piece_bytes(i).hex() for i in case["ids"]]
+        if theirs["plain"] != case["ids"] and not any(token in text for token in controls):
+            case["plain"] = theirs["plain"]
+    long = [runs(theirs["parsed"]) for theirs in llama_cpp(path, [unit * count for unit, count in LONG])]
+    if long != golden["long"]:
+        raise AssertionError(f"llama.cpp differs from tokenizers on long texts: {long}")
+    return golden
 
 
 def byte_alphabet():
@@ -171,29 +184,39 @@ def byte_alphabet():
     return {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(rest)}
 
 
-def tokenizer_goldens():
-    tokens, merges, types, template = smollm2_fields()
-    made = smollm2_by_tokenizers(tokens, merges, types)
-    golden = by_tokenizers(made)
+def smollm2_golden(made, tokens, types):
     alphabet = byte_alphabet()
-    for text, case, theirs in zip(CORPUS, golden["cases"], llama_cpp(SMOLLM2, CORPUS), strict=True):
-        if theirs["parsed"] != case["ids"]:
-            raise AssertionError(f"llama.cpp differs from tokenizers on {text!r}: {theirs}, {case}")
-        special = [types[i] == 3 for i in case["ids"]]
-        case["pieces"] = [
-            (tokens[i].encode() if s else bytes(alphabet[c] for c in tokens[i])).hex()
-            for i, s in zip(case["ids"], special, strict=True)
-        ]
-        if theirs["plain"] != case["ids"]:
-            case["plain"] = theirs["plain"]
-    all_goldens = {"smollm2": golden}
+
+    def piece_bytes(i):
+        return tokens[i].encode() if types[i] == 3 else bytes(alphabet[c] for c in tokens[i])
+
+    return with_second_opinion(by_tokenizers(made), SMOLLM2, piece_bytes)
+
+
+def gemma3_golden(made):
+    """Ids of the tokenizer.json, which are those of llama.cpp on the GGUF file's own vocabulary."""
+    gemma3_gguf.check_vocabulary(gguf.GGUFReader(GEMMA3), made)
+
+    def piece_bytes(i):
+        piece = made.id_to_token(i)
+        is_byte = len(piece) == 6 and piece.startswith("<0x")
+        return bytes([int(piece[3:5], 16)]) if is_byte else piece.replace("\u2581", " ").encode()
+
+    return with_second_opinion(by_tokenizers(made), GEMMA3, piece_bytes, controls=["</s>"])
+
+
+def tokenizer_goldens():
+    """Goldens, tokenizers and chat templates by name."""
+    tokens, merges, types, template = smollm2_fields()
+    made = {"smollm2": smollm2_by_tokenizers(tokens, merges, types)}
+    goldens = {"smollm2": smollm2_golden(made["smollm2"], tokens, types)}
     templates = {"smollm2": template}
     for name in PACKED:
-        made = tokenizers.Tokenizer.from_file(str(MODELS / "tokenizers" / name / "tokenizer.json"))
-        all_goldens[name] = by_tokenizers(made)
+        made[name] = tokenizers.Tokenizer.from_file(str(MODELS / "tokenizers" / name / "tokenizer.json"))
+        goldens[name] = gemma3_golden(made[name]) if name == "gemma3" else by_tokenizers(made[name])
         config = json.loads((MODELS / "tokenizers" / name / "tokenizer_config.json").read_text())
         templates[name] = config["chat_template"]
-    return all_goldens, templates
+    return goldens, made, templates
 
 
 def sentencepiece_golden():
@@ -382,19 +405,49 @@ SPECIAL = {
 }
 
 
-def chat_goldens(templates):
+def chat_goldens(templates, made):
     out = []
     for name, template in templates.items():
         for request in conversations():
             entry = {"template": name, "special_tokens": SPECIAL[name], "request": request}
             try:
                 entry["expected"] = render(template, request, SPECIAL[name])
+                entry["ids"] = made[name].encode(entry["expected"], add_special_tokens=False).ids
             except jinja2.exceptions.TemplateError as error:
                 # Of raise_exception keep the words; others are worded by Jinja2 itself.
                 entry["refused"] = str(error) if type(error) is jinja2.exceptions.TemplateError else None
             except TypeError:
                 entry["refused"] = None
             out.append(entry)
+    return out
+
+
+def corpus_chats():
+    """The corpus as conversations: of each, the places of its texts and whether the first is the system's."""
+    places = list(range(len(CORPUS)))
+    return [
+        {"texts": places[at : at + 4], "system": at % 8 == 0} for at in range(0, len(places), 4)
+    ]
+
+
+def chat_corpus_goldens(templates, made):
+    """What each template and tokenizer make of the corpus in turns; texts stand in corpus.json."""
+    chats, out = corpus_chats(), {}
+    for name, template in templates.items():
+        out[name] = {"special_tokens": SPECIAL[name], "cases": []}
+        for chat in chats:
+            roles = itertools.chain(["system"] if chat["system"] else [], itertools.cycle(["user", "assistant"]))
+            messages = [{"role": role, "content": CORPUS[place]} for role, place in zip(roles, chat["texts"])]
+            request = {"messages": messages, "add_generation_prompt": messages[-1]["role"] == "user"}
+            text = render(template, {**request, "kwargs": {"date_string": "21 Nov 2026"}}, SPECIAL[name])
+            ids = made[name].encode(text, add_special_tokens=False).ids
+            out[name]["cases"].append({**chat, "expected": text, "ids": ids})
+    second = {"smollm2": SMOLLM2, "gemma3": GEMMA3}
+    for name, path in second.items():
+        theirs = llama_cpp(path, [case["expected"] for case in out[name]["cases"]])
+        for case, found in zip(out[name]["cases"], theirs, strict=True):
+            if found["parsed"] != case["ids"]:
+                raise AssertionError(f"{name}: llama.cpp differs from tokenizers on {case}: {found}")
     return out
 
 
@@ -426,12 +479,13 @@ def write(name, value):
 
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    goldens, templates = tokenizer_goldens()
+    goldens, made, templates = tokenizer_goldens()
     write("corpus.json", {"texts": CORPUS, "long": LONG})
     for name, golden in goldens.items():
         write(f"tokens_{name}.json", golden)
     write("sentencepiece.json", sentencepiece_golden())
-    write("chat.json", chat_goldens(templates))
+    write("chat.json", chat_goldens(templates, made))
+    write("chat_corpus.json", chat_corpus_goldens(templates, made))
     write("features.json", feature_goldens())
 
 

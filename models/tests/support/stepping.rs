@@ -10,19 +10,6 @@ use sconce_models::{Batch, LoadOptions, Model, Precision, SequenceId};
 
 use super::gguf::GgufFile;
 
-/// Directories of the golden fixtures; at least one.
-pub(crate) fn fixtures() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let mut found: Vec<PathBuf> = std::fs::read_dir(&root)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("golden.json").exists())
-        .collect();
-    found.sort();
-    assert!(!found.is_empty(), "no fixture with a golden.json under {}", root.display());
-    found
-}
-
 /// One fixture by name.
 pub(crate) fn fixture(name: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -31,12 +18,23 @@ pub(crate) fn fixture(name: &str) -> String {
 
 /// SmolLM2, where the machine has it: named by `SCONCE_SMOLLM2`, or in `.models/`.
 pub(crate) fn smollm2() -> Option<String> {
-    let file = "../.models/SmolLM2-135M-Instruct.Q4_1.gguf";
-    let path = match std::env::var("SCONCE_SMOLLM2") {
+    fetched("SCONCE_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// A file that the environment variable names or `tests/reference/fetch.sh` put into `.models/`. Says so
+/// when there is none, so that a test which needs it can skip; in CI it must be there.
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+pub(crate) fn fetched(variable: &str, file: &str) -> Option<String> {
+    let path = match std::env::var(variable) {
         Ok(path) => PathBuf::from(path),
-        Err(_) => Path::new(env!("CARGO_MANIFEST_DIR")).join(file),
+        Err(_) => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.models").join(file),
     };
-    path.exists().then(|| path.to_str().unwrap().to_string())
+    if path.exists() {
+        return Some(path.to_str().unwrap().to_string());
+    }
+    assert!(std::env::var_os("CI").is_none(), "{file} is missing: CI must fetch it first");
+    eprintln!("skipped: {file} is not in .models/ (tests/reference/fetch.sh fetches it)");
+    None
 }
 
 /// Options of a small load.
