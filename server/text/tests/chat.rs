@@ -1,13 +1,16 @@
 //! Chat templates against golden renderings by Jinja2 with transformers' settings: templates of
-//! real models (fetched) and the language features they use.
+//! real models (fetched), the ids that their tokenizers make of the text, and the language features
+//! they use.
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
 mod support;
 
+use std::collections::HashMap;
+
 use sconce_text::{ChatRequest, ChatTemplate, EncodeOptions, Tokenizer};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -15,6 +18,7 @@ struct Golden {
     special_tokens: Map<String, Value>,
     request: Request,
     expected: Option<String>,
+    ids: Option<Vec<u32>>,
     /// What the template said when it refused the conversation by `raise_exception`.
     refused: Option<String>,
 }
@@ -27,6 +31,28 @@ struct Request {
     #[serde(default)]
     add_generation_prompt: bool,
     kwargs: Map<String, Value>,
+}
+
+/// Conversations whose messages are the texts of the corpus.
+#[derive(Deserialize)]
+struct CorpusChats {
+    special_tokens: Map<String, Value>,
+    cases: Vec<CorpusChat>,
+}
+
+#[derive(Deserialize)]
+struct CorpusChat {
+    /// Places in the corpus.
+    texts: Vec<usize>,
+    /// Whether the first text is the system's; the others are the user's and the assistant's in turn.
+    system: bool,
+    expected: String,
+    ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Corpus {
+    texts: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -66,7 +92,7 @@ fn check_model(name: &str, fetched: Option<(Tokenizer, String)>) {
             (Some(expected), _) => {
                 let text = rendered.unwrap();
                 assert_eq!(&text, expected, "{name} {seen}");
-                check_single_bos(&tokenizer, &text);
+                check_ids(&tokenizer, &text, golden.ids.as_ref().unwrap());
             }
             (None, words) => {
                 let error = rendered.unwrap_err();
@@ -79,11 +105,41 @@ fn check_model(name: &str, fetched: Option<(Tokenizer, String)>) {
         seen += 1;
     }
     assert_eq!(seen, 12, "{name}");
+    check_corpus(name, &source, &tokenizer);
 }
 
-/// The template writes BOS itself; encoding must not add another.
-fn check_single_bos(tokenizer: &Tokenizer, text: &str) {
+/// Renders the corpus as conversations and encodes them with `tokenizer`.
+fn check_corpus(name: &str, source: &str, tokenizer: &Tokenizer) {
+    let corpus: Corpus = support::fixture("corpus.json");
+    let mut goldens: HashMap<String, CorpusChats> = support::fixture("chat_corpus.json");
+    let golden = goldens.remove(name).unwrap();
+    let special = golden.special_tokens.iter();
+    let special: Vec<_> = special.map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
+    let template = compile(source, &special);
+    let kwargs = Map::from_iter([("date_string".to_owned(), json!("21 Nov 2026"))]);
+    let covered: usize = golden.cases.iter().map(|case| case.texts.len()).sum();
+    assert_eq!(covered, corpus.texts.len());
+    for case in golden.cases {
+        let turns = ["user", "assistant"].into_iter().cycle();
+        let roles = case.system.then_some("system").into_iter().chain(turns);
+        let messages: Vec<Value> = (roles.zip(&case.texts))
+            .map(|(role, &text)| json!({"role": role, "content": corpus.texts[text]}))
+            .collect();
+        let add_generation_prompt = messages.last().unwrap()["role"] == "user";
+        let kwargs = kwargs.clone();
+        let request =
+            ChatRequest { messages, add_generation_prompt, kwargs, ..ChatRequest::default() };
+        let text = template.render(&request).unwrap();
+        assert_eq!(text, case.expected, "{name}");
+        let ids = tokenizer.encode(&text, EncodeOptions::CHAT).unwrap();
+        assert_eq!(ids, case.ids, "{name}: {text:?}");
+    }
+}
+
+/// The ids are the reference's. The template writes BOS itself; encoding must not add another.
+fn check_ids(tokenizer: &Tokenizer, text: &str, expected: &[u32]) {
     let ids = tokenizer.encode(text, EncodeOptions::CHAT).unwrap();
+    assert_eq!(ids, expected, "{text:?}");
     if let [first, second, ..] = ids[..] {
         assert!(first != second || Some(first) != tokenizer.bos_id(), "{text:?}");
     }
@@ -91,22 +147,29 @@ fn check_single_bos(tokenizer: &Tokenizer, text: &str) {
 }
 
 #[test]
-fn smollm2_renders_as_transformers_does() {
+fn smollm2_renders_and_encodes_as_transformers_does() {
     check_model("smollm2", support::smollm2());
 }
 
 #[test]
-fn qwen3_renders_as_transformers_does() {
+fn qwen3_renders_and_encodes_as_transformers_does() {
     check_model("qwen3", support::packed("qwen3"));
 }
 
 #[test]
-fn gemma3_renders_as_transformers_does() {
+fn gemma3_renders_and_encodes_as_transformers_does() {
     check_model("gemma3", support::packed("gemma3"));
 }
 
 #[test]
-fn llama_3_1_renders_as_transformers_does() {
+fn gemma3_from_gguf_encodes_chats_as_its_tokenizer_json_does() {
+    let (tokenizer, packed) = (support::gemma3_gguf(), support::packed("gemma3"));
+    let (Some(tokenizer), Some((_, source))) = (tokenizer, packed) else { return };
+    check_corpus("gemma3", &source, &tokenizer);
+}
+
+#[test]
+fn llama_3_1_renders_and_encodes_as_transformers_does() {
     check_model("llama3_1", support::packed("llama3_1"));
 }
 

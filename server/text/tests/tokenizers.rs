@@ -1,5 +1,5 @@
-//! Real tokenizers against golden ids of Hugging Face's tokenizers (Python), and for SmolLM2's
-//! GGUF vocabulary against llama.cpp too. The vocabularies are fetched, not kept.
+//! Real tokenizers against golden ids of Hugging Face's tokenizers (Python), and for the GGUF
+//! vocabularies of SmolLM2 and Gemma 3 against llama.cpp too. The vocabularies are fetched, not kept.
 
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -125,6 +125,19 @@ fn gemma3_from_tokenizer_json_equals_tokenizers() {
     let Some((tokenizer, _)) = support::packed("gemma3") else { return };
     check("gemma3", &tokenizer, |_| false);
     check_long_runs(&tokenizer);
+}
+
+#[test]
+fn gemma3_from_gguf_equals_tokenizers_and_llama_cpp() {
+    let Some(tokenizer) = support::gemma3_gguf() else { return };
+    assert_eq!(tokenizer.vocab_size(), 262_144);
+    assert_eq!(tokenizer.bos_id(), tokenizer.token_to_id("<bos>"));
+    assert_eq!(tokenizer.eos_id(), tokenizer.token_to_id("<eos>"));
+    assert!(tokenizer.is_special(tokenizer.token_to_id("<end_of_turn>").unwrap()));
+    check("gemma3", &tokenizer, |text| !text.contains('\u{2581}'));
+    check_long_runs(&tokenizer);
+    let framed = tokenizer.encode("x", FRAMED).unwrap();
+    assert_eq!(framed[0], tokenizer.bos_id().unwrap());
 }
 
 #[test]

@@ -5,10 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed test panics and speaks")]
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sconce_text::{GgufVocabulary, Tokenizer, TokenizerConfig};
 use serde::de::DeserializeOwned;
+
+/// More than the metadata of any of the files.
+const METADATA_BYTES_MAX: u64 = 32 << 20;
 
 /// Reads a golden file made by `tests/reference/text_fixtures.py`.
 pub fn fixture<T: DeserializeOwned>(name: &str) -> T {
@@ -28,38 +32,60 @@ pub fn fetched(name: &str) -> Option<PathBuf> {
 
 /// The tokenizer and the chat template of the fetched SmolLM2.
 pub fn smollm2() -> Option<(Tokenizer, String)> {
-    let bytes = std::fs::read(fetched("SmolLM2-135M-Instruct.Q4_1.gguf")?).unwrap();
-    let metadata = Gguf::metadata(&bytes);
-    let strings = |key: &str| match metadata.get(key) {
-        Some(Fact::Strings(strings)) => strings.clone(),
-        _ => panic!("{key} is no list of strings"),
+    let metadata = metadata("SmolLM2-135M-Instruct.Q4_1.gguf")?;
+    let Some(Fact::Text(template)) = metadata.get("tokenizer.chat_template") else {
+        panic!("no chat template")
     };
-    let number = |key: &str| match metadata.get(key) {
+    Some((Tokenizer::from_gguf(&vocabulary(&metadata)).unwrap(), template.clone()))
+}
+
+/// The tokenizer of the fetched Gemma 3 270M, a SentencePiece vocabulary without chat template.
+pub fn gemma3_gguf() -> Option<Tokenizer> {
+    let metadata = metadata("gemma-3-270m-q4_k_m.gguf")?;
+    Some(Tokenizer::from_gguf(&vocabulary(&metadata)).unwrap())
+}
+
+fn metadata(file: &str) -> Option<HashMap<String, Fact>> {
+    let file = std::fs::File::open(fetched(file)?).unwrap();
+    let mut head = Vec::new();
+    file.take(METADATA_BYTES_MAX).read_to_end(&mut head).unwrap();
+    Some(Gguf::metadata(&head))
+}
+
+fn vocabulary(metadata: &HashMap<String, Fact>) -> GgufVocabulary {
+    let fact = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}"));
+    let strings = |name: &str| match fact(name) {
+        Some(Fact::Strings(strings)) => strings.clone(),
+        _ => Vec::new(),
+    };
+    let number = |name: &str| match fact(name) {
         Some(Fact::Number(number)) => Some(*number as u32),
         _ => None,
     };
-    let text = |key: &str| match metadata.get(key) {
+    let text = |name: &str| match fact(name) {
         Some(Fact::Text(text)) => Some(text.clone()),
         _ => None,
     };
-    let types = match metadata.get("tokenizer.ggml.token_type") {
-        Some(Fact::Numbers(numbers)) => numbers.iter().map(|&n| n as i32).collect(),
+    let numbers = |name: &str| match fact(name) {
+        Some(Fact::Numbers(numbers)) => numbers.clone(),
         _ => Vec::new(),
     };
-    let vocabulary = GgufVocabulary {
-        model: text("tokenizer.ggml.model").unwrap(),
-        pre: text("tokenizer.ggml.pre"),
-        tokens: strings("tokenizer.ggml.tokens"),
-        token_types: types,
-        merges: strings("tokenizer.ggml.merges"),
-        bos_token_id: number("tokenizer.ggml.bos_token_id"),
-        eos_token_id: number("tokenizer.ggml.eos_token_id"),
-        unknown_token_id: number("tokenizer.ggml.unknown_token_id"),
-        add_bos_token: number("tokenizer.ggml.add_bos_token").map(|flag| flag != 0),
+    GgufVocabulary {
+        model: text("model").unwrap(),
+        pre: text("pre"),
+        tokens: strings("tokens"),
+        scores: numbers("scores").iter().map(|&bits| f32::from_bits(bits as u32)).collect(),
+        token_types: numbers("token_type").iter().map(|&kind| kind as i32).collect(),
+        merges: strings("merges"),
+        bos_token_id: number("bos_token_id"),
+        eos_token_id: number("eos_token_id"),
+        unknown_token_id: number("unknown_token_id"),
+        padding_token_id: number("padding_token_id"),
+        add_bos_token: number("add_bos_token").map(|flag| flag != 0),
+        add_eos_token: number("add_eos_token").map(|flag| flag != 0),
+        add_space_prefix: number("add_space_prefix").map(|flag| flag != 0),
         ..GgufVocabulary::default()
-    };
-    let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();
-    Some((tokenizer, text("tokenizer.chat_template").unwrap()))
+    }
 }
 
 /// The tokenizer and the chat template of a fetched `tokenizer.json`.
@@ -71,7 +97,7 @@ pub fn packed(name: &str) -> Option<(Tokenizer, String)> {
     Some((tokenizer, config.chat_templates[0].1.clone()))
 }
 
-/// A metadata value, as far as a tokenizer needs it.
+/// A metadata value, as far as a tokenizer needs it. Of an f32 the number is its bits.
 enum Fact {
     Number(i64),
     Text(String),
