@@ -7,7 +7,7 @@ use sconce_proto::v1::{
     EstimateLoadRequest, ListModelsRequest, LoadProgress, LoadRequest, ModelInfo, ModelState, Tier,
     UnloadRequest,
 };
-use support::{Fixture, MODEL, details, names_feature, names_field, plan, text, within};
+use support::{Fixture, MODEL, details, names_field, plan, text, within};
 use tonic::{Code, Status};
 
 fn request(model: &str) -> LoadRequest {
@@ -172,14 +172,34 @@ async fn every_field_of_a_load_is_checked() {
             ("keep_alive", LoadRequest { keep_alive: duration(0), ..request("a") }),
             ("keep_alive", LoadRequest { keep_alive: duration(-1), ..request("a") }),
             ("quantize", LoadRequest { quantize: Some("int5".to_owned()), ..request("a") }),
+            // A simulated model has no weights.
+            ("quantize", LoadRequest { quantize: Some("int4".to_owned()), ..request("a") }),
             ("path", LoadRequest { path: "sim:nonsense=1".to_owned(), ..request("a") }),
         ];
         for (field, request) in cases {
             names_field(&refused(&fixture, request).await, field);
         }
-        let quantize = Some("int4".to_owned());
-        let status = refused(&fixture, LoadRequest { quantize, ..request("a") }).await;
-        names_feature(&status, "quantize");
+        fixture.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_estimate_counts_quantized_weights_and_refuses_to_quantize_twice() {
+    within(async {
+        let fixture = Fixture::start().await;
+        let estimate = async |name: &str, quantize: Option<&str>| {
+            let path = format!("{}/models/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+            let quantize = quantize.map(str::to_owned);
+            let asked = EstimateLoadRequest { path, quantize, context_length: None };
+            fixture.models().estimate_load(asked).await.map(tonic::Response::into_inner)
+        };
+        let plain = estimate("llama_f32", None).await.expect("is a checkpoint");
+        let smaller = estimate("llama_f32", Some("mxfp4")).await.expect("can be quantized");
+        assert!(smaller.weights_bytes < plain.weights_bytes, "{smaller:?} of {plain:?}");
+        let status = estimate("gguf_llama_q4_0.gguf", Some("mxfp4")).await.expect_err("has blocks");
+        names_field(&status, "quantize");
+        assert!(status.message().contains("full precision"), "{status:?}");
         fixture.end().await;
     })
     .await;

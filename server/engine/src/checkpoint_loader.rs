@@ -22,12 +22,10 @@ impl CheckpointLoader {
         settings: &LoadSettings,
         limits: &LoadLimits,
     ) -> Result<(LoadOptions, MemoryEstimate), String> {
-        if let Some(format) = &settings.quantize {
-            return Err(format!("{}: repacking to {format} is not supported", settings.path));
-        }
         let options = LoadOptions {
             precision: settings.precision,
             context_length: settings.context_length,
+            quantize: settings.quantize,
             step_tokens_max: limits.step_tokens_max,
             sequences_max: limits.sequences_max,
             ..LoadOptions::default()
@@ -86,6 +84,7 @@ impl Loader for CheckpointLoader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sconce_models::QuantizeFormat;
 
     const LIMITS: LoadLimits = LoadLimits { step_tokens_max: 7, sequences_max: 3 };
 
@@ -130,8 +129,24 @@ mod tests {
         let loader = CheckpointLoader { memory_budget: None };
         let error = loader.estimate(&settings("sim:nonsense=1"), &LIMITS).expect_err("no option");
         assert!(error.contains("nonsense"), "{error}");
-        let quantize = Some("int4".to_owned());
-        let error = loader.estimate(&LoadSettings { quantize, ..settings("sim:") }, &LIMITS);
-        assert!(error.expect_err("is not built").contains("int4"));
+    }
+
+    #[test]
+    fn a_quantizing_load_takes_less_and_what_was_estimated() {
+        let loader = CheckpointLoader { memory_budget: None };
+        let checkpoint =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tests/fixtures/llama_f32");
+        let plain = settings(checkpoint);
+        let quantize = Some(QuantizeFormat::Nvfp4);
+        let quantizing = LoadSettings { quantize, ..plain.clone() };
+        let bytes = |settings| {
+            let estimate = loader.estimate(settings, &LIMITS).expect("is a checkpoint");
+            estimate.footprint.weights_bytes
+        };
+        let mut progress = |_| ControlFlow::Continue(());
+        let model = loader.load(&quantizing, &LIMITS, &mut progress).expect("loads");
+        assert_eq!(model.footprint().weights_bytes, bytes(&quantizing));
+        assert!(bytes(&quantizing) < bytes(&plain));
+        assert!(plain.difference(&quantizing).expect("differs").contains("quantize"));
     }
 }

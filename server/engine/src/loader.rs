@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use sconce_models::{Model, ModelFootprint, Precision};
+use sconce_models::{Model, ModelFootprint, Precision, QuantizeFormat};
 
 use crate::config::EngineConfig;
 
@@ -12,8 +12,8 @@ use crate::config::EngineConfig;
 pub struct LoadSettings {
     /// A directory, a `.gguf` file, or `sim:` with its options.
     pub path: String,
-    /// Repacks the weights on load: `int4`, `int8`, `mxfp4`, `mxfp8` or `nvfp4`.
-    pub quantize: Option<String>,
+    /// Quantizes the weights of a checkpoint of full precision; `None` takes them as they are.
+    pub quantize: Option<QuantizeFormat>,
     /// Shortens (or, where rope scaling allows, sets) the context; `None` takes the checkpoint's.
     pub context_length: Option<usize>,
     /// Unloads the model after it has had no request for so long; `None` keeps it.

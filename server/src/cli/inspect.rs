@@ -1,6 +1,6 @@
 //! `sconce inspect`: what is in a checkpoint and what memory it needs, read from its headers alone.
 
-use sconce_models::checkpoint::describe::{DtypeShare, TensorSummary};
+use sconce_models::checkpoint::describe::{FormatShare, WeightSummary};
 use sconce_models::checkpoint::{Checkpoint, Description};
 use sconce_models::{Error, LoadOptions, MemoryEstimate, estimate};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fn print(
         description.parameters as f64 / 1e6,
         output::bytes(description.bytes),
     ))?;
-    let rows: Vec<Vec<String>> = description.dtypes.iter().map(dtype_row).collect();
+    let rows: Vec<Vec<String>> = description.formats.iter().map(format_row).collect();
     output::line("")?;
     output::write(&output::table(&["type", "tensors", "elements", "bytes"], &[1, 2, 3], &rows))?;
     output::line("")?;
@@ -76,7 +76,7 @@ fn print(
     }
     if args.tensors {
         output::line("")?;
-        let rows: Vec<Vec<String>> = description.tensors.iter().map(tensor_row).collect();
+        let rows: Vec<Vec<String>> = description.weights.iter().map(weight_row).collect();
         let header = ["tensor", "type", "shape", "bytes", "file", "name in file"];
         output::write(&output::table(&header, &[3], &rows))?;
     }
@@ -100,24 +100,24 @@ fn memory_text(memory: &MemoryEstimate) -> String {
     )
 }
 
-fn dtype_row(share: &DtypeShare) -> Vec<String> {
+fn format_row(share: &FormatShare) -> Vec<String> {
     vec![
-        share.dtype.name().to_owned(),
-        share.tensors.to_string(),
+        share.format.clone(),
+        share.weights.to_string(),
         share.elements.to_string(),
         output::bytes(share.bytes),
     ]
 }
 
-fn tensor_row(tensor: &TensorSummary) -> Vec<String> {
-    let shape: Vec<String> = tensor.shape.iter().map(ToString::to_string).collect();
+fn weight_row(weight: &WeightSummary) -> Vec<String> {
+    let shape: Vec<String> = weight.shape.iter().map(ToString::to_string).collect();
     vec![
-        tensor.name.clone(),
-        tensor.dtype.name().to_owned(),
+        weight.name.clone(),
+        weight.format.clone(),
         format!("[{}]", shape.join(", ")),
-        output::bytes(tensor.bytes),
-        tensor.file.clone(),
-        tensor.name_in_file.clone(),
+        output::bytes(weight.bytes),
+        weight.file.clone(),
+        weight.name_in_file.clone(),
     ]
 }
 
@@ -126,10 +126,10 @@ fn to_json(
     description: &Description,
     memory: &Result<MemoryEstimate, Error>,
 ) -> Value {
-    let dtypes = description.dtypes.iter().map(|share| {
+    let formats = description.formats.iter().map(|share| {
         json!({
-            "type": share.dtype.name(),
-            "tensors": share.tensors,
+            "type": share.format,
+            "tensors": share.weights,
             "elements": share.elements,
             "bytes": share.bytes,
         })
@@ -140,7 +140,7 @@ fn to_json(
         "architecture": description.architecture,
         "parameters": description.parameters,
         "bytes": description.bytes,
-        "types": dtypes.collect::<Vec<_>>(),
+        "types": formats.collect::<Vec<_>>(),
     });
     match memory {
         Ok(memory) => {
@@ -159,19 +159,19 @@ fn to_json(
         value["metadata"] = Value::Object(entries.map(|(key, text)| (key, text.into())).collect());
     }
     if args.tensors {
-        value["tensors"] = description.tensors.iter().map(tensor_json).collect();
+        value["tensors"] = description.weights.iter().map(weight_json).collect();
     }
     value
 }
 
-fn tensor_json(tensor: &TensorSummary) -> Value {
+fn weight_json(weight: &WeightSummary) -> Value {
     json!({
-        "name": tensor.name,
-        "name_in_file": tensor.name_in_file,
-        "type": tensor.dtype.name(),
-        "shape": tensor.shape,
-        "bytes": tensor.bytes,
-        "reordered": tensor.reordered,
-        "file": tensor.file,
+        "name": weight.name,
+        "name_in_file": weight.name_in_file,
+        "type": weight.format,
+        "shape": weight.shape,
+        "bytes": weight.bytes,
+        "reordered": weight.reordered,
+        "file": weight.file,
     })
 }

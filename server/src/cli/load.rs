@@ -1,5 +1,6 @@
 //! `sconce load`: makes a running server load a model, and shows how far it is.
 
+use sconce_models::QuantizeFormat;
 use sconce_proto::v1::load_response::Event;
 use sconce_proto::v1::model_service_client::ModelServiceClient;
 use sconce_proto::v1::{LoadRequest, ModelInfo};
@@ -8,7 +9,7 @@ use tonic::transport::Channel;
 use super::error::CliError;
 use super::progress::LoadDisplay;
 use super::target::{ServerArgs, absolute, connect};
-use super::{models, output};
+use super::{models, output, quantize};
 use crate::config::Span;
 
 /// Arguments of `sconce load`.
@@ -24,6 +25,9 @@ pub(crate) struct Args {
     /// Unload the model after it was idle this long, such as 10m
     #[arg(long, value_name = "TIME")]
     keep_alive: Option<Span>,
+    /// Quantize the weights of a checkpoint of full precision
+    #[arg(long, value_name = "FORMAT", value_parser = quantize::formats())]
+    quantize: Option<QuantizeFormat>,
     /// Take PATH as it is, for a server that sees other folders than this machine
     #[arg(long)]
     remote_path: bool,
@@ -42,11 +46,11 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     let request = LoadRequest {
         model: args.name,
         path,
+        quantize: args.quantize.map(|format| format.name().to_owned()),
         context_length: args.context_length,
         keep_alive: keep_alive
             .transpose()
             .map_err(|error| CliError::Usage(format!("--keep-alive: {error}")))?,
-        ..LoadRequest::default()
     };
     let info = load(channel, request).await?;
     if args.json {

@@ -16,6 +16,7 @@ mod models;
 mod output;
 mod progress;
 mod prompt;
+mod quantize;
 mod serve;
 mod target;
 mod tokenize;
@@ -60,6 +61,8 @@ enum Command {
     Detokenize(detokenize::Args),
     /// Tell what is in a checkpoint and what memory it needs, without loading it
     Inspect(inspect::Args),
+    /// Write a checkpoint of full precision anew in fewer bits
+    Quantize(quantize::Args),
     /// Measure speed and accuracy
     Bench(bench::Args),
     /// Probe a server's health; the exit code is the answer
@@ -101,6 +104,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Tokenize(args) => block_on(tokenize::run(args)),
         Command::Detokenize(args) => block_on(detokenize::run(args)),
         Command::Inspect(args) => inspect::run(args),
+        Command::Quantize(args) => block_on(quantize::run(args)),
         Command::Bench(args) => bench::run(args),
         Command::Health(args) => block_on(health::run(args)),
         Command::Config(args) => config::run(args),

@@ -78,6 +78,11 @@ impl LoadDisplay {
     }
 }
 
+/// The style of a bar that counts bytes.
+pub(crate) fn bytes_style() -> ProgressStyle {
+    style(BAR)
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .expect("the template names only keys that indicatif knows")

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use sconce_cache::Budgets;
 use sconce_engine::{
-    CheckpointLoader, EngineConfig, EngineHandle, Estimate, LoadEvent, LoadProgress, LoadSettings,
-    Loading,
+    CheckpointLoader, EngineConfig, EngineError, EngineHandle, Estimate, LoadEvent, LoadProgress,
+    LoadSettings, Loading,
 };
 
 use super::text::{self, ModelText};
@@ -34,13 +34,25 @@ pub(super) fn start_engine(plan: &EnginePlan) -> Result<EngineHandle, CallError>
         .map_err(|error| CallError::Internal { problem: format!("no device thread: {error}") })
 }
 
-/// What a load would take.
+/// What a load would take. A checkpoint that could be loaded but not quantized is the fault of the
+/// field that asks for it.
 pub(super) async fn estimate(
     models: &Models,
     settings: LoadSettings,
 ) -> Result<Estimate, CallError> {
     text::expect_checkpoint(&settings.path)?;
-    Ok(models.inner.engine.estimate(settings).await?)
+    let engine = &models.inner.engine;
+    let error = match engine.estimate(settings.clone()).await {
+        Ok(estimate) => return Ok(estimate),
+        Err(error) => error,
+    };
+    if let (EngineError::LoadFailed { message, .. }, Some(_)) = (&error, settings.quantize) {
+        let plain = LoadSettings { quantize: None, ..settings };
+        if engine.estimate(plain).await.is_ok() {
+            return Err(CallError::field("quantize", message.clone()));
+        }
+    }
+    Err(error.into())
 }
 
 /// Shortens the context to the server's limit, where the load leaves it open, and refuses one that

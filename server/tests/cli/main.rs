@@ -5,4 +5,5 @@ mod commands;
 mod config;
 mod harness;
 mod inspect;
+mod quantize;
 mod serve;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sconce_cache::{Class, Tier};
 use sconce_engine::{LoadSettings, LoadedModel, ModelState, ModelStatus, Sampling, Status};
+use sconce_models::QuantizeFormat;
 use sconce_proto::v1::{
     EstimateLoadRequest, GetStatusResponse, LoadProgress, LoadRequest, LoadStage, MemoryLedger,
     ModelInfo, Sampling as WireSampling, SequenceCounts, Tier as WireTier,
@@ -13,9 +14,6 @@ use sconce_proto::v1::{ModelState as WireState, ModelStatus as WireStatus};
 use super::{MODEL_NAME_BYTES_MAX, count, duration};
 use crate::error::CallError;
 use crate::models::{LoadStep, Stage};
-
-/// Packings that the protocol knows; none is built yet.
-const QUANTIZATIONS: &[&str] = &["int4", "int8", "mxfp4", "mxfp8", "nvfp4"];
 
 /// Checks a load; `precision` is the server's.
 pub fn load_settings(
@@ -63,14 +61,13 @@ fn path(path: String) -> Result<String, CallError> {
     Ok(path)
 }
 
-fn quantize(quantize: Option<String>) -> Result<Option<String>, CallError> {
-    match quantize {
-        None => Ok(None),
-        Some(known) if QUANTIZATIONS.contains(&known.as_str()) => {
-            Err(CallError::not_offered("quantize"))
-        }
-        Some(found) => {
-            let problem = format!("expected one of {}, found {found:?}", QUANTIZATIONS.join(", "));
+fn quantize(quantize: Option<String>) -> Result<Option<QuantizeFormat>, CallError> {
+    let Some(name) = quantize else { return Ok(None) };
+    match name.parse() {
+        Ok(format) => Ok(Some(format)),
+        Err(_) => {
+            let names = QuantizeFormat::ALL.map(QuantizeFormat::name).join(", ");
+            let problem = format!("expected one of {names}, found {name:?}");
             Err(CallError::field("quantize", problem))
         }
     }
@@ -227,7 +224,6 @@ mod tests {
     fn field_of(request: LoadRequest) -> String {
         match load_settings(request, Precision::Fast) {
             Err(CallError::InvalidField { field, .. }) => field,
-            Err(CallError::NotOffered { feature }) => format!("not offered: {feature}"),
             other => panic!("expected a refusal, found {other:?}"),
         }
     }
@@ -252,10 +248,18 @@ mod tests {
     }
 
     #[test]
-    fn a_known_packing_is_not_offered_and_an_unknown_one_is_wrong() {
-        let quantize = Some("int4".to_owned());
-        assert_eq!(field_of(LoadRequest { quantize, ..request() }), "not offered: quantize");
-        let quantize = Some("int5".to_owned());
-        assert_eq!(field_of(LoadRequest { quantize, ..request() }), "quantize");
+    fn known_packings_are_taken_and_an_unknown_one_is_wrong() {
+        for format in QuantizeFormat::ALL {
+            let quantize = Some(format.name().to_owned());
+            let load = LoadRequest { quantize: quantize.clone(), ..request() };
+            let (_, settings) = load_settings(load, Precision::Fast).expect("is right");
+            assert_eq!(settings.quantize, Some(format));
+            let asked = EstimateLoadRequest { path: "sim:".into(), quantize, context_length: None };
+            assert_eq!(estimate(asked, Precision::Fast).expect("is right").quantize, Some(format));
+        }
+        for unknown in ["int5", "INT4", ""] {
+            let quantize = Some(unknown.to_owned());
+            assert_eq!(field_of(LoadRequest { quantize, ..request() }), "quantize");
+        }
     }
 }
