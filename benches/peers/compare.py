@@ -1,6 +1,7 @@
 """Runs sconce and its peers in turn on one GGUF file and prints a markdown table of medians and ratios.
 
     python benches/peers/compare.py .models/SmolLM2-135M-Instruct.Q4_1.gguf --sconce target/release/sconce
+    python benches/peers/compare.py --hybrid .models/hybrid --type Q4_0
 
 Each round runs every engine once, in an order that turns from round to round, so that a machine that slows
 down meanwhile slows them all. A ratio is the median over rounds of sconce's rate by the peer's in the same
@@ -22,10 +23,11 @@ def commands(args):
     """Name -> command line of each engine."""
     cases = [args.prompts, str(args.generate), args.depths]
     engine = ["bench", "engine", "--path", args.file, "--threads", str(args.threads), "--repetitions", "1", "--json"]
-    sconce = [
-        [args.sconce, *engine, "--prompt", args.prompts, "--generate", "0"],
-        [args.sconce, *engine, "--prompt", "0", "--generate", str(args.generate), "--depth", args.depths],
-    ]
+    sconce = []
+    if any(int(n) for n in args.prompts.split(",")):
+        sconce.append([args.sconce, *engine, "--prompt", args.prompts, "--generate", "0"])
+    if args.generate:
+        sconce.append([args.sconce, *engine, "--prompt", "0", "--generate", str(args.generate), "--depth", args.depths])
     engines = {"sconce": sconce}
     if args.candle:
         engines["candle"] = [[args.candle, args.file, *cases]]
@@ -38,6 +40,14 @@ def build_candle():
     """Builds the candle peer and returns its path."""
     subprocess.run(["cargo", "build", "--release", "--locked", "--quiet"], cwd=HERE, check=True)
     return str(HERE / "target/release/peer-candle")
+
+
+def hybrid_file(folder, kind):
+    """The GGUF file of the random hybrid, made where it is missing."""
+    path = folder / f"hybrid-{kind.lower()}.gguf"
+    if not path.exists():
+        subprocess.run([sys.executable, HERE / "make_hybrid.py", folder, "--types", kind], check=True)
+    return path
 
 
 def run(lines, threads):
@@ -95,16 +105,22 @@ def table(seen, rounds):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("file", help="a llama GGUF file")
+    ap.add_argument("file", nargs="?", help="a GGUF file; candle is for llama only")
+    ap.add_argument("--hybrid", type=Path, metavar="FOLDER", help="instead of a file, the random hybrid; no candle")
+    ap.add_argument("--type", default="Q4_0", help="the element type of the hybrid")
     ap.add_argument("--sconce", default="target/release/sconce", help="the binary, built with --release")
     ap.add_argument("--no-candle", action="store_true", help="leave candle out (else it is built here)")
     ap.add_argument("--llama-cpp-python", metavar="PYTHON", help="an interpreter that has llama-cpp-python")
-    ap.add_argument("--prompts", default="512,2048", help="prompt lengths")
-    ap.add_argument("--generate", type=int, default=128, help="tokens to decode")
+    ap.add_argument("--prompts", default="512,2048", help="prompt lengths; 0 for none")
+    ap.add_argument("--generate", type=int, default=128, help="tokens to decode; 0 for none")
     ap.add_argument("--depths", default="0", help="tokens before the decoded ones")
     ap.add_argument("--rounds", type=int, default=5)
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     args = ap.parse_args()
+    if (args.file is None) == (args.hybrid is None):
+        ap.error("expected either a file or --hybrid")
+    if args.hybrid:
+        args.file, args.no_candle = str(hybrid_file(args.hybrid, args.type)), True
     args.candle = None if args.no_candle else build_candle()
     seen = measure(commands(args), args.rounds, args.threads)
     print(f"{machine()}; {args.threads} threads; {Path(args.file).name}")
