@@ -92,7 +92,14 @@ fn assert_invariant(path: &str, precision: Precision, len: usize) {
     let whole = in_steps(model, &tokens, &[len]);
     let odd = in_steps(model, &tokens, &[3, 7, 1, 61, 13]);
     let mixed = among_others(model, &tokens, vocabulary);
-    for (way, found) in [("whole", whole), ("odd chunks", odd), ("among others", mixed)] {
+    let [sevens, pages] = [7, 64].map(|len| in_steps(model, &tokens, &[len]));
+    for (way, found) in [
+        ("whole", whole),
+        ("in sevens", sevens),
+        ("page by page", pages),
+        ("odd chunks", odd),
+        ("among others", mixed),
+    ] {
         for (position, bits) in found {
             assert!(alone[&position] == bits, "{path}, {precision:?}, {way}: position {position}");
         }
@@ -123,6 +130,15 @@ fn a_quantized_model_answers_alike_alone_and_in_any_batch() {
     let (_folder, path) = quantized_file();
     for precision in [Precision::Fast, Precision::Exact] {
         assert_invariant(&path, precision, 200);
+    }
+}
+
+#[test]
+fn norms_on_heads_and_windows_answer_alike_alone_and_in_any_batch() {
+    for name in ["qwen3_f32", "qwen3_mlx_6bit", "gemma3_f32", "gemma3_mlx_4bit"] {
+        for precision in [Precision::Fast, Precision::Exact] {
+            assert_invariant(&fixture(name), precision, 150);
+        }
     }
 }
 
