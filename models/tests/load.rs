@@ -156,6 +156,40 @@ fn a_missing_a_wrong_and_a_superfluous_tensor_are_told_apart() {
 }
 
 #[test]
+fn a_tensor_of_another_type_is_told_from_one_of_another_shape() {
+    const NORM: &str = "model.norm.weight";
+    let error = refused(json!({}), |tensors| {
+        let (_, shape, data) = tensors[NORM].clone();
+        tensors.insert(NORM.into(), (Dtype::I32, shape, data));
+    });
+    assert!(matches!(&error, Error::UnsupportedDtype { tensor, .. } if tensor == NORM), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("model.safetensors") && text.contains("I32"), "{text}");
+}
+
+/// The last tensor that is read is wrong, or one is too many: nothing was packed by then.
+#[test]
+fn what_does_not_fit_is_refused_before_any_weight_is_packed() {
+    for name in ["lm_head.weight", "model.layers.0.self_attn.q_norm.weight"] {
+        let folder = changed(json!({"tie_word_embeddings": false}), |tensors| {
+            tensors.insert(name.into(), small());
+        });
+        let mut stages = Vec::new();
+        let outcome = load(
+            folder.path().to_str().unwrap(),
+            &options(Precision::Exact),
+            &mut |progress: LoadProgress| {
+                stages.push(progress.stage);
+                ControlFlow::Continue(())
+            },
+        );
+        let error = outcome.map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. } | Error::UnexpectedTensor { .. }), "{error}");
+        assert_eq!(stages, [LoadStage::Open], "{error}");
+    }
+}
+
+#[test]
 fn biases_that_the_configuration_does_not_know_are_not_ignored() {
     let error = refused(json!({}), |tensors| {
         tensors.insert("model.layers.0.self_attn.q_proj.bias".into(), small());
