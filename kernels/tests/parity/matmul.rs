@@ -161,6 +161,22 @@ fn magnitude(x: &[f32], weight: &[f32], source: &Affine) -> f32 {
     terms.sum::<f32>()
 }
 
+/// Products of every activation type at every level against the sums and magnitudes of a reference.
+pub(crate) fn assert_matches(
+    weight: &Matrix,
+    x: &[f32],
+    case: &str,
+    expected: impl Fn(ActivationType) -> (Vec<f32>, Vec<f32>),
+) {
+    for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
+        let (sums, magnitudes) = expected(kind);
+        for isa in Isa::available() {
+            let found = isa.with(|| run(x, weight, kind, Mode::Store, &[]));
+            compare(&format!("{isa} {kind:?} {case}"), &found, &sums, &magnitudes, TOLERANCE);
+        }
+    }
+}
+
 #[test]
 fn affine_matmul_matches_its_reference() {
     let shapes =
@@ -170,14 +186,8 @@ fn affine_matmul_matches_its_reference() {
             let source = Affine { rows: rows_out, cols, format, seed: seed as u64 };
             let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
             let x = activations(index as u64 + 1, rows, cols);
-            for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
-                let (sums, magnitudes) = expected(&source, &x, kind);
-                for isa in Isa::available() {
-                    let case = format!("{isa} {kind:?} {format:?} {rows}x{cols}x{rows_out}");
-                    let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
-                    compare(&case, &found, &sums, &magnitudes, TOLERANCE);
-                }
-            }
+            let case = format!("{format:?} {rows}x{cols}x{rows_out}");
+            assert_matches(&weight, &x, &case, |kind| expected(&source, &x, kind));
         }
     }
 }
