@@ -183,6 +183,25 @@ fn growing_and_forking_take_exactly_what_they_need() {
     assert_eq!(model.state().bytes_used(), 4 * page + slot);
 }
 
+/// A prompt whose owner went away between two steps: what was computed stays, and whoever goes on
+/// with it, or with a copy of it, computes the rest only.
+#[test]
+fn a_prefill_that_stops_half_way_has_lost_nothing() {
+    for name in ["llama_f32", "gemma3_f32", "glm4_moe_lite_f32", "qwen3_5_moe_f32"] {
+        let mut model = exact(&fixture(name));
+        let prompt = tokens(150, 8);
+        let (other, whole) = answer(model.as_mut(), &prompt);
+        model.state_mut().close(other).unwrap();
+        let (stopped, _) = answer(model.as_mut(), &prompt[..70]);
+        let copy = model.state_mut().fork(stopped).unwrap();
+        model.state_mut().close(stopped).unwrap();
+        // Somebody else takes the slot that became free.
+        answer(model.as_mut(), &tokens(80, 9));
+        assert_eq!(model.state().len(copy).unwrap(), 70, "{name}");
+        assert_eq!(feed(model.as_mut(), copy, &prompt[70..]), whole, "{name}");
+    }
+}
+
 #[test]
 fn what_a_pool_has_no_room_for_is_the_error_of_one_sequence() {
     let mut small = options(Precision::Exact);
