@@ -28,6 +28,8 @@ pub mod threads;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load};
-pub use model::{Batch, Logits, Model, ModelFootprint, ModelInfo, Precision, Segment};
+pub use model::{Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment};
 pub use quantize::QuantizeFormat;
-pub use state::{SequenceId, StateError, StateLayout, StatePool};
+pub use state::{
+    PAGE_TOKENS, PointId, Prefix, PrefixPoint, SequenceId, StateError, StateLayout, StatePool,
+};

@@ -11,7 +11,7 @@ mod part;
 mod plan;
 mod progress;
 mod registry;
-mod sizes;
+pub(crate) mod sizes;
 pub(crate) mod turn;
 pub(crate) mod weights;
 
@@ -53,6 +53,10 @@ pub struct LoadOptions {
     /// Bytes that the state of sequences may take. If `None`: what `sequences_max` full contexts
     /// need, but at most a quarter of the machine's memory.
     pub state_bytes_max: Option<u64>,
+    /// Recurrent states that can be held beside those of open sequences, for models with recurrent
+    /// layers. If `None`: what a quarter of the bytes of pages is enough for, from 16 to 1024, but
+    /// fewer where bytes are few.
+    pub points_max: Option<usize>,
     /// Quantizes the weights of a checkpoint of full precision, as
     /// [`quantize`](crate::quantize::quantize) would; `None` takes them as they are.
     pub quantize: Option<QuantizeFormat>,
@@ -66,14 +70,15 @@ impl Default for LoadOptions {
             step_tokens_max: STEP_TOKENS_MAX,
             sequences_max: SEQUENCES_MAX,
             state_bytes_max: None,
+            points_max: None,
             quantize: None,
         }
     }
 }
 
 impl LoadOptions {
-    /// Refuses counts of zero, those that no machine has buffers for, and to quantize the weights
-    /// that a simulated model has not.
+    /// Refuses counts of zero where there must be one, those that no machine has buffers for, and to
+    /// quantize the weights that a simulated model has not.
     pub(crate) fn check(&self, path: &str) -> Result<(), Error> {
         if let Some(format) = self.quantize
             && path.starts_with(SIM_PREFIX)
@@ -82,11 +87,16 @@ impl LoadOptions {
         }
         let counts =
             [("step_tokens_max", self.step_tokens_max), ("sequences_max", self.sequences_max)];
-        match counts.iter().find(|(_, count)| !(1..=COUNT_LIMIT).contains(count)) {
-            None => Ok(()),
-            Some((option, count)) => {
-                Err(Error::option(option, format!("1 to {COUNT_LIMIT}"), count))
+        if let Some((option, count)) =
+            counts.iter().find(|(_, count)| !(1..=COUNT_LIMIT).contains(count))
+        {
+            return Err(Error::option(option, format!("1 to {COUNT_LIMIT}"), count));
+        }
+        match self.points_max {
+            Some(count) if count > COUNT_LIMIT => {
+                Err(Error::option("points_max", format!("0 to {COUNT_LIMIT}"), count))
             }
+            _ => Ok(()),
         }
     }
 }

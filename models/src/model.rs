@@ -5,7 +5,7 @@
 //! is no second code path for either, nor for a batch of one.
 
 use crate::error::Error;
-use crate::state::{SequenceId, StatePool};
+use crate::state::{PointId, SequenceId, StatePool};
 
 /// A run of consecutive tokens of one sequence inside a [`Batch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,17 @@ pub struct Segment {
     pub logits: bool,
 }
 
+/// A recurrent state to be kept on the way through a segment, without cutting it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PointEmit {
+    /// Index of the segment in [`Batch::segments`].
+    pub segment: usize,
+    /// Tokens of the segment after which the sequence's state is copied, 1 to its length.
+    pub offset: usize,
+    /// The point that receives the copy; it comes once in a batch.
+    pub point: PointId,
+}
+
 /// All tokens of one step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -28,6 +39,8 @@ pub struct Batch {
     /// Which sequence each run of `tokens` belongs to; lengths add up to `tokens.len()`.
     /// A sequence appears at most once.
     pub segments: Vec<Segment>,
+    /// States to copy out, in any order; none for a model without recurrent layers.
+    pub emits: Vec<PointEmit>,
 }
 
 impl Batch {
@@ -35,6 +48,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.segments.clear();
+        self.emits.clear();
     }
 
     /// Appends a segment and its tokens.
@@ -142,9 +156,9 @@ pub trait Model: Send {
     /// Room must have been reserved with [`StatePool::reserve`]. A batch that is refused
     /// ([`Error::Batch`], [`Error::State`]) changes nothing. After an operator has failed, no sequence
     /// of the batch has advanced, but recurrent state may have: close them, or truncate them to
-    /// nothing.
+    /// nothing. What its [`emits`](Batch::emits) hold is unspecified then.
     ///
     /// # Errors
-    /// A batch that breaks a rule of [`Segment`], or an operator that failed.
+    /// A batch that breaks a rule of [`Segment`] or [`PointEmit`], or an operator that failed.
     fn forward(&mut self, batch: &Batch) -> Result<Logits<'_>, Error>;
 }

@@ -1,14 +1,16 @@
 //! A simulated model: no weights, real logits, for tests and for servers without a checkpoint.
 //!
-//! Its next token is a function of the whole history of a sequence, kept as a rolling hash, so a
-//! lost, doubled or foreign token shows in everything that follows. Time is spent as told.
+//! Its next token is a function of the whole history of a sequence, kept as a rolling hash in the
+//! pages and slots of its pool, so a lost, doubled or foreign token shows in everything that follows,
+//! and so does a foreign page. Time is spent as told.
 
 mod gate;
+mod history;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
@@ -16,11 +18,14 @@ use std::time::Duration;
 use candle_core::Device;
 
 pub use self::gate::Gate;
+use self::history::{History, Memory};
 pub use self::spec::SimulatedSpec;
 use crate::error::Error;
+use crate::layers::step::{Step, StepLimits};
+use crate::load::sizes::state_layout;
 use crate::load::{LoadOptions, LoadProgress, LoadStage};
 use crate::model::{Batch, Logits, Model, ModelFootprint, ModelInfo, Segment};
-use crate::state::{PAGE_TOKENS, SequenceId, StateLayout, StatePool};
+use crate::state::{PAGE_TOKENS, StatePool};
 
 /// Token that starts a sequence. Ids below it are the bytes of the text, one each.
 pub const BOS_ID: u32 = 256;
@@ -34,7 +39,7 @@ pub const PAD_ID: u32 = 258;
 /// Smallest vocabulary: all bytes and the tokens above.
 pub const VOCAB_MIN: usize = 259;
 
-/// Most pages a simulated pool counts.
+/// Most pages of a simulated pool.
 const PAGES_MAX: usize = 1 << 20;
 
 /// What it writes when nobody tampers with its logits.
@@ -53,20 +58,12 @@ pub struct SimulatedModel {
     spec: SimulatedSpec,
     info: ModelInfo,
     pool: StatePool,
-    step_tokens_max: usize,
-    histories: HashMap<SequenceId, History>,
+    limits: StepLimits,
+    step: Step,
+    memory: Memory,
     asked: Asked,
     logits: Vec<f32>,
     gate: Option<Gate>,
-}
-
-/// What a sequence's state would be.
-#[derive(Debug, Clone, Copy)]
-struct History {
-    hash: u64,
-    len: usize,
-    /// Completion tokens since the last token that was not one.
-    completed: u64,
 }
 
 /// Where logits were asked for: a token that follows such a state is a completion token, also when
@@ -116,42 +113,43 @@ pub fn load_with_progress(
 }
 
 impl SimulatedModel {
-    /// The model that `spec` describes, with the pool and the step that `options` ask for. Of the
-    /// other options, the precision means nothing to it, and its state takes no bytes.
+    /// The model that `spec` describes, with the pool and the step that `options` ask for; pages that
+    /// `spec` asks for come before a limit of bytes. The precision means nothing to it.
     ///
     /// # Errors
-    /// [`Error::Option`] for a context of zero or above the model's.
+    /// [`Error::Option`] for a context of zero or above the model's, or a pool that cannot be.
     pub fn new(spec: SimulatedSpec, options: &LoadOptions) -> Result<Self, Error> {
         let context = options.context_length.unwrap_or(spec.context);
         if !(1..=spec.context).contains(&context) {
             let expected = format!("1 to {}", spec.context);
             return Err(Error::option("context_length", expected, context));
         }
-        let full = context.div_ceil(PAGE_TOKENS).saturating_mul(options.sequences_max);
-        let layout = StateLayout {
-            attention: Vec::new(),
-            recurrent: None,
-            page_tokens: PAGE_TOKENS,
-            pages_max: if spec.pages > 0 { spec.pages } else { full.min(PAGES_MAX) },
-            sequences_max: options.sequences_max,
-        };
+        let mut layout = state_layout(history::shape(spec.recurrent), context, options)?;
+        layout.pages_max =
+            if spec.pages > 0 { spec.pages } else { layout.pages_max.min(PAGES_MAX) };
         let info = ModelInfo {
             architecture: "sim".into(),
             vocab_size: spec.vocab,
             context_length: context,
             context_length_trained: spec.context,
-            layers: 0,
+            layers: 1 + usize::from(spec.recurrent),
             hidden_size: 0,
             parameters: 0,
             weight_format: "F32".into(),
             eos_token_ids: vec![EOS_ID],
             bos_token_id: Some(BOS_ID),
-            fingerprint: mix(mix(spec.seed) ^ spec.vocab as u64),
+            fingerprint: mix(mix(spec.seed) ^ spec.vocab as u64 ^ u64::from(spec.recurrent) << 32),
+        };
+        let limits = StepLimits {
+            tokens: options.step_tokens_max,
+            context_length: context,
+            vocab_size: spec.vocab,
         };
         Ok(Self {
             pool: StatePool::new(layout, &Device::Cpu)?,
-            step_tokens_max: options.step_tokens_max,
-            histories: HashMap::new(),
+            limits,
+            step: Step::default(),
+            memory: Memory::new(spec.seed, limits.tokens)?,
             asked: Asked::default(),
             logits: Vec::new(),
             gate: None,
@@ -165,29 +163,6 @@ impl SimulatedModel {
     pub fn with_gate(mut self, gate: Gate) -> Self {
         self.gate = Some(gate);
         self
-    }
-
-    /// Checks a segment against the state, and returns the history it follows.
-    fn history(&self, segment: &Segment) -> Result<History, Error> {
-        let batch = |expected: String, found: String| Error::Batch { expected, found };
-        let len = self.pool.len(segment.sequence)?;
-        if segment.first_position != len {
-            let expected = format!("a segment from position {len} of {}", segment.sequence);
-            return Err(batch(expected, segment.first_position.to_string()));
-        }
-        let room = self.pool.room(segment.sequence)?;
-        if segment.len == 0 || segment.len > room {
-            let expected = format!("1 to {room} tokens of {}", segment.sequence);
-            return Err(batch(expected, segment.len.to_string()));
-        }
-        if len == 0 {
-            return Ok(History { hash: mix(!self.spec.seed), len: 0, completed: 0 });
-        }
-        let history = self.histories.get(&segment.sequence).filter(|known| known.len == len);
-        history.copied().ok_or_else(|| {
-            let expected = format!("a history of {len} tokens of {}", segment.sequence);
-            batch(expected, "another".into())
-        })
     }
 
     /// Fails, panics and sleeps as the specification says.
@@ -212,18 +187,35 @@ impl SimulatedModel {
         Ok(())
     }
 
-    fn push_logits(&mut self, history: History) {
+    /// The history of `len` tokens whose last is `token`.
+    fn follow(&self, history: History, token: u32, len: usize) -> History {
+        let completed = match self.asked.states.contains(&history.hash) {
+            true => history.completed + 1,
+            false => 0,
+        };
+        // Turned, or a token whose mix equals the hash would wipe the history out.
+        let hash = mix(history.hash.rotate_left(23) ^ mix(u64::from(token)));
+        let mut next = History { hash, completed, ..history };
+        if len.is_multiple_of(PAGE_TOKENS) {
+            next.end_page();
+        }
+        next
+    }
+
+    /// Appends the logits after `len` tokens.
+    fn push_logits(&mut self, history: History, len: usize) {
         let from = self.logits.len();
-        if self.spec.nan_at > 0 && history.len as u64 >= self.spec.nan_at {
+        if self.spec.nan_at > 0 && len as u64 >= self.spec.nan_at {
             self.logits.resize(from + self.spec.vocab, f32::NAN);
             return;
         }
+        let seen = history.hash ^ history.pages;
         self.logits.extend((0..self.spec.vocab as u64).map(|id| {
-            let bits = mix(history.hash ^ mix(id)) >> 40;
+            let bits = mix(seen ^ mix(id)) >> 40;
             bits as f32 / (1_u32 << 21) as f32 - 4.0
         }));
         let ends = self.spec.eos_after > 0 && history.completed >= self.spec.eos_after;
-        let letter = ALPHABET[mix(!history.hash) as usize % ALPHABET.len()];
+        let letter = ALPHABET[mix(!seen) as usize % ALPHABET.len()];
         let next = if ends { EOS_ID as usize } else { letter.into() };
         self.logits[from + next] = NEXT_LOGIT;
     }
@@ -247,49 +239,42 @@ impl Model for SimulatedModel {
     }
 
     fn step_tokens_max(&self) -> usize {
-        self.step_tokens_max
+        self.limits.tokens
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits<'_>, Error> {
         if let Some(gate) = &self.gate {
             gate.enter(batch);
         }
-        let lengths: usize = batch.segments.iter().map(|segment| segment.len).sum();
-        if batch.tokens.len() != lengths {
-            let expected = format!("{lengths} tokens for the segments");
-            return Err(Error::Batch { expected, found: batch.tokens.len().to_string() });
-        }
-        let histories: Vec<History> =
-            batch.segments.iter().map(|segment| self.history(segment)).collect::<Result<_, _>>()?;
+        self.step.plan(batch, &self.pool, self.limits)?;
+        let recall = |segment| self.memory.recall(&self.pool, &self.step, segment);
+        let histories =
+            (0..batch.segments.len()).map(recall).collect::<Result<Vec<History>, Error>>()?;
         self.misbehave(batch)?;
         self.logits.clear();
+        self.memory.clear();
         let mut tokens = batch.tokens.iter();
-        for (segment, mut history) in batch.segments.iter().zip(histories) {
-            for &token in tokens.by_ref().take(segment.len) {
-                history = history.followed_by(token, &self.asked);
+        for (index, (segment, mut history)) in batch.segments.iter().zip(histories).enumerate() {
+            for (offset, &token) in (1..).zip(tokens.by_ref().take(segment.len)) {
+                history = self.follow(history, token, segment.first_position + offset);
+                self.memory.push(history);
+                for emit in &self.step.emits {
+                    if (emit.segment, emit.offset) == (index, offset) {
+                        self.memory.write_slot(&self.pool, emit.slot, history)?;
+                    }
+                }
             }
-            self.pool.advance(segment.sequence, segment.len)?;
-            self.histories.insert(segment.sequence, history);
+            self.memory.write_slot(&self.pool, self.step.recurrent[index].slot, history)?;
             if segment.logits {
                 self.asked.remember(history.hash);
-                self.push_logits(history);
+                self.push_logits(history, segment.first_position + segment.len);
             }
         }
-        // Closed sequences are not told of; their histories go when there are too many.
-        if self.histories.len() > 2 * self.pool.layout().sequences_max {
-            let pool = &self.pool;
-            self.histories.retain(|&id, _| pool.len(id).is_ok());
+        self.memory.write(&self.pool, &self.step)?;
+        for segment in &batch.segments {
+            self.pool.advance(segment.sequence, segment.len)?;
         }
         Ok(Logits { data: &self.logits, vocab_size: self.spec.vocab })
-    }
-}
-
-impl History {
-    fn followed_by(self, token: u32, asked: &Asked) -> Self {
-        let completed = if asked.states.contains(&self.hash) { self.completed + 1 } else { 0 };
-        // Turned, or a token whose mix equals the hash would wipe the history out.
-        let hash = mix(self.hash.rotate_left(23) ^ mix(u64::from(token)));
-        Self { hash, len: self.len + 1, completed }
     }
 }
 

@@ -2,18 +2,24 @@
 //! recurrent state.
 //!
 //! The pool owns the pages of all sequences of one model. A sequence holds a page table; pages are
-//! counted references, so that sequences which share a prefix can share its pages. The pool knows
-//! nothing of tokens, requests or a cache.
+//! counted references, so that sequences which share a prefix can share its pages. Others can hold
+//! pages too (`holders.rs`), and recurrent states (`points.rs`), copy them out and in (`transfer.rs`)
+//! and open sequences with them (`prefix.rs`). The pool knows nothing of tokens, requests or a cache.
 
+pub(crate) mod bytes;
+mod check;
 mod error;
+mod holders;
 mod kv;
 mod layout;
 mod pages;
+mod points;
+mod prefix;
 mod recurrent;
-#[cfg(test)]
-mod recurrent_tests;
+mod slots;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::fmt;
 
@@ -23,7 +29,10 @@ pub use self::error::StateError;
 pub use self::kv::LayerKv;
 pub use self::layout::{AttentionGroup, PAGE_TOKENS, RecurrentGroup, StateLayout};
 use self::pages::Pages;
+pub use self::points::PointId;
+pub use self::prefix::{Prefix, PrefixPoint};
 pub use self::recurrent::LayerRecurrent;
+use self::slots::Slots;
 
 /// Handle of an open sequence; an error, never another's state, once it is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,12 +49,14 @@ impl fmt::Display for SequenceId {
 }
 
 /// The state of one open sequence.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sequence {
     /// Tokens evaluated so far.
     len: usize,
     /// Page `i` holds the tokens from `i * page_tokens`; pages past `len` are a reservation.
     table: Vec<u32>,
+    /// Slot of its recurrent state; the sequence has one also where that has no layers.
+    recurrent: u32,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +77,7 @@ pub struct StatePool {
     /// Slots without a sequence; the last one is taken next.
     free_slots: Vec<u32>,
     kv: Vec<LayerKv>,
-    /// A slot for each of `slots`.
+    recurrent_slots: Slots,
     recurrent: Vec<LayerRecurrent>,
 }
 
@@ -76,17 +87,19 @@ impl StatePool {
     /// # Errors
     /// A layout with a zero or a count above `u32::MAX`, or a device that cannot allocate.
     pub fn new(layout: StateLayout, device: &Device) -> Result<Self, StateError> {
-        let (pages_max, sequences_max) = layout.check()?;
+        let [pages_max, sequences_max, points_max] = layout.check()?;
         if device.is_cpu() {
             kv::probe(layout.bytes_max())?;
         }
         let kv = kv::allocate(&layout, device)?;
-        let recurrent = recurrent::allocate(layout.recurrent, layout.sequences_max, device)?;
+        let slots = layout.sequences_max + layout.points_max;
+        let recurrent = recurrent::allocate(layout.recurrent, slots, device)?;
         Ok(Self {
             pages: Pages::new(pages_max),
             slots: (0..sequences_max).map(|_| Slot::default()).collect(),
             free_slots: (0..sequences_max).rev().collect(),
             kv,
+            recurrent_slots: Slots::new(sequences_max, points_max),
             recurrent,
             layout,
         })
@@ -102,7 +115,7 @@ impl StatePool {
     /// # Errors
     /// [`StateError::OutOfSequences`], or a slot that could not be cleared.
     pub fn open(&mut self) -> Result<SequenceId, StateError> {
-        self.occupy(Sequence::default(), recurrent::clear_slot)
+        self.occupy(0, Vec::new(), |layers, slot| Ok(recurrent::clear_slot(layers, slot)?))
     }
 
     /// Opens a sequence with the tokens of `id`, sharing its pages and copying its recurrent state. A
@@ -114,14 +127,8 @@ impl StatePool {
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, StateError> {
         let source = self.sequence(id)?;
         let (len, held) = (source.len, source.len.div_ceil(self.layout.page_tokens));
-        let table = source.table[..held].to_vec();
-        let fork = self.occupy(Sequence { len, table: table.clone() }, |layers, slot| {
-            recurrent::copy_slot(layers, id.slot, slot)
-        })?;
-        for page in table {
-            self.pages.share(page);
-        }
-        Ok(fork)
+        let (table, from) = (source.table[..held].to_vec(), source.recurrent);
+        self.occupy(len, table, |layers, slot| Ok(recurrent::copy_slot(layers, from, slot)?))
     }
 
     /// Makes room for `tokens` more tokens after those the sequence has, counting what was reserved
@@ -210,13 +217,13 @@ impl StatePool {
     /// [`StateError::NotOpen`]; [`StateError::Lengthen`] if the sequence is shorter than `len`;
     /// [`StateError::Recurrent`] if it has recurrent state and more tokens, unless all are forgotten.
     pub fn truncate(&mut self, id: SequenceId, len: usize) -> Result<(), StateError> {
-        let found = self.len(id)?;
+        let (found, slot) = (self.len(id)?, self.recurrent_slot(id)?);
         if len > found {
             return Err(StateError::Lengthen { sequence: id, requested: len, len: found });
         }
         if len == 0 {
             // Also for a sequence without tokens: a step that failed may have left something.
-            recurrent::clear_slot(&self.recurrent, id.slot)?;
+            recurrent::clear_slot(&self.recurrent, slot)?;
         } else if len < found && !self.recurrent.is_empty() {
             return Err(StateError::Recurrent { sequence: id, requested: len, len: found });
         }
@@ -241,6 +248,14 @@ impl StatePool {
     /// # Errors
     /// [`StateError::NotOpen`].
     pub fn close(&mut self, id: SequenceId) -> Result<(), StateError> {
+        let recurrent = self.sequence(id)?.recurrent;
+        self.vacate(id)?;
+        self.recurrent_slots.release(recurrent);
+        Ok(())
+    }
+
+    /// Closes a sequence but for its recurrent slot.
+    fn vacate(&mut self, id: SequenceId) -> Result<(), StateError> {
         self.release_from(id, 0)?;
         let slot = &mut self.slots[id.slot as usize];
         slot.sequence = None;
@@ -272,7 +287,7 @@ impl StatePool {
     /// # Errors
     /// [`StateError::NotOpen`].
     pub fn recurrent_slot(&self, id: SequenceId) -> Result<u32, StateError> {
-        self.sequence(id).map(|_| id.slot)
+        self.sequence(id).map(|sequence| sequence.recurrent)
     }
 
     /// How many sequences are open.
@@ -295,55 +310,33 @@ impl StatePool {
         self.layout.pages_max
     }
 
-    /// Bytes of the held pages, and of the recurrent state of the open sequences.
+    /// Bytes of the held pages, and of the recurrent state of the open sequences and the points.
     pub fn bytes_used(&self) -> u64 {
+        let slots = self.sequences() + self.points_used();
         self.pages_used() as u64 * self.layout.bytes_per_page()
-            + self.sequences() as u64 * self.layout.bytes_per_sequence()
+            + slots as u64 * self.layout.bytes_per_sequence()
     }
 
-    /// Verifies that counts, tables and free lists agree; for tests and for a server's self-check.
-    ///
-    /// # Errors
-    /// Says what disagrees.
-    pub fn check_invariants(&self) -> Result<(), String> {
-        let mut named = vec![0_u32; self.layout.pages_max];
-        let mut open = 0;
-        for (slot, sequence) in self.slots.iter().enumerate() {
-            let Some(sequence) = &sequence.sequence else { continue };
-            open += 1;
-            for &page in &sequence.table {
-                named[page as usize] += 1;
-            }
-            if sequence.len > sequence.table.len() * self.layout.page_tokens {
-                return Err(format!("slot {slot} has more tokens than pages for them"));
-            }
-            let reserved = &sequence.table[sequence.len.div_ceil(self.layout.page_tokens)..];
-            if reserved.iter().any(|&page| self.pages.is_shared(page)) {
-                return Err(format!("slot {slot} shares a page it reserved"));
-            }
-        }
-        if open != self.sequences() {
-            return Err(format!("{open} slots are open, {} are counted", self.sequences()));
-        }
-        self.pages.check(&named)
-    }
-
-    /// Gives a sequence a slot, whose recurrent state `prepare` makes.
+    /// Opens a sequence that shares the pages of `table`, with a recurrent state that `prepare` makes
+    /// in the slot it is told.
     fn occupy(
         &mut self,
-        sequence: Sequence,
-        prepare: impl FnOnce(&[LayerRecurrent], u32) -> candle_core::Result<()>,
+        len: usize,
+        table: Vec<u32>,
+        prepare: impl FnOnce(&[LayerRecurrent], u32) -> Result<(), StateError>,
     ) -> Result<SequenceId, StateError> {
         let max = self.slots.len();
         let slot = *self.free_slots.last().ok_or(StateError::OutOfSequences { max })?;
-        prepare(&self.recurrent, slot)?;
+        prepare(&self.recurrent, self.recurrent_slots.next())?;
+        let recurrent = self.recurrent_slots.take(slot);
+        table.iter().for_each(|&page| self.pages.share(page));
         self.free_slots.pop();
         let entry = &mut self.slots[slot as usize];
-        entry.sequence = Some(sequence);
+        entry.sequence = Some(Sequence { len, table, recurrent });
         Ok(SequenceId { slot, generation: entry.generation })
     }
 
-    /// Where the table has a partly filled page that another sequence holds too, and which one.
+    /// Where the table has a partly filled page that has another holder too, and which one.
     fn shared_tail(&self, sequence: &Sequence) -> Option<(usize, u32)> {
         if sequence.len.is_multiple_of(self.layout.page_tokens) {
             return None;

@@ -205,7 +205,7 @@ fn a_prefill_that_stops_half_way_has_lost_nothing() {
 #[test]
 fn what_a_pool_has_no_room_for_is_the_error_of_one_sequence() {
     let mut small = options(Precision::Exact);
-    small.sequences_max = 2;
+    (small.sequences_max, small.points_max) = (2, Some(0));
     let layout = load(&fixture("qwen3_5_f32"), &small).state().layout().clone();
     small.state_bytes_max = Some(layout.recurrent_bytes_max() + 2 * layout.bytes_per_page());
     let mut model = load(&fixture("qwen3_5_f32"), &small);

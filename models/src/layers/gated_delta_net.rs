@@ -250,7 +250,7 @@ impl GatedDeltaNet {
         self.project(work, rows)?;
         let buffers = work.delta.as_ref().expect("the workspace was made for gated delta layers");
         let state = at.recurrent(self.layer);
-        let recurrence = Recurrence { segments: &at.step.recurrent, emits: &[] };
+        let recurrence = Recurrence { segments: &at.step.recurrent, emits: &at.step.emits };
         short_conv(&buffers.convolved, &buffers.qkv, &self.conv1d, &state.conv, recurrence)?;
         let inputs = GatedDeltaInputs {
             qkv: &buffers.convolved,

@@ -1,7 +1,7 @@
 //! What a batch means to the operators: its rules checked, then the position and slot of every row
 //! and the pages that every segment reads.
 
-use sconce_kernels::{RecurrentSegment, attention};
+use sconce_kernels::{Emit, RecurrentSegment, attention};
 
 use crate::error::Error;
 use crate::model::{Batch, Segment};
@@ -31,6 +31,8 @@ pub(crate) struct Step {
     pub(crate) pages: Vec<u32>,
     /// The same runs of rows, with the slots of the recurrent states they advance.
     pub(crate) recurrent: Vec<RecurrentSegment>,
+    /// Recurrent states to copy out on the way, and their slots.
+    pub(crate) emits: Vec<Emit>,
     /// Rows whose logits are wanted.
     pub(crate) logits_rows: Vec<u32>,
     /// Sequences of the batch, to find one that comes twice.
@@ -59,7 +61,8 @@ impl Step {
             check_segment(segment, state, limits.context_length)?;
             self.push(segment, state)?;
         }
-        self.check_sequences()
+        self.check_sequences()?;
+        self.push_emits(batch, state)
     }
 
     fn clear(&mut self) {
@@ -68,6 +71,7 @@ impl Step {
         self.segments.clear();
         self.pages.clear();
         self.recurrent.clear();
+        self.emits.clear();
         self.logits_rows.clear();
         self.seen.clear();
     }
@@ -101,6 +105,28 @@ impl Step {
             self.logits_rows.push(self.positions.len() as u32 - 1);
         }
         self.seen.push(segment.sequence);
+        Ok(())
+    }
+
+    fn push_emits(&mut self, of: &Batch, state: &StatePool) -> Result<(), Error> {
+        if !of.emits.is_empty() && state.layout().recurrent.is_none() {
+            return Err(batch("no emits from a model without recurrent layers", of.emits.len()));
+        }
+        for emit in &of.emits {
+            let Some(segment) = of.segments.get(emit.segment) else {
+                let expected = format!("emits from {} segments", of.segments.len());
+                return Err(batch(expected, format!("segment {}", emit.segment)));
+            };
+            if !(1..=segment.len).contains(&emit.offset) {
+                let expected = format!("an emit after 1 to {} tokens", segment.len);
+                return Err(batch(expected, emit.offset));
+            }
+            let slot = state.point_slot(emit.point)?;
+            if self.emits.iter().any(|other| other.slot == slot) {
+                return Err(batch("one emit for each point", format!("two of {}", emit.point)));
+            }
+            self.emits.push(Emit { segment: emit.segment, offset: emit.offset, slot });
+        }
         Ok(())
     }
 
@@ -169,6 +195,7 @@ mod tests {
             page_tokens: 4,
             pages_max: 8,
             sequences_max: 3,
+            points_max: 0,
         };
         StatePool::new(layout, &Device::Cpu).unwrap()
     }

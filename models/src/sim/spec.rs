@@ -6,6 +6,9 @@ use crate::error::Error;
 /// Prefix of the path of a simulated model.
 const PREFIX: &str = "sim:";
 
+/// Most completion tokens that a state can count.
+const COMPLETED_MAX: u64 = 1 << 24;
+
 /// What a simulated model does. Zero turns an option off, unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SimulatedSpec {
@@ -21,8 +24,11 @@ pub struct SimulatedSpec {
     pub prefill_us: u64,
     /// `decode_us`: time of a step with segments of one token, in microseconds.
     pub decode_us: u64,
-    /// `eos_after`: completion tokens before the end-of-sequence token.
+    /// `eos_after`: completion tokens before the end-of-sequence token, at most 2^24.
     pub eos_after: u64,
+    /// `recurrent`: `true` for a model with a recurrent layer, whose state is in slots as well as in
+    /// pages.
+    pub recurrent: bool,
     /// `seed`: another seed is another model.
     pub seed: u64,
     /// `fail_at`: a step fails that holds the token of this number, from 1, of a sequence.
@@ -47,6 +53,7 @@ impl Default for SimulatedSpec {
             prefill_us: 0,
             decode_us: 0,
             eos_after: 0,
+            recurrent: false,
             seed: 0,
             fail_at: 0,
             panic_at: 0,
@@ -89,6 +96,7 @@ impl SimulatedSpec {
         };
         // A table of a gigabyte of logits, a day of sleep: beyond these it is a slip of the pen.
         let (rows, tokens, day) = (1 << 20, 1 << 30, 86_400_000_000);
+        let flag = || value.parse().map_err(|_| Error::option(key, "true or false", value));
         match key {
             "vocab" => self.vocab = number(super::VOCAB_MIN as u64, rows)? as usize,
             "context" => self.context = number(1, tokens)? as usize,
@@ -96,7 +104,8 @@ impl SimulatedSpec {
             "weights_bytes" => self.weights_bytes = number(0, u64::MAX / 2)?,
             "prefill_us" => self.prefill_us = number(0, day)?,
             "decode_us" => self.decode_us = number(0, day)?,
-            "eos_after" => self.eos_after = number(0, tokens)?,
+            "eos_after" => self.eos_after = number(0, COMPLETED_MAX)?,
+            "recurrent" => self.recurrent = flag()?,
             "seed" => self.seed = number(0, u64::MAX)?,
             "fail_at" => self.fail_at = number(0, tokens)?,
             "panic_at" => self.panic_at = number(0, tokens)?,
@@ -110,7 +119,7 @@ impl SimulatedSpec {
 }
 
 /// Every option, for the message about an unknown one.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "vocab",
     "context",
     "pages",
@@ -118,6 +127,7 @@ const KEYS: [&str; 13] = [
     "prefill_us",
     "decode_us",
     "eos_after",
+    "recurrent",
     "seed",
     "fail_at",
     "panic_at",
@@ -149,7 +159,9 @@ mod tests {
         };
         assert_eq!(SimulatedSpec::parse(path).unwrap(), expected);
         for key in KEYS {
-            assert!(SimulatedSpec::parse(&format!("sim:{key}=300")).is_ok(), "{key} is not read");
+            let value = if key == "recurrent" { "true" } else { "300" };
+            let spec = SimulatedSpec::parse(&format!("sim:{key}={value}"));
+            assert_ne!(spec.unwrap(), SimulatedSpec::default(), "{key} is not read");
         }
     }
 
@@ -159,6 +171,7 @@ mod tests {
         assert!(message("sim:vocabulary=300").contains("found vocabulary"));
         assert!(message("sim:vocabulary=300").contains("one of vocab, context, pages"));
         assert!(message("sim:seed=x").contains("option seed"));
+        assert!(message("sim:recurrent=1").contains("expected true or false, found 1"));
         assert!(message("sim:vocab=10").contains("a number from 259"));
         assert!(message("sim:seed=1,seed=2").contains("option seed"));
         assert!(message("sim:seed").contains("found seed"));

@@ -1,6 +1,8 @@
 //! The simulated model behaves as a real one would, as far as an engine can see.
 
 use super::*;
+use crate::model::PointEmit;
+use crate::state::{PointId, Prefix, PrefixPoint, SequenceId, StateError};
 
 fn model(spec: SimulatedSpec) -> SimulatedModel {
     SimulatedModel::new(spec, &LoadOptions::default()).unwrap()
@@ -138,11 +140,131 @@ fn a_load_reports_its_steps_and_can_be_given_up() {
     assert!(matches!(cancelled, Err(Error::Cancelled)));
 }
 
+const RECURRENT: [bool; 2] = [false, true];
+
+/// Computes `tokens`, keeps the pages of the first `len`, and a point there where there are points.
+fn keep(model: &mut SimulatedModel, tokens: &[u32], len: usize) -> (Vec<u32>, Option<PointId>) {
+    let id = open(model, tokens.len());
+    let mut batch = Batch::default();
+    batch.push(id, 0, tokens, false);
+    let point = model.spec.recurrent.then(|| model.pool.take_point().unwrap());
+    batch.emits.extend(point.map(|point| PointEmit { segment: 0, offset: len, point }));
+    model.forward(&batch).unwrap();
+    let pages = model.pool.page_table(id).unwrap()[..len.div_ceil(PAGE_TOKENS)].to_vec();
+    model.pool.share_pages(&pages).unwrap();
+    model.pool.close(id).unwrap();
+    (pages, point)
+}
+
+/// Logits after `tokens` of a sequence that starts from a prefix of `len` tokens.
+fn resume(
+    model: &mut SimulatedModel,
+    (pages, point): &(Vec<u32>, Option<PointId>),
+    len: usize,
+    tokens: &[u32],
+) -> Vec<f32> {
+    let point = point.map_or(PrefixPoint::None, PrefixPoint::Slot);
+    let id = model.pool.open_at(Prefix { len, pages, point }).unwrap();
+    model.pool.reserve(id, tokens.len() - len).unwrap();
+    let row = step(model, id, &tokens[len..]);
+    model.pool.close(id).unwrap();
+    row
+}
+
 #[test]
-fn histories_of_closed_sequences_are_forgotten() {
-    let mut model = model(SimulatedSpec::default());
-    for _ in 0..1000 {
-        complete(&mut model, &[1], 1);
+fn a_sequence_that_starts_from_a_prefix_goes_on_as_a_cold_one() {
+    for recurrent in RECURRENT {
+        let mut model = model(SimulatedSpec { recurrent, ..SimulatedSpec::default() });
+        let tokens: Vec<u32> = (0..200).collect();
+        let cold = open(&mut model, 200);
+        let expected = step(&mut model, cold, &tokens);
+        for len in [1, 63, 64, 70, 128, 199] {
+            let kept = keep(&mut model, &tokens[..199], len);
+            assert_eq!(resume(&mut model, &kept, len, &tokens), expected, "from {len}");
+        }
     }
-    assert!(model.histories.len() <= 2 * model.pool.layout().sequences_max + 1);
+}
+
+#[test]
+fn a_foreign_page_or_point_shows_in_the_logits() {
+    for recurrent in RECURRENT {
+        let mut model = model(SimulatedSpec { recurrent, ..SimulatedSpec::default() });
+        let tokens: Vec<u32> = (0..200).collect();
+        let other: Vec<u32> = (1..201).collect();
+        let own = keep(&mut model, &tokens, 150);
+        let foreign = keep(&mut model, &other, 150);
+        let expected = resume(&mut model, &own, 150, &tokens);
+        for index in 0..own.0.len() {
+            let mut mixed = own.clone();
+            mixed.0[index] = foreign.0[index];
+            assert_ne!(resume(&mut model, &mixed, 150, &tokens), expected, "page {index}");
+        }
+        if recurrent {
+            let mixed = (own.0.clone(), foreign.1);
+            assert_ne!(resume(&mut model, &mixed, 150, &tokens), expected);
+        }
+        assert_eq!(resume(&mut model, &own, 150, &tokens), expected);
+        model.pool.check_invariants().unwrap();
+    }
+}
+
+#[test]
+fn a_fork_goes_on_as_its_origin_and_apart_from_it() {
+    for recurrent in RECURRENT {
+        let mut model = model(SimulatedSpec { recurrent, ..SimulatedSpec::default() });
+        let origin = open(&mut model, 100);
+        step(&mut model, origin, &[1; 70]);
+        let fork = model.pool.fork(origin).unwrap();
+        for id in [origin, fork] {
+            model.pool.reserve(id, 2).unwrap();
+        }
+        let expected = step(&mut model, origin, &[2]);
+        step(&mut model, origin, &[3]);
+        assert_eq!(step(&mut model, fork, &[2]), expected);
+    }
+}
+
+#[test]
+fn emits_are_for_models_with_points_and_inside_of_segments() {
+    let emit = |model: &mut SimulatedModel, emits: &[(usize, usize, PointId)]| {
+        let id = open(model, 3);
+        let mut batch = Batch::default();
+        batch.push(id, 0, &[1, 2, 3], true);
+        let point = |&(segment, offset, point)| PointEmit { segment, offset, point };
+        batch.emits = emits.iter().map(point).collect();
+        let result = model.forward(&batch).map(|_| ());
+        let len = model.pool.len(id).unwrap();
+        assert_eq!(len, if result.is_ok() { 3 } else { 0 });
+        model.pool.close(id).unwrap();
+        result
+    };
+    let mut recurrent = model(SimulatedSpec { recurrent: true, ..SimulatedSpec::default() });
+    let point = recurrent.pool.take_point().unwrap();
+    let stale = recurrent.pool.take_point().unwrap();
+    recurrent.pool.release_point(stale).unwrap();
+    emit(&mut recurrent, &[(0, 3, point)]).unwrap();
+    for (emits, expected) in [
+        (vec![(1, 1, point)], "emits from 1 segments, found segment 1"),
+        (vec![(0, 0, point)], "an emit after 1 to 3 tokens, found 0"),
+        (vec![(0, 4, point)], "an emit after 1 to 3 tokens, found 4"),
+        (vec![(0, 1, point), (0, 2, point)], "one emit for each point"),
+    ] {
+        let error = emit(&mut recurrent, &emits).unwrap_err();
+        assert!(
+            matches!(error, Error::Batch { .. }) && error.to_string().contains(expected),
+            "{error}"
+        );
+    }
+    let error = emit(&mut recurrent, &[(0, 1, stale)]).unwrap_err();
+    assert!(matches!(error, Error::State(StateError::NotAPoint(id)) if id == stale), "{error}");
+    let mut plain = model(SimulatedSpec::default());
+    let error = emit(&mut plain, &[(0, 1, point)]).unwrap_err();
+    assert!(matches!(error, Error::Batch { .. }), "{error}");
+}
+
+#[test]
+fn a_recurrent_model_is_another_one() {
+    let fingerprint =
+        |recurrent| model(SimulatedSpec { recurrent, ..SimulatedSpec::default() }).info.fingerprint;
+    assert_ne!(fingerprint(false), fingerprint(true));
 }

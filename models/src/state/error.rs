@@ -1,7 +1,7 @@
 //! What can go wrong with the state of sequences. Its own enum, because an engine acts on some of
 //! these (waits for pages, refuses a sequence) and only reports the rest.
 
-use super::SequenceId;
+use super::{PointId, SequenceId};
 
 /// Why the state pool refused; nothing has changed in it then.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,53 @@ pub enum StateError {
         requested: usize,
         /// The length it has.
         len: usize,
+    },
+    /// As many points are taken as there may be.
+    #[error("out of points: all {max} are taken")]
+    OutOfPoints {
+        /// Points of the pool.
+        max: usize,
+    },
+    /// The point was released, or never taken from this pool.
+    #[error("{0} is not held")]
+    NotAPoint(PointId),
+    /// A page that was to be shared, read, written or let go by one who does not hold it.
+    #[error("page {page} is not held")]
+    PageNotHeld {
+        /// The page.
+        page: u32,
+    },
+    /// A page that was to be shared and that a sequence is yet to write to.
+    #[error("page {page} is reserved for tokens to come")]
+    PageReserved {
+        /// The page.
+        page: u32,
+    },
+    /// A page that was to be written and that others hold too.
+    #[error("page {page} has {holders} holders, found a write to it; its only holder may")]
+    PageShared {
+        /// The page.
+        page: u32,
+        /// How many hold it.
+        holders: u32,
+    },
+    /// Bytes of a page or of a recurrent state that are not as many as that has.
+    #[error("state of {what}: expected {expected} bytes, found {found}")]
+    Bytes {
+        /// Page, or recurrent state.
+        what: &'static str,
+        /// As many as it has.
+        expected: u64,
+        /// As many as there were.
+        found: u64,
+    },
+    /// A prefix that no sequence of this model can begin with.
+    #[error("prefix: expected {expected}, found {found}")]
+    Prefix {
+        /// The rule.
+        expected: String,
+        /// What broke it.
+        found: String,
     },
     /// A layout that no pool can have.
     #[error("state layout: expected {expected}, found {found}")]

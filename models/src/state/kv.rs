@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use memmap2::MmapMut;
 
-use super::{AttentionGroup, StateError, StateLayout};
+use super::{AttentionGroup, StateError, StateLayout, bytes};
 
 /// Keys and values of one attention layer, for all pages of the pool.
 #[derive(Debug, Clone)]
@@ -28,12 +28,8 @@ impl LayerKv {
 
     /// Copies page `from` over page `to`.
     fn copy_page(&self, from: u32, to: u32) -> Result<()> {
-        for tensor in [&self.keys, &self.values] {
-            // Through a buffer of one page: a tensor cannot be read and written at the same time.
-            let page = tensor.narrow(0, from as usize, 1)?.force_contiguous()?;
-            tensor.slice_set(&page, 0, to as usize)?;
-        }
-        Ok(())
+        bytes::copy(&self.keys, from, to)?;
+        bytes::copy(&self.values, from, to)
     }
 }
 

@@ -60,7 +60,7 @@ pub struct StateLayout {
     /// Attention layers. A page is the same run of tokens in all of them; without any, as for a
     /// simulated model, pages are only counted.
     pub attention: Vec<AttentionGroup>,
-    /// Recurrent layers; each open sequence has a slot in all of them.
+    /// Recurrent layers; each open sequence has a slot in all of them, and so has each point.
     pub recurrent: Option<RecurrentGroup>,
     /// Tokens of a page, [`PAGE_TOKENS`] outside tests.
     pub page_tokens: usize,
@@ -68,6 +68,8 @@ pub struct StateLayout {
     pub pages_max: usize,
     /// Sequences that can be open together.
     pub sequences_max: usize,
+    /// Recurrent slots that can be held outside of sequences; 0 without recurrent layers.
+    pub points_max: usize,
 }
 
 impl StateLayout {
@@ -92,9 +94,10 @@ impl StateLayout {
         self.recurrent.map_or(0, |group| group.bytes_per_sequence())
     }
 
-    /// Bytes of all recurrent slots.
+    /// Bytes of all recurrent slots, of sequences and of points.
     pub fn recurrent_bytes_max(&self) -> u64 {
-        self.bytes_per_sequence().saturating_mul(self.sequences_max as u64)
+        let slots = (self.sequences_max as u64).saturating_add(self.points_max as u64);
+        self.bytes_per_sequence().saturating_mul(slots)
     }
 
     /// Bytes of all pages and of all recurrent slots.
@@ -114,25 +117,30 @@ impl StateLayout {
         tokens.div_ceil(self.page_tokens)
     }
 
-    /// The number of pages and of sequences, if a pool can have this layout.
-    pub(super) fn check(&self) -> Result<(u32, u32), StateError> {
+    /// The number of pages, of sequences and of points, if a pool can have this layout.
+    pub(super) fn check(&self) -> Result<[u32; 3], StateError> {
         let counts = [self.page_tokens, self.pages_max, self.sequences_max];
         if counts.contains(&0) {
             let expected = "at least one page, one token in it and one sequence";
             return Err(StateError::Layout { expected, found: 0 });
         }
+        if self.points_max > 0 && self.recurrent.is_none() {
+            let expected = "no points without recurrent layers";
+            return Err(StateError::Layout { expected, found: self.points_max as u64 });
+        }
         let count = |value: usize| {
             u32::try_from(value).map_err(|_| StateError::Layout {
-                expected: "pages, their tokens and sequences that fit 32 bits",
+                expected: "pages, their tokens, sequences and points that fit 32 bits",
                 found: value as u64,
             })
         };
         // Operators number the places of tokens with 32 bits.
         count(self.pages_max.saturating_mul(self.page_tokens))?;
+        count(self.sequences_max.saturating_add(self.points_max))?;
         if self.bytes_max() > isize::MAX as u64 {
             let expected = "a pool that fits the address space";
             return Err(StateError::Layout { expected, found: self.bytes_max() });
         }
-        Ok((count(self.pages_max)?, count(self.sequences_max)?))
+        Ok([count(self.pages_max)?, count(self.sequences_max)?, count(self.points_max)?])
     }
 }

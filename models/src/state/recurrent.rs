@@ -1,11 +1,12 @@
-//! What recurrent layers keep of each open sequence: one slot in two tensors of every layer.
+//! What recurrent layers keep of each open sequence and of each point: one slot in two tensors of
+//! every layer. Whose a slot is, is `slots.rs`.
 //!
 //! Unlike pages, a slot has one owner and no tokens: it stands for the whole sequence up to its last
 //! token, so it cannot be shared or cut, only copied as a whole.
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::layout::RecurrentGroup;
+use super::{RecurrentGroup, bytes};
 
 /// State of one gated delta layer, for all slots of the pool.
 #[derive(Debug, Clone)]
@@ -26,7 +27,8 @@ impl LayerRecurrent {
         })
     }
 
-    fn tensors(&self) -> [&Tensor; 2] {
+    /// In the order in which their bytes are read and written.
+    pub(super) fn tensors(&self) -> [&Tensor; 2] {
         [&self.conv, &self.delta]
     }
 }
@@ -50,8 +52,7 @@ pub(super) fn allocate(
 /// The device cannot be written.
 pub(super) fn clear_slot(layers: &[LayerRecurrent], slot: u32) -> Result<()> {
     for tensor in layers.iter().flat_map(LayerRecurrent::tensors) {
-        let empty = tensor.narrow(0, slot as usize, 1)?.zeros_like()?;
-        tensor.slice_set(&empty, 0, slot as usize)?;
+        bytes::clear(tensor, slot)?;
     }
     Ok(())
 }
@@ -62,9 +63,7 @@ pub(super) fn clear_slot(layers: &[LayerRecurrent], slot: u32) -> Result<()> {
 /// The device cannot be written.
 pub(super) fn copy_slot(layers: &[LayerRecurrent], from: u32, to: u32) -> Result<()> {
     for tensor in layers.iter().flat_map(LayerRecurrent::tensors) {
-        // Through a buffer: a tensor cannot be read and written at the same time.
-        let slot = tensor.narrow(0, from as usize, 1)?.force_contiguous()?;
-        tensor.slice_set(&slot, 0, to as usize)?;
+        bytes::copy(tensor, from, to)?;
     }
     Ok(())
 }

@@ -1,68 +1,8 @@
-//! The pool against a model that keeps every sequence as a plain list of what was written.
+//! Sequences and their pages: reservations, forks, truncations, bounds.
 
-use std::collections::BTreeMap;
-
-use candle_core::{Device, Tensor};
-use proptest::prelude::*;
+use candle_core::Device;
 
 use super::*;
-
-const PAGE: usize = 4;
-const PAGES: usize = 12;
-const SEQUENCES: usize = 4;
-
-fn layout(layers: usize) -> StateLayout {
-    let group = AttentionGroup { layers, kv_heads: 2, key_dim: 1, value_dim: 1 };
-    StateLayout {
-        attention: if layers == 0 { vec![] } else { vec![group] },
-        recurrent: None,
-        page_tokens: PAGE,
-        pages_max: PAGES,
-        sequences_max: SEQUENCES,
-    }
-}
-
-fn pool() -> StatePool {
-    StatePool::new(layout(2), &Device::Cpu).unwrap()
-}
-
-/// Writes `value` where token `position` of `id` lives, in both tensors of the last layer.
-fn write(pool: &StatePool, id: SequenceId, position: usize, value: f32) {
-    let page = pool.page_table(id).unwrap()[position / PAGE] as usize;
-    let layer = pool.layer(1).unwrap();
-    for tensor in [&layer.keys, &layer.values] {
-        let old = tensor.narrow(0, page, 1).unwrap().flatten_all().unwrap();
-        let mut data = old.to_vec1::<f32>().unwrap();
-        data[position % PAGE] = value;
-        data[PAGE + position % PAGE] = -value;
-        let new = Tensor::from_vec(data, (1, 2, PAGE, 1), &Device::Cpu).unwrap();
-        tensor.slice_set(&new, 0, page).unwrap();
-    }
-}
-
-/// What lies at the positions of `id`, read back through its page table.
-fn read(pool: &StatePool, id: SequenceId) -> Vec<f32> {
-    let layer = pool.layer(1).unwrap();
-    let keys = layer.keys.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let values = layer.values.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let table = pool.page_table(id).unwrap();
-    let at = |position: usize| {
-        let head = table[position / PAGE] as usize * 2 * PAGE + position % PAGE;
-        assert_eq!(keys[head], values[head]);
-        assert_eq!(keys[head], -keys[head + PAGE], "heads of a token were torn apart");
-        keys[head]
-    };
-    (0..pool.len(id).unwrap()).map(at).collect()
-}
-
-fn extend(pool: &mut StatePool, id: SequenceId, values: &[f32]) -> Result<(), StateError> {
-    pool.reserve(id, values.len())?;
-    let len = pool.len(id)?;
-    for (offset, &value) in values.iter().enumerate() {
-        write(pool, id, len + offset, value);
-    }
-    pool.advance(id, values.len())
-}
 
 #[test]
 fn a_stale_id_is_an_error_and_not_the_next_sequence_of_the_slot() {
@@ -204,102 +144,11 @@ fn a_layout_of_nothing_or_of_too_much_is_refused() {
         StateLayout { pages_max: 0, ..layout(1) },
         StateLayout { page_tokens: 0, ..layout(1) },
         StateLayout { sequences_max: 0, ..layout(1) },
+        StateLayout { points_max: 1, ..layout(1) },
         StateLayout { pages_max: 1 << 40, ..layout(0) },
         StateLayout { pages_max: usize::MAX, ..layout(1) },
     ] {
         let error = StatePool::new(broken, &Device::Cpu).unwrap_err();
         assert!(matches!(error, StateError::Layout { .. }), "{error}");
-    }
-}
-
-/// One step of a random history; indices choose among the open sequences.
-#[derive(Debug, Clone)]
-enum Action {
-    Open,
-    Extend(usize, usize),
-    Reserve(usize, usize),
-    Fork(usize),
-    Truncate(usize, usize),
-    Close(usize),
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    let which = 0..SEQUENCES;
-    prop_oneof![
-        Just(Action::Open),
-        (which.clone(), 0..3 * PAGE).prop_map(|(s, n)| Action::Extend(s, n)),
-        (which.clone(), 0..2 * PAGE).prop_map(|(s, n)| Action::Reserve(s, n)),
-        which.clone().prop_map(Action::Fork),
-        (which.clone(), 0..4 * PAGE).prop_map(|(s, n)| Action::Truncate(s, n)),
-        which.prop_map(Action::Close),
-    ]
-}
-
-/// Applies `action` to both; the naive model follows where the pool succeeded.
-fn apply(
-    pool: &mut StatePool,
-    naive: &mut BTreeMap<SequenceId, Vec<f32>>,
-    action: &Action,
-    next: &mut f32,
-) {
-    let pick = |index: &usize| naive.keys().nth(*index).copied();
-    let tables = |pool: &StatePool| -> Vec<Vec<u32>> {
-        naive.keys().map(|&id| pool.page_table(id).unwrap().to_vec()).collect()
-    };
-    let before = (pool.pages_free(), pool.sequences(), tables(pool));
-    let result = match action {
-        Action::Open => pool.open().map(|id| {
-            naive.insert(id, vec![]);
-        }),
-        Action::Fork(index) => pick(index).map_or(Ok(()), |id| {
-            pool.fork(id).map(|fork| {
-                naive.insert(fork, naive[&id].clone());
-            })
-        }),
-        Action::Reserve(index, tokens) => {
-            pick(index).map_or(Ok(()), |id| pool.reserve(id, *tokens))
-        }
-        Action::Extend(index, tokens) => pick(index).map_or(Ok(()), |id| {
-            let values: Vec<f32> = (0..*tokens).map(|offset| *next + offset as f32).collect();
-            *next += *tokens as f32;
-            extend(pool, id, &values).map(|()| naive.get_mut(&id).unwrap().extend(values))
-        }),
-        Action::Truncate(index, len) => pick(index).map_or(Ok(()), |id| {
-            pool.truncate(id, *len).map(|()| naive.get_mut(&id).unwrap().truncate(*len))
-        }),
-        Action::Close(index) => pick(index).map_or(Ok(()), |id| {
-            naive.remove(&id);
-            pool.close(id)
-        }),
-    };
-    if let Err(error) = result {
-        let after: Vec<Vec<u32>> =
-            naive.keys().map(|&id| pool.page_table(id).unwrap().to_vec()).collect();
-        assert_eq!(before, (pool.pages_free(), pool.sequences(), after), "{error}");
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-
-    #[test]
-    fn every_sequence_reads_what_it_wrote_whatever_the_others_do(
-        actions in prop::collection::vec(action(), 1..60)
-    ) {
-        let mut pool = pool();
-        let mut naive = BTreeMap::new();
-        let mut next = 1.0;
-        for action in &actions {
-            apply(&mut pool, &mut naive, action, &mut next);
-            pool.check_invariants().map_err(TestCaseError::fail)?;
-            prop_assert_eq!(pool.sequences(), naive.len());
-            for (&id, values) in &naive {
-                prop_assert_eq!(&read(&pool, id), values);
-            }
-        }
-        for &id in naive.keys() {
-            pool.close(id).unwrap();
-        }
-        prop_assert_eq!(pool.pages_free(), PAGES);
     }
 }

@@ -1,0 +1,136 @@
+//! Pages and recurrent states as bytes, to keep them elsewhere and to bring them back.
+//!
+//! The bytes are little-endian f32 as they lie, and mean something to the same model only. A page is,
+//! layer by layer through all attention groups, its block of keys `[kv_heads, key_dim, page_tokens]`
+//! and then of values `[kv_heads, page_tokens, value_dim]`: keys are transposed, as `write_kv` of the
+//! kernels leaves them on the CPU. A recurrent state is, layer by layer, its convolution tail
+//! `[conv_tail, conv_channels]` and then its delta state `[value_heads, key_dim, value_dim]`.
+
+use candle_core::Tensor;
+
+use super::{
+    AttentionGroup, LayerRecurrent, PointId, SequenceId, StateError, StateLayout, StatePool, bytes,
+};
+
+impl StatePool {
+    /// Appends the bytes of a held page, [`StateLayout::bytes_per_page`] of them. Those of its tokens
+    /// from `tokens` on are zero, whatever was written there: they may be another sequence's.
+    ///
+    /// # Errors
+    /// [`StateError::PageNotHeld`], or a device that cannot be read.
+    pub fn read_page(
+        &self,
+        page: u32,
+        tokens: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), StateError> {
+        if self.pages.holders(page) == 0 {
+            return Err(StateError::PageNotHeld { page });
+        }
+        into.reserve(self.layout.bytes_per_page() as usize);
+        let page_tokens = self.layout.page_tokens;
+        for (group, layer) in layers(&self.layout).zip(&self.kv) {
+            let keys = into.len();
+            bytes::read(&layer.keys, page, into)?;
+            let values = into.len();
+            bytes::read(&layer.values, page, into)?;
+            if tokens < page_tokens {
+                clear_columns(&mut into[keys..values], page_tokens, tokens);
+                let row = group.value_dim;
+                clear_columns(&mut into[values..], page_tokens * row, tokens * row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all bytes of a page, as [`read_page`](Self::read_page) appends them. The page has one
+    /// holder, and that is no sequence: it was taken by [`take_pages`](Self::take_pages).
+    ///
+    /// # Errors
+    /// [`StateError::PageNotHeld`], [`StateError::PageShared`], [`StateError::Bytes`], or a device
+    /// that cannot be written.
+    pub fn write_page(&mut self, page: u32, data: &[u8]) -> Result<(), StateError> {
+        if self.pages.outside(page) == 0 {
+            return Err(StateError::PageNotHeld { page });
+        }
+        if self.pages.is_shared(page) {
+            return Err(StateError::PageShared { page, holders: self.pages.holders(page) });
+        }
+        let blocks = self.kv.iter().flat_map(|layer| [&layer.keys, &layer.values]);
+        write_entries("a page", blocks, page, data)
+    }
+
+    /// Appends the recurrent state of a point, [`StateLayout::bytes_per_sequence`] bytes.
+    ///
+    /// # Errors
+    /// [`StateError::NotAPoint`], or a device that cannot be read.
+    pub fn read_point(&self, point: PointId, into: &mut Vec<u8>) -> Result<(), StateError> {
+        let slot = self.recurrent_slots.point(point)?;
+        into.reserve(self.layout.bytes_per_sequence() as usize);
+        for tensor in self.recurrent.iter().flat_map(LayerRecurrent::tensors) {
+            bytes::read(tensor, slot, into)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the recurrent state of a point, as [`read_point`](Self::read_point) appends it.
+    ///
+    /// # Errors
+    /// [`StateError::NotAPoint`], [`StateError::Bytes`], or a device that cannot be written.
+    pub fn write_point(&mut self, point: PointId, data: &[u8]) -> Result<(), StateError> {
+        write_slot(&self.recurrent, self.recurrent_slots.point(point)?, data)
+    }
+
+    /// Writes the recurrent state of a sequence, as [`read_point`](Self::read_point) appends it; that
+    /// it is the state after the sequence's tokens is the caller's to know.
+    ///
+    /// # Errors
+    /// [`StateError::NotOpen`], [`StateError::Bytes`], or a device that cannot be written.
+    pub fn write_recurrent(&mut self, id: SequenceId, data: &[u8]) -> Result<(), StateError> {
+        write_slot(&self.recurrent, self.recurrent_slot(id)?, data)
+    }
+}
+
+/// Writes a whole slot.
+///
+/// # Errors
+/// [`StateError::Bytes`], or a device that cannot be written.
+pub(super) fn write_slot(
+    layers: &[LayerRecurrent],
+    slot: u32,
+    data: &[u8],
+) -> Result<(), StateError> {
+    write_entries("a sequence", layers.iter().flat_map(LayerRecurrent::tensors), slot, data)
+}
+
+/// Writes entry `index` of each tensor, one after another.
+fn write_entries<'a>(
+    what: &'static str,
+    tensors: impl Iterator<Item = &'a Tensor> + Clone,
+    index: u32,
+    data: &[u8],
+) -> Result<(), StateError> {
+    let len = |tensor: &Tensor| tensor.dims()[1..].iter().product::<usize>() * bytes::ELEMENT;
+    let (expected, found) = (tensors.clone().map(len).sum::<usize>() as u64, data.len() as u64);
+    if found != expected {
+        return Err(StateError::Bytes { what, expected, found });
+    }
+    let mut rest = data;
+    for tensor in tensors {
+        let (entry, after) = rest.split_at(len(tensor));
+        bytes::write(tensor, index, entry)?;
+        rest = after;
+    }
+    Ok(())
+}
+
+/// The group of each attention layer.
+fn layers(layout: &StateLayout) -> impl Iterator<Item = &AttentionGroup> {
+    layout.attention.iter().flat_map(|group| std::iter::repeat_n(group, group.layers))
+}
+
+/// Clears the columns from `from` on of a matrix of rows of `columns` elements.
+fn clear_columns(data: &mut [u8], columns: usize, from: usize) {
+    let (row, from) = (columns * bytes::ELEMENT, from * bytes::ELEMENT);
+    data.chunks_exact_mut(row).for_each(|row| row[from..].fill(0));
+}
