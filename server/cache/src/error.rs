@@ -21,4 +21,40 @@ pub enum Error {
         /// Bytes the tier may hold.
         budget: u64,
     },
+    /// Bytes were to change class that are not reserved.
+    #[error(
+        "{wanted} bytes wanted of {tier} memory that is reserved for {class}, which holds {held}"
+    )]
+    NotReserved {
+        /// Where the memory is.
+        tier: Tier,
+        /// What it was expected to be reserved for.
+        class: Class,
+        /// Bytes that were to change class.
+        wanted: u64,
+        /// Bytes reserved for the class.
+        held: u64,
+    },
+    /// Pinned snapshots hold as much as they may.
+    #[error("pinned snapshots may hold {bound} bytes, and would hold {wanted}")]
+    PinsFull {
+        /// Bytes that all pinned snapshots together would hold.
+        wanted: u64,
+        /// Most bytes that they may hold.
+        bound: u64,
+    },
+    /// There are as many snapshots as there may be.
+    #[error("there are {max} snapshots, and there may not be more")]
+    TooManySnapshots {
+        /// Most snapshots at a time.
+        max: usize,
+    },
+    /// A snapshot was wanted where nothing can be resumed.
+    #[error("no restore point at offset {offset}: {covered} tokens are covered")]
+    NotARestorePoint {
+        /// Where it was wanted.
+        offset: usize,
+        /// Tokens that the lease covers.
+        covered: usize,
+    },
 }
