@@ -142,6 +142,12 @@ impl Ledger {
         Ok(Reservation { ledger: self.clone(), tier, class, bytes })
     }
 
+    /// Starts to count bytes that are reserved for one class as held for another: 0 for now, see
+    /// [`Reclassified::resize`].
+    pub fn reclassify(&self, tier: Tier, from: Class, to: Class) -> Reclassified {
+        Reclassified { ledger: self.clone(), tier, from, to, bytes: 0 }
+    }
+
     /// What is held now.
     pub fn snapshot(&self) -> Snapshot {
         *self.lock()
@@ -173,6 +179,18 @@ impl Ledger {
 
     fn subtract(&self, tier: Tier, class: Class, bytes: u64) {
         self.lock().tiers[tier as usize].used[class as usize] -= bytes;
+    }
+
+    fn shift(&self, tier: Tier, from: Class, to: Class, bytes: u64) -> Result<(), Error> {
+        let mut accounts = self.lock();
+        let used = &mut accounts.tiers[tier as usize].used;
+        let held = used[from as usize];
+        if bytes > held {
+            return Err(Error::NotReserved { tier, class: from, wanted: bytes, held });
+        }
+        used[from as usize] -= bytes;
+        used[to as usize] += bytes;
+        Ok(())
     }
 
     /// The accounts are whole between any two statements that could panic, so a poisoned lock
@@ -232,6 +250,53 @@ impl Drop for Reservation {
     }
 }
 
+/// Bytes of one reservation that are counted under another class, since what was reserved as a
+/// whole is used for several things; dropping it counts them as they were reserved. Must be empty
+/// before the reservation behind it is dropped.
+#[derive(Debug)]
+#[must_use = "dropping it undoes the change of class"]
+pub struct Reclassified {
+    ledger: Ledger,
+    tier: Tier,
+    from: Class,
+    to: Class,
+    bytes: u64,
+}
+
+impl Reclassified {
+    /// Bytes counted under the other class.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of both classes: the most that could be counted under either.
+    pub fn of_both(&self) -> u64 {
+        let account = self.ledger.snapshot().tier(self.tier);
+        account.used(self.from).saturating_add(account.used(self.to))
+    }
+
+    /// Counts `bytes` in all under the other class.
+    ///
+    /// # Errors
+    /// [`Error::NotReserved`] if fewer bytes are reserved to be counted so; nothing changes then.
+    pub fn resize(&mut self, bytes: u64) -> Result<(), Error> {
+        if bytes > self.bytes {
+            self.ledger.shift(self.tier, self.from, self.to, bytes - self.bytes)?;
+        } else {
+            self.ledger.shift(self.tier, self.to, self.from, self.bytes - bytes)?;
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Reclassified {
+    fn drop(&mut self) {
+        // Cannot fail: nobody else takes bytes of the class that this one counted.
+        let _ = self.resize(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,6 +318,26 @@ mod tests {
         held.release();
         assert_eq!(ledger.snapshot().tier(Tier::Device).total(), 0);
         assert_eq!(ledger.snapshot().tier(Tier::Device).peak, 60);
+    }
+
+    #[test]
+    fn bytes_change_class_only_where_they_are_reserved() {
+        let ledger = Ledger::new(BUDGETS);
+        let pool = ledger.reserve(Tier::Device, Class::LiveState, 60).unwrap();
+        let used = |class| ledger.snapshot().tier(Tier::Device).used(class);
+        let mut cached = ledger.reclassify(Tier::Device, Class::LiveState, Class::CachedState);
+        cached.resize(40).unwrap();
+        assert_eq!((used(Class::LiveState), used(Class::CachedState)), (20, 40));
+        assert_eq!(
+            cached.resize(61).unwrap_err().to_string(),
+            "21 bytes wanted of device memory that is reserved for live state, which holds 20"
+        );
+        cached.resize(10).unwrap();
+        assert_eq!((used(Class::LiveState), used(Class::CachedState)), (50, 10));
+        drop(cached);
+        assert_eq!((used(Class::LiveState), used(Class::CachedState)), (60, 0));
+        drop(pool);
+        assert_eq!(ledger.snapshot().tier(Tier::Device).total(), 0);
     }
 
     #[test]
