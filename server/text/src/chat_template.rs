@@ -4,11 +4,13 @@
 //!
 //! [`EncodeOptions::CHAT`]: crate::EncodeOptions::CHAT
 
+mod boundaries;
 mod functions;
 mod json;
 mod strftime;
 mod value;
 
+use std::io;
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
@@ -16,6 +18,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Environment};
 use regex::Regex;
 use serde_json::{Map, Value};
+
+pub use boundaries::{BOUNDARIES_MAX, MarkedPrompt, RECENT_MESSAGES_MAX};
 
 /// Instructions a rendering may execute. Real templates need some hundreds per message.
 pub const MAX_INSTRUCTIONS: u64 = 10_000_000;
@@ -122,6 +126,22 @@ impl ChatTemplate {
     /// [`TemplateError`] with the template's line: `raise_exception`, an undefined attribute, a
     /// bound that is exceeded, or no such template.
     pub fn render(&self, request: &ChatRequest) -> Result<String, TemplateError> {
+        Ok(self.rendering(request)?.whole(request.add_generation_prompt)?.0)
+    }
+
+    /// Renders as [`render`](Self::render) does, and finds where messages end in the prompt. That
+    /// parts of the conversation cannot be rendered alone is no error: it costs boundaries.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_marked(&self, request: &ChatRequest) -> Result<MarkedPrompt, TemplateError> {
+        let rendering = self.rendering(request)?;
+        let (text, spent) = rendering.whole(request.add_generation_prompt)?;
+        let boundaries = boundaries::find(&rendering, &request.messages, &text, spent);
+        Ok(MarkedPrompt { text, boundaries })
+    }
+
+    fn rendering<'a>(&'a self, request: &'a ChatRequest) -> Result<Rendering<'a>, TemplateError> {
         let name = self.choose(request);
         let fail =
             |message: String| TemplateError { template: name.to_owned(), line: None, message };
@@ -133,13 +153,8 @@ impl ChatTemplate {
                 "{key:?} is a field of the request and cannot be a variable"
             )));
         }
-        let mut output = BoundedOutput { bytes: Vec::new(), exceeded: false };
-        let rendered = template.render_captured_to(self.variables(request), &mut output);
-        if output.exceeded {
-            return Err(fail(format!("the prompt exceeds {MAX_RENDERED_BYTES} bytes")));
-        }
-        rendered.map_err(|error| template_error(name, &error))?;
-        String::from_utf8(output.bytes).map_err(|_| fail("the prompt is not UTF-8".to_owned()))
+        let messages = request.messages.iter().map(value::from_json).collect();
+        Ok(Rendering { name, template, variables: self.variables(request), messages })
     }
 
     /// Whether the template that would render `request` reads `tools` at all: one that does not
@@ -163,7 +178,8 @@ impl ChatTemplate {
         }
     }
 
-    fn variables(&self, request: &ChatRequest) -> minijinja::Value {
+    /// All but `messages` and `add_generation_prompt`.
+    fn variables(&self, request: &ChatRequest) -> Vec<(String, minijinja::Value)> {
         let list = |values: &[Value]| match values {
             [] => minijinja::Value::from(()),
             values => values.iter().map(value::from_json).collect(),
@@ -173,14 +189,49 @@ impl ChatTemplate {
             tokens.map(|(name, text)| (name.clone(), text.as_str().into())).collect();
         let kwargs = request.kwargs.iter();
         variables.extend(kwargs.map(|(name, json)| (name.clone(), value::from_json(json))));
-        let messages = request.messages.iter().map(value::from_json).collect();
-        variables.push(("messages".to_owned(), messages));
         variables.push(("tools".to_owned(), list(&request.tools)));
         variables.push(("documents".to_owned(), list(&request.documents)));
-        variables.push(("add_generation_prompt".to_owned(), request.add_generation_prompt.into()));
         let now = request.now.unwrap_or_else(SystemTime::now);
         variables.push(("strftime_now".to_owned(), functions::strftime_now(now)));
-        minijinja::Value::from_pairs(variables)
+        variables
+    }
+}
+
+/// A template with what it is to be given, ready to render all messages or the first of them.
+struct Rendering<'a> {
+    name: &'a str,
+    template: minijinja::Template<'a, 'a>,
+    variables: Vec<(String, minijinja::Value)>,
+    messages: Vec<minijinja::Value>,
+}
+
+impl Rendering<'_> {
+    /// The prompt of all messages, and how many instructions it took.
+    fn whole(&self, add_generation_prompt: bool) -> Result<(String, u64), TemplateError> {
+        let fail = |message| TemplateError { template: self.name.to_owned(), line: None, message };
+        let mut output = BoundedOutput { bytes: Vec::new(), exceeded: false };
+        let rendered = self.write(self.messages.clone(), add_generation_prompt, &mut output);
+        if output.exceeded {
+            return Err(fail(format!("the prompt exceeds {MAX_RENDERED_BYTES} bytes")));
+        }
+        let spent = rendered.map_err(|error| template_error(self.name, &error))?;
+        let text = String::from_utf8(output.bytes);
+        Ok((text.map_err(|_| fail("the prompt is not UTF-8".to_owned()))?, spent))
+    }
+
+    /// Writes the prompt of `messages` to `output`, and says how many instructions that took.
+    fn write(
+        &self,
+        messages: Vec<minijinja::Value>,
+        add_generation_prompt: bool,
+        output: impl io::Write,
+    ) -> Result<u64, minijinja::Error> {
+        let mut variables = self.variables.clone();
+        variables.push(("messages".to_owned(), messages.into()));
+        variables.push(("add_generation_prompt".to_owned(), add_generation_prompt.into()));
+        let variables = minijinja::Value::from_pairs(variables);
+        let captured = self.template.render_captured_to(variables, output)?;
+        Ok(captured.state().fuel_levels().map_or(0, |(spent, _)| spent))
     }
 }
 
@@ -230,17 +281,17 @@ struct BoundedOutput {
     exceeded: bool,
 }
 
-impl std::io::Write for BoundedOutput {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+impl io::Write for BoundedOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.bytes.len() + bytes.len() > MAX_RENDERED_BYTES {
             self.exceeded = true;
-            return Err(std::io::ErrorKind::FileTooLarge.into());
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -11,8 +11,8 @@ mod error;
 mod stop;
 pub mod tokenizer;
 
-pub use chat_template::{ChatRequest, ChatTemplate, TemplateError};
+pub use chat_template::{ChatRequest, ChatTemplate, MarkedPrompt, TemplateError};
 pub use detokenizer::{DetokenizeOptions, Detokenizer};
 pub use error::TextError;
 pub use stop::{MAX_STOP_BYTES, MAX_STOPS, StopMatcher};
-pub use tokenizer::{EncodeOptions, GgufVocabulary, Tokenizer, TokenizerConfig};
+pub use tokenizer::{EncodeOptions, GgufVocabulary, MarkedIds, Tokenizer, TokenizerConfig};

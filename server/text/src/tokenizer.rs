@@ -6,6 +6,7 @@ mod byte_level;
 mod config;
 mod gguf;
 mod hugging_face;
+mod marks;
 mod patterns;
 mod pipeline;
 mod pre_tokenizer;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 pub use config::TokenizerConfig;
 pub use gguf::{GgufVocabulary, MAX_GGUF_TOKENS};
+pub use marks::MarkedIds;
 
 use crate::detokenizer::{DetokenizeOptions, Detokenizer};
 use crate::error::TextError;
@@ -114,12 +116,46 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TextError> {
         let ids = match &self.encoder {
             Encoder::Pipeline(pipeline) => pipeline.encode(text, options.parse_special_tokens)?,
-            Encoder::SentencePiece(encoder) => encoder.encode(text, options.parse_special_tokens),
+            Encoder::SentencePiece(encoder) => {
+                encoder.encode(text, options.parse_special_tokens).ids
+            }
         };
         if !options.add_special_tokens || (self.prefix.is_empty() && self.suffix.is_empty()) {
             return Ok(ids);
         }
         Ok([&self.prefix[..], &ids, &self.suffix].concat())
+    }
+
+    /// The same ids as [`encode`](Self::encode), and for each of `marks`, bytes of `text` in any
+    /// order, how many of them stand for text before it. A mark that a token's text goes across
+    /// counts as that token's start, since there is no place between tokens where it is; one at
+    /// the text's end comes before the tokens that the checkpoint puts there (EOS).
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_marked(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        marks: &[usize],
+    ) -> Result<MarkedIds, TextError> {
+        if marks.is_empty() {
+            return Ok(MarkedIds { ids: self.encode(text, options)?, offsets: Vec::new() });
+        }
+        let tokens = match &self.encoder {
+            Encoder::Pipeline(pipeline) => {
+                pipeline.encode_with_ends(text, options.parse_special_tokens)?
+            }
+            Encoder::SentencePiece(encoder) => encoder.encode(text, options.parse_special_tokens),
+        };
+        let mut offsets = tokens.offsets(marks);
+        if !options.add_special_tokens {
+            return Ok(MarkedIds { ids: tokens.ids, offsets });
+        }
+        for offset in &mut offsets {
+            *offset += self.prefix.len();
+        }
+        Ok(MarkedIds { ids: [&self.prefix[..], &tokens.ids, &self.suffix].concat(), offsets })
     }
 
     /// The text of a whole sequence of ids, invalid UTF-8 replaced by U+FFFD. A leading space

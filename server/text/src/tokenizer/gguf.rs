@@ -2,12 +2,14 @@
 //! (`gpt2`) or SentencePiece BPE (`llama`). Reading the file is not done here.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedToken, AddedVocabulary, ModelWrapper, NormalizerWrapper};
 
 use crate::error::TextError;
+use crate::tokenizer::marks::Tokens;
 use crate::tokenizer::pipeline::Pipeline;
 use crate::tokenizer::pre_tokenizer::PreTokenizer;
 use crate::tokenizer::sentencepiece::SentencePiece;
@@ -50,6 +52,9 @@ pub struct GgufVocabulary {
     /// `tokenizer.ggml.add_space_prefix`: `llama` only, true unless stated.
     pub add_space_prefix: Option<bool>,
 }
+
+/// How SentencePiece writes a space.
+const WORD_MARK: &str = "\u{2581}";
 
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
@@ -241,7 +246,7 @@ fn build_sentencepiece(facts: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     let special = special.into_iter().map(|(id, text, _)| (id, text.to_owned())).collect();
     // Some converters write the word mark in these as a space, some do not.
     let user_defined =
-        user_defined.into_iter().map(|(id, text, _)| (id, text.replace(' ', "\u{2581}"))).collect();
+        user_defined.into_iter().map(|(id, text, _)| (id, text.replace(' ', WORD_MARK))).collect();
     let encoder = SentencePieceEncoder {
         pieces,
         special: AtomicTokens::new(special)?,
@@ -267,33 +272,58 @@ impl SentencePieceEncoder {
     /// The ids of `text`, without BOS and EOS. A space is put before the text (before a
     /// user-defined token too, as SentencePiece does it) and before text that follows a special
     /// token (as llama.cpp does it; SentencePiece knows no special tokens in text).
-    pub(crate) fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
-        let mut ids = Vec::new();
+    pub(crate) fn encode(&self, text: &str, parse_special: bool) -> Tokens {
+        let mut tokens = Tokens::default();
         let mut done = 0;
         if parse_special {
             for (from, to, id) in self.special.find(text) {
-                self.encode_plain(&text[done..from], &mut ids);
-                ids.push(id);
+                self.encode_plain(text, done..from, &mut tokens);
+                tokens.push(id, to);
                 done = to;
             }
         }
-        self.encode_plain(&text[done..], &mut ids);
-        ids
+        self.encode_plain(text, done..text.len(), &mut tokens);
+        tokens
     }
 
-    fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) {
-        if text.is_empty() {
+    /// Appends the tokens of a part of `whole` without special tokens.
+    fn encode_plain(&self, whole: &str, part: Range<usize>, tokens: &mut Tokens) {
+        if part.is_empty() {
             return;
         }
-        let prefix = if self.add_space_prefix { "\u{2581}" } else { "" };
-        let text = format!("{prefix}{}", text.replace(' ', "\u{2581}"));
+        let prefix = if self.add_space_prefix { WORD_MARK } else { "" };
+        let text = format!("{prefix}{}", whole[part.clone()].replace(' ', WORD_MARK));
+        let before = tokens.ends.len();
         let mut done = 0;
+        let plain = |text: &str, start: usize, tokens: &mut Tokens| {
+            let before = tokens.ends.len();
+            self.pieces.encode(text, tokens);
+            tokens.ends[before..].iter_mut().for_each(|end| *end += start);
+        };
         for (from, to, id) in self.user_defined.find(&text) {
-            self.pieces.encode(&text[done..from], ids);
-            ids.push(id);
+            plain(&text[done..from], done, tokens);
+            tokens.push(id, to);
             done = to;
         }
-        self.pieces.encode(&text[done..], ids);
+        plain(&text[done..], done, tokens);
+        without_word_marks(&whole[part.clone()], prefix, &mut tokens.ends[before..]);
+        tokens.ends[before..].iter_mut().for_each(|end| *end += part.start);
+    }
+}
+
+/// Turns ascending places in the text with `prefix` and word marks for spaces into those in `text`.
+fn without_word_marks(text: &str, prefix: &str, ends: &mut [usize]) {
+    let mut chars = text.chars();
+    // How far both texts are read.
+    let (mut marked, mut plain) = (prefix.len(), 0);
+    for end in ends {
+        while marked < *end
+            && let Some(c) = chars.next()
+        {
+            marked += if c == ' ' { WORD_MARK.len() } else { c.len_utf8() };
+            plain += c.len_utf8();
+        }
+        *end = plain;
     }
 }
 

@@ -3,12 +3,15 @@
 //! per call without a second copy of the model.
 
 use tokenizers::{
-    AddedVocabulary, Encoding, Model as _, ModelWrapper, NormalizerWrapper, PostProcessor as _,
-    PostProcessorWrapper, Token,
+    AddedVocabulary, Encoding, Model as _, ModelWrapper, NormalizerWrapper, OffsetType,
+    PostProcessor as _, PostProcessorWrapper, PreTokenizedString, Token,
 };
 
 use crate::error::TextError;
+use crate::tokenizer::marks::Tokens;
 use crate::tokenizer::pre_tokenizer::PreTokenizer;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The parts of a `tokenizer.json`-like tokenizer.
 #[derive(Debug)]
@@ -38,20 +41,35 @@ impl Pipeline {
 
     /// The ids of `text`, without the tokens that frame a prompt (BOS, EOS).
     pub(crate) fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, TextError> {
-        let added = if parse_special { &self.parsing } else { &self.plain };
-        let encode = || {
-            let mut parts = added.extract_and_normalize(self.normalizer.as_ref(), text);
-            self.pre_tokenizer.apply(&mut parts)?;
-            parts.tokenize(|part| self.model.tokenize(part.get()))?;
-            let splits = parts.get_splits(
-                tokenizers::OffsetReferential::Normalized,
-                tokenizers::OffsetType::Byte,
-            );
-            let tokens = splits.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten();
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(tokens.map(|t| t.id).collect())
-        };
-        encode().map_err(|e| TextError::Encode(e.to_string()))
+        let parts = self.cut(text, parse_special).map_err(failed)?;
+        let splits = parts.get_splits(tokenizers::OffsetReferential::Normalized, OffsetType::Byte);
+        let tokens = splits.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten();
+        Ok(tokens.map(|t| t.id).collect())
     }
+
+    /// The same ids with the bytes of `text` that they end at, before any normalization.
+    pub(crate) fn encode_with_ends(
+        &self,
+        text: &str,
+        parse_special: bool,
+    ) -> Result<Tokens, TextError> {
+        let parts = self.cut(text, parse_special).map_err(failed)?;
+        let encoding = parts.into_encoding(None, 0, OffsetType::Byte).map_err(failed)?;
+        let ends = encoding.get_offsets().iter().map(|&(_, end)| end).collect();
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), ends })
+    }
+
+    fn cut(&self, text: &str, parse_special: bool) -> Result<PreTokenizedString, BoxError> {
+        let added = if parse_special { &self.parsing } else { &self.plain };
+        let mut parts = added.extract_and_normalize(self.normalizer.as_ref(), text);
+        self.pre_tokenizer.apply(&mut parts)?;
+        parts.tokenize(|part| self.model.tokenize(part.get()))?;
+        Ok(parts)
+    }
+}
+
+fn failed(error: BoxError) -> TextError {
+    TextError::Encode(error.to_string())
 }
 
 /// The ids that a post-processor puts before and after a prompt.

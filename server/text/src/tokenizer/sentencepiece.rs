@@ -4,6 +4,9 @@
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
+use std::ops::Range;
+
+use crate::tokenizer::marks::Tokens;
 
 /// What SentencePiece knows of one vocabulary entry.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,14 +45,15 @@ impl SentencePiece {
         (0..=255).find(|&byte: &u8| self.bytes[usize::from(byte)].is_none())
     }
 
-    /// Appends the ids of `text`, in which spaces are already written as U+2581.
-    pub(crate) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
+    /// Appends the ids of `text`, in which spaces are already written as U+2581, with the bytes of
+    /// it that they end at.
+    pub(crate) fn encode(&self, text: &str, tokens: &mut Tokens) {
         let mut joiner = Joiner::new(self, text);
         joiner.run();
         let mut at = 0;
         while at < joiner.symbols.len() {
             let symbol = joiner.symbols[at];
-            self.emit(text, symbol.start..symbol.end, &joiner.splits, ids);
+            self.emit(text, symbol.start..symbol.end, &joiner.splits, tokens);
             at = symbol.next;
         }
     }
@@ -58,39 +62,41 @@ impl SentencePiece {
     fn emit(
         &self,
         text: &str,
-        whole: std::ops::Range<usize>,
+        whole: Range<usize>,
         splits: &HashMap<&str, usize>,
-        ids: &mut Vec<u32>,
+        tokens: &mut Tokens,
     ) {
         // Parts still to be written, the next one last.
         let mut parts = vec![whole];
         while let Some(part) = parts.pop() {
             let symbol = &text[part.clone()];
             match self.pieces.get(symbol) {
-                Some(piece) if !piece.unused => ids.push(piece.id),
+                Some(piece) if !piece.unused => tokens.push(piece.id, part.end),
                 found => match splits.get(symbol) {
                     Some(&left) => {
                         parts.push(part.start + left..part.end);
                         parts.push(part.start..part.start + left);
                     }
                     None => match found {
-                        Some(piece) => ids.push(piece.id),
-                        None => self.emit_bytes(symbol, ids),
+                        Some(piece) => tokens.push(piece.id, part.end),
+                        None => self.emit_bytes(symbol, part.end, tokens),
                     },
                 },
             }
         }
     }
 
-    fn emit_bytes(&self, symbol: &str, ids: &mut Vec<u32>) {
-        let before = ids.len();
+    fn emit_bytes(&self, symbol: &str, end: usize, tokens: &mut Tokens) {
+        let before = tokens.ids.len();
         for byte in symbol.bytes() {
             match self.bytes[usize::from(byte)] {
-                Some(id) => ids.push(id),
+                Some(id) => tokens.push(id, end),
                 None => {
                     // Bytes are all or nothing, as in SentencePiece.
-                    ids.truncate(before);
-                    ids.extend(self.unknown);
+                    tokens.truncate(before);
+                    if let Some(id) = self.unknown {
+                        tokens.push(id, end);
+                    }
                     return;
                 }
             }
@@ -202,9 +208,11 @@ mod tests {
     }
 
     fn encode(model: &SentencePiece, text: &str) -> Vec<u32> {
-        let mut ids = Vec::new();
-        model.encode(text, &mut ids);
-        ids
+        let mut tokens = Tokens::default();
+        model.encode(text, &mut tokens);
+        assert_eq!(tokens.ends.len(), tokens.ids.len());
+        assert!(tokens.ends.is_sorted() && tokens.ends.last().is_none_or(|&end| end == text.len()));
+        tokens.ids
     }
 
     #[test]
