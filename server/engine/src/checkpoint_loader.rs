@@ -9,16 +9,12 @@ use crate::loader::{Estimate, LoadLimits, LoadProgress, LoadSettings, Loader};
 
 /// Loads checkpoints and simulated models.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CheckpointLoader {
-    /// Most bytes of everything together; `None` for no limit.
-    pub memory_budget: Option<u64>,
-}
+pub struct CheckpointLoader;
 
 impl CheckpointLoader {
-    /// The options of a load, and what it takes with them. Within a budget the pool of state takes
-    /// what weights and workspace leave, if that is less than it would take otherwise.
+    /// The options of a load, and what it takes with them. The pool of state takes what weights and
+    /// workspace leave of the memory that is free, if that is less than it would take otherwise.
     fn options(
-        &self,
         settings: &LoadSettings,
         limits: &LoadLimits,
     ) -> Result<(LoadOptions, MemoryEstimate), String> {
@@ -35,7 +31,7 @@ impl CheckpointLoader {
         };
         let whole = estimate(&options)?;
         let fixed = whole.weights_bytes.saturating_add(whole.workspace_bytes);
-        let left = self.memory_budget.and_then(|budget| budget.checked_sub(fixed));
+        let left = limits.memory_free.checked_sub(fixed);
         match left {
             Some(left) if left < whole.state_bytes_max && left >= whole.state_bytes_at_context => {
                 let options = LoadOptions { state_bytes_max: Some(left), ..options };
@@ -50,7 +46,7 @@ impl CheckpointLoader {
 
 impl Loader for CheckpointLoader {
     fn estimate(&self, settings: &LoadSettings, limits: &LoadLimits) -> Result<Estimate, String> {
-        let (_, estimate) = self.options(settings, limits)?;
+        let (_, estimate) = Self::options(settings, limits)?;
         Ok(Estimate {
             footprint: ModelFootprint {
                 weights_bytes: estimate.weights_bytes,
@@ -67,7 +63,7 @@ impl Loader for CheckpointLoader {
         limits: &LoadLimits,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Box<dyn Model>, String> {
-        let (options, _) = self.options(settings, limits)?;
+        let (options, _) = Self::options(settings, limits)?;
         // Stages without bytes of their own keep those of the last that had some.
         let mut bytes = LoadProgress::default();
         let mut report = |step: sconce_models::LoadProgress| {
@@ -86,7 +82,8 @@ mod tests {
     use super::*;
     use sconce_models::QuantizeFormat;
 
-    const LIMITS: LoadLimits = LoadLimits { step_tokens_max: 7, sequences_max: 3 };
+    const LIMITS: LoadLimits =
+        LoadLimits { memory_free: u64::MAX, step_tokens_max: 7, sequences_max: 3 };
 
     fn settings(path: &str) -> LoadSettings {
         LoadSettings { path: path.to_owned(), ..LoadSettings::default() }
@@ -94,9 +91,8 @@ mod tests {
 
     #[test]
     fn the_limits_reach_the_model() {
-        let loader = CheckpointLoader { memory_budget: None };
         let mut progress = |_| ControlFlow::Continue(());
-        let model = loader.load(&settings("sim:context=64"), &LIMITS, &mut progress);
+        let model = CheckpointLoader.load(&settings("sim:context=64"), &LIMITS, &mut progress);
         let model = model.expect("loads");
         assert_eq!(model.step_tokens_max(), 7);
         assert_eq!(model.state().layout().sequences_max, 3);
@@ -108,43 +104,42 @@ mod tests {
         let checkpoint =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tests/fixtures/gguf_llama_f32.gguf");
         let settings = settings(checkpoint);
-        let estimate = |memory_budget| {
-            let loader = CheckpointLoader { memory_budget };
-            loader.estimate(&settings, &LIMITS).expect("is a checkpoint")
+        let estimate = |memory_free| {
+            let limits = LoadLimits { memory_free, ..LIMITS };
+            CheckpointLoader.estimate(&settings, &limits).expect("is a checkpoint")
         };
-        let whole = estimate(None);
+        let whole = estimate(u64::MAX);
         let fixed = whole.footprint.weights_bytes + whole.footprint.workspace_bytes;
         let state = whole.state_bytes * 2 / 3;
-        let fitted = estimate(Some(fixed + state));
+        let fitted = estimate(fixed + state);
         assert_eq!(fitted.footprint, whole.footprint);
         assert!(
             (1..=state).contains(&fitted.state_bytes),
             "{fitted:?} within {state} of {whole:?}"
         );
-        assert_eq!(estimate(Some(fixed - 1)), whole);
+        assert_eq!(estimate(fixed - 1), whole);
     }
 
     #[test]
     fn what_cannot_be_loaded_is_told() {
-        let loader = CheckpointLoader { memory_budget: None };
-        let error = loader.estimate(&settings("sim:nonsense=1"), &LIMITS).expect_err("no option");
+        let error =
+            CheckpointLoader.estimate(&settings("sim:nonsense=1"), &LIMITS).expect_err("no option");
         assert!(error.contains("nonsense"), "{error}");
     }
 
     #[test]
     fn a_quantizing_load_takes_less_and_what_was_estimated() {
-        let loader = CheckpointLoader { memory_budget: None };
         let checkpoint =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tests/fixtures/llama_f32");
         let plain = settings(checkpoint);
         let quantize = Some(QuantizeFormat::Nvfp4);
         let quantizing = LoadSettings { quantize, ..plain.clone() };
         let bytes = |settings| {
-            let estimate = loader.estimate(settings, &LIMITS).expect("is a checkpoint");
+            let estimate = CheckpointLoader.estimate(settings, &LIMITS).expect("is a checkpoint");
             estimate.footprint.weights_bytes
         };
         let mut progress = |_| ControlFlow::Continue(());
-        let model = loader.load(&quantizing, &LIMITS, &mut progress).expect("loads");
+        let model = CheckpointLoader.load(&quantizing, &LIMITS, &mut progress).expect("loads");
         assert_eq!(model.footprint().weights_bytes, bytes(&quantizing));
         assert!(bytes(&quantizing) < bytes(&plain));
         assert!(plain.difference(&quantizing).expect("differs").contains("quantize"));

@@ -1,10 +1,13 @@
 //! What an engine is built with: bounds, budgets and a clock.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sconce_cache::Budgets;
+use sconce_cache::{Budgets, Policy};
+
+use crate::cache::Spacing;
 
 /// Bounds and budgets of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +21,51 @@ pub struct EngineConfig {
     pub step_tokens_max: usize,
     /// Bytes each tier may hold.
     pub budgets: Budgets,
+    /// What is remembered.
+    pub cache: CacheConfig,
+}
+
+/// What is remembered, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Most bytes of the models' pools that hold state for requests to come; 0 turns the tier off.
+    pub device: u64,
+    /// Most bytes of main memory beside the pools; 0 turns the tier off.
+    pub host: u64,
+    /// Most bytes of files; 0 turns the tier off.
+    pub disk: u64,
+    /// Where the files lie; `None` turns the tier off.
+    pub directory: Option<PathBuf>,
+    /// What goes first when there is no room.
+    pub policy: Policy,
+    /// Where the state of recurrent models is kept.
+    pub spacing: Spacing,
+}
+
+impl CacheConfig {
+    /// Nothing is remembered.
+    pub fn off() -> Self {
+        Self { device: 0, ..Self::default() }
+    }
+
+    /// Bytes of cached state in each tier.
+    pub(crate) fn limits(&self, has_disk: bool) -> Budgets {
+        Budgets { device: self.device, host: self.host, disk: if has_disk { self.disk } else { 0 } }
+    }
+}
+
+impl Default for CacheConfig {
+    /// All of the pools, and nothing beside them.
+    fn default() -> Self {
+        Self {
+            device: u64::MAX,
+            host: 0,
+            disk: 0,
+            directory: None,
+            policy: Policy::default(),
+            spacing: Spacing::default(),
+        }
+    }
 }
 
 impl Default for EngineConfig {
@@ -27,6 +75,7 @@ impl Default for EngineConfig {
             running_max: 64,
             step_tokens_max: 2048,
             budgets: Budgets { device: u64::MAX, host: u64::MAX, disk: u64::MAX },
+            cache: CacheConfig::default(),
         }
     }
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use sconce_cache::disk::DiskError;
 use tokio::sync::oneshot;
 
+use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::executor::Executor;
 use crate::residency::Residency;
@@ -18,6 +20,7 @@ pub(crate) struct Engine {
     shared: Arc<Shared>,
     residency: Residency,
     executor: Executor,
+    cache: Cache,
     counters: Counters,
     arrivals: u64,
     inbox: Vec<Command>,
@@ -41,8 +44,16 @@ impl Drop for Farewell {
 }
 
 impl Engine {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self {
+    /// An engine without models.
+    ///
+    /// # Errors
+    /// The directory of the cache cannot be had.
+    pub(crate) fn new(shared: Arc<Shared>) -> Result<Self, DiskError> {
+        let mailbox = shared.mailbox.clone();
+        let notify = Arc::new(move || mailbox.ring());
+        let (config, began) = (&shared.config.cache, shared.began);
+        Ok(Self {
+            cache: Cache::new(config, &shared.ledger, began, notify)?,
             residency: Residency::new(shared.clone()),
             executor: Executor::new(shared.clone()),
             shared,
@@ -50,7 +61,7 @@ impl Engine {
             arrivals: 0,
             inbox: Vec::new(),
             shutdown: None,
-        }
+        })
     }
 
     /// Runs until the engine is shut down or no handle is left.
@@ -59,6 +70,7 @@ impl Engine {
         loop {
             let told = self.take_commands();
             let now = self.shared.clock.now();
+            self.tend_cache(now);
             self.sweep(now);
             if self.is_over(now) {
                 break;
@@ -67,16 +79,20 @@ impl Engine {
             if told {
                 self.publish();
             }
-            let stepped = self.executor.step(&mut self.residency, &mut self.counters);
-            self.residency.let_go(self.shared.clock.now());
+            let stepped =
+                self.executor.step(&mut self.residency, &mut self.cache, &mut self.counters);
+            self.residency.let_go(self.shared.clock.now(), &mut self.cache);
             self.publish();
             if !stepped {
                 self.wait();
             }
         }
-        self.residency.stop(&mut self.counters);
+        self.residency.stop(&mut self.cache, &mut self.counters);
+        self.cache.stop(self.shared.clock.now());
         self.publish();
         drop(farewell);
+        // Whoever hears of the end may start another engine on the same directory.
+        drop(self.cache);
         for reply in self.shutdown.into_iter().flat_map(|shutdown| shutdown.replies) {
             // Nobody may be waiting any more.
             let _unheard = reply.send(());
@@ -87,6 +103,7 @@ impl Engine {
     fn take_commands(&mut self) -> bool {
         let mut inbox = std::mem::take(&mut self.inbox);
         self.shared.mailbox.take(&mut inbox);
+        self.cache.turn_to(self.shared.clock.now());
         let told = !inbox.is_empty();
         for command in inbox.drain(..) {
             match command {
@@ -95,10 +112,14 @@ impl Engine {
                 Command::Load { name, settings, reply } => {
                     drop(reply.send(self.residency.load(name, settings)));
                 }
-                Command::Loaded(outcome) => self.residency.loaded_from(*outcome),
-                Command::Unload { name, force, reply } => {
-                    self.residency.unload(name, force, reply, &mut self.counters);
+                Command::Loaded(outcome) => {
+                    self.residency.loaded_from(*outcome, &mut self.cache);
                 }
+                Command::Unload { name, force, reply } => {
+                    let ground = (&mut self.cache, &mut self.counters);
+                    self.residency.unload(name, force, reply, ground);
+                }
+                Command::Ask(question) => question(&mut self.residency, &mut self.cache),
                 Command::Shutdown { deadline, reply } => self.begin_shutdown(deadline, reply),
             }
         }
@@ -128,7 +149,36 @@ impl Engine {
     fn sweep(&mut self, now: Instant) {
         for resident in self.residency.loaded() {
             let pool = resident.holding.model.state_mut();
-            resident.scheduler.sweep(pool, now, &mut self.counters);
+            let memory = &mut self.cache.memory(pool, resident.domain);
+            resident.scheduler.sweep(memory, now, &mut self.counters);
+        }
+    }
+
+    /// Takes in what the disk has done, has a model make room on the device for one that holds less
+    /// there, sends the exports that were waiting, and lets snapshots go whose time is over.
+    fn tend_cache(&mut self, now: Instant) {
+        self.cache.turn_to(now);
+        self.cache.poll();
+        if self.cache.has_lost() {
+            for resident in self.residency.loaded() {
+                let pool = resident.holding.model.state_mut();
+                let memory = &mut self.cache.memory(pool, resident.domain);
+                resident.scheduler.forget_findings(memory);
+            }
+            self.cache.forget_lost();
+        }
+        if let Some((holder, bytes)) = self.cache.take_shortage() {
+            let mut residents = self.residency.loaded();
+            if let Some(resident) = residents.find(|resident| resident.domain == Some(holder)) {
+                let pool = resident.holding.model.state_mut();
+                self.cache.memory(pool, Some(holder)).give_bytes(bytes);
+            }
+        }
+        while let Some(domain) = self.cache.export_ready() {
+            let mut residents = self.residency.loaded();
+            let resident = residents.find(|resident| resident.domain == Some(domain));
+            let pool = resident.map(|resident| resident.holding.model.state_mut());
+            self.cache.send_exports(domain, pool);
         }
     }
 
@@ -149,8 +199,12 @@ impl Engine {
 
     /// Sleeps until there is something to do.
     fn wait(&self) {
+        if self.cache.has_shortage() {
+            return;
+        }
         let shutdown = self.shutdown.as_ref().map(|shutdown| shutdown.deadline);
-        let timer = self.residency.next_timer().into_iter().chain(shutdown).min();
+        let timers = self.residency.next_timer().into_iter().chain(self.cache.next_expiry());
+        let timer = timers.chain(shutdown).min();
         let now = self.shared.clock.now();
         self.shared.mailbox.wait(timer.map(|timer| timer.saturating_duration_since(now)));
     }
@@ -165,6 +219,7 @@ impl Engine {
             draining: self.shared.draining.load(Ordering::Acquire),
             memory: self.shared.ledger.snapshot(),
             counters: self.counters,
+            cache: self.cache.status(),
             ..Status::default()
         }));
     }

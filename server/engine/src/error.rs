@@ -116,6 +116,42 @@ pub enum EngineError {
         /// Pages of the pool.
         pages_max: usize,
     },
+    /// Nothing is remembered for the model.
+    #[error("model {model:?} has no cache: every tier is turned off")]
+    CacheOff {
+        /// The name of the model.
+        model: String,
+    },
+    /// No snapshot of that identity.
+    #[error("there is no snapshot {id:?}")]
+    SnapshotNotFound {
+        /// What was asked for.
+        id: String,
+    },
+    /// There is no room to keep a snapshot.
+    #[error("snapshot {name:?} has {tokens} tokens, and there is room for {kept}")]
+    SnapshotTooLarge {
+        /// Its name.
+        name: String,
+        /// Tokens it covers.
+        tokens: usize,
+        /// Tokens that could be kept.
+        kept: usize,
+    },
+    /// What should be a snapshot is not, or has changed on its way.
+    #[error("the snapshot is damaged: {problem}")]
+    SnapshotDamaged {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A snapshot of other weights.
+    #[error("the snapshot is of another model: expected {expected:016x}, found {found:016x}")]
+    SnapshotForeign {
+        /// Fingerprint of the model it is for.
+        expected: u64,
+        /// Fingerprint in the snapshot.
+        found: u64,
+    },
     /// The deadline passed before the request was admitted.
     #[error("the deadline passed after {waited:?} in the queue")]
     DeadlineExceeded {

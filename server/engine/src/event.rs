@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sconce_cache::{Reason, Tier};
+
 use crate::error::EngineError;
 
 /// Something that happened to one request. The order is `Started`, any number of `Token`s, then
@@ -24,8 +26,25 @@ pub enum Event {
 pub struct Started {
     /// Length of the prompt.
     pub prompt_tokens: usize,
-    /// Prompt tokens whose state was found in the cache.
-    pub cached_tokens: usize,
+    /// What the cache did for it.
+    pub cache: CacheReport,
+}
+
+/// What of a prompt was remembered, and why no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheReport {
+    /// Leading tokens whose state is kept.
+    pub matched: usize,
+    /// Leading tokens that are not computed again; at most `matched`.
+    pub resumed: usize,
+    /// Tokens that are: the prompt less `resumed`.
+    pub recomputed: usize,
+    /// The slowest tier that a part of what is resumed lay in; `None` if nothing is.
+    pub tier: Option<Tier>,
+    /// Why no more is resumed.
+    pub reason: Reason,
+    /// Index of the first token that differs from what is kept, if one does.
+    pub divergence: Option<usize>,
 }
 
 /// A completion token.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use sconce_models::{Batch, Logits};
 
+use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::event::{FinishReason, Token};
 use crate::residency::{Residency, Resident, panic_message};
@@ -46,23 +47,28 @@ impl Executor {
     }
 
     /// Runs a step of the next model in turn that has something to run; whether there was one.
-    pub(crate) fn step(&mut self, residency: &mut Residency, counters: &mut Counters) -> bool {
+    pub(crate) fn step(
+        &mut self,
+        residency: &mut Residency,
+        cache: &mut Cache,
+        counters: &mut Counters,
+    ) -> bool {
         let mut names: Vec<String> =
             residency.loaded().map(|resident| resident.about.name.clone()).collect();
         let past = names.iter().take_while(|name| **name <= self.last).count();
         names.rotate_left(past);
         for name in names {
             let Some(resident) = residency.get(&name) else { continue };
-            if !self.schedule(resident, counters) {
+            if !self.schedule(resident, cache, counters) {
                 continue;
             }
-            if let Err(error) = self.evaluate(resident, counters) {
+            if let Err(error) = self.evaluate(resident, cache, counters) {
                 tracing::error!(model = %name, %error, "step failed");
                 self.ended.clear();
                 self.ended.extend(self.rows.iter().map(|row| (row.running, Err(error.clone()))));
-                self.end_sequences(resident, counters);
+                self.end_sequences(resident, cache, counters);
                 if resident.panics >= PANICS_MAX && resident.state == ModelState::Ready {
-                    residency.fail(&name, &error, counters);
+                    residency.fail(&name, &error, cache, counters);
                 }
             }
             self.last = name;
@@ -72,17 +78,22 @@ impl Executor {
     }
 
     /// Admits and composes; whether there is anything to evaluate.
-    fn schedule(&mut self, resident: &mut Resident, counters: &mut Counters) -> bool {
+    fn schedule(
+        &mut self,
+        resident: &mut Resident,
+        cache: &mut Cache,
+        counters: &mut Counters,
+    ) -> bool {
         let now = self.shared.clock.now();
         let model = &mut resident.holding.model;
         let tokens_max = self.shared.config.step_tokens_max.min(model.step_tokens_max()).max(1);
-        let pool = model.state_mut();
+        let memory = &mut cache.memory(model.state_mut(), resident.domain);
         let room = &self.shared.waiting_room;
         loop {
             let before = (counters.failed, counters.preemptions);
-            resident.scheduler.admit(pool, now, counters, || room.departed(now));
+            resident.scheduler.admit(memory, now, counters, || room.departed(now));
             let step = (&mut self.batch, &mut self.rows);
-            resident.scheduler.compose(pool, tokens_max, step, now, counters);
+            resident.scheduler.compose(memory, tokens_max, step, now, counters);
             if !self.rows.is_empty() {
                 return true;
             }
@@ -97,6 +108,7 @@ impl Executor {
     fn evaluate(
         &mut self,
         resident: &mut Resident,
+        cache: &mut Cache,
         counters: &mut Counters,
     ) -> Result<(), EngineError> {
         let failed = |message| EngineError::Forward { model: resident.about.name.clone(), message };
@@ -140,17 +152,44 @@ impl Executor {
             let outcome = sample(&mut self.sampler, sequence, row_logits, info, now, counters);
             self.ended.extend(outcome.map(|outcome| (row.running, outcome)));
         }
-        self.end_sequences(resident, counters);
+        self.remember(resident, cache);
+        self.end_sequences(resident, cache, counters);
         Ok(())
     }
 
+    /// Leaves what the step has computed to the cache, and ends what was computed for that alone.
+    fn remember(&mut self, resident: &mut Resident, cache: &mut Cache) {
+        let memory = &mut cache.memory(resident.holding.model.state_mut(), resident.domain);
+        for row in &self.rows {
+            // What gave logits that are not finite is nothing to remember.
+            if self.ended.iter().any(|(index, end)| *index == row.running && end.is_err()) {
+                continue;
+            }
+            let sequence = resident.scheduler.running_mut(row.running);
+            memory.remember(sequence);
+            if sequence.remaining() == 0
+                && let Some(keep) = sequence.keep.take()
+            {
+                let named = memory.name(sequence, keep.spec);
+                // Nobody may be waiting any more.
+                drop(keep.reply.send(named));
+                self.ended.push((row.running, Ok(FinishReason::Length)));
+            }
+        }
+    }
+
     /// Ends what is in `ended`, from the back, so that the indices before stay true.
-    fn end_sequences(&mut self, resident: &mut Resident, counters: &mut Counters) {
+    fn end_sequences(
+        &mut self,
+        resident: &mut Resident,
+        cache: &mut Cache,
+        counters: &mut Counters,
+    ) {
         let now = self.shared.clock.now();
-        let pool = resident.holding.model.state_mut();
+        let memory = &mut cache.memory(resident.holding.model.state_mut(), resident.domain);
         self.ended.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
         for (index, outcome) in self.ended.drain(..) {
-            resident.scheduler.end(index, pool, now, counters, outcome);
+            resident.scheduler.end(index, memory, now, counters, outcome);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::loader::{Estimate, LoadLimits, LoadSettings, Loader};
 use crate::mailbox::Refused;
 use crate::request::Request;
 use crate::residency::Loading;
-use crate::sequence::Sequence;
+use crate::sequence::{Keep, Sequence};
 use crate::shared::{CONTROL_COMMANDS_MAX, Command, Shared};
 use crate::status::{DeviceStatus, LoadedModel, Status};
 
@@ -50,7 +50,7 @@ impl EngineHandle {
     /// Starts the device thread of a new engine without models.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system gives no thread, or the directory of the cache cannot be had.
     pub fn start(config: EngineConfig, loader: Arc<dyn Loader>) -> std::io::Result<Self> {
         Self::start_with_clock(config, loader, Clock::default())
     }
@@ -58,14 +58,14 @@ impl EngineHandle {
     /// [`start`](Self::start), with another clock than the system's.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system gives no thread, or the directory of the cache cannot be had.
     pub fn start_with_clock(
         config: EngineConfig,
         loader: Arc<dyn Loader>,
         clock: Clock,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::new(config, loader, clock));
-        let engine = Engine::new(shared.clone());
+        let engine = Engine::new(shared.clone()).map_err(std::io::Error::other)?;
         thread::Builder::new().name("device".into()).spawn(move || engine.run())?;
         Ok(Self { owner: Arc::new(Owner { shared }) })
     }
@@ -76,6 +76,15 @@ impl EngineHandle {
     /// Whatever can be known before the request is queued: draining, a model that is not ready, a
     /// prompt or an option out of range, a full queue, a deadline that has passed.
     pub fn generate(&self, request: Request) -> Result<Generation, EngineError> {
+        self.submit(request, None)
+    }
+
+    /// Queues a request, or what is to be remembered of it.
+    pub(crate) fn submit(
+        &self,
+        request: Request,
+        keep: Option<Keep>,
+    ) -> Result<Generation, EngineError> {
         let shared = self.shared();
         self.refuse_if_draining()?;
         let model = shared.ready(&request.model)?;
@@ -87,7 +96,9 @@ impl EngineHandle {
         }
         let place = shared.waiting_room.enter()?;
         let (events, generation) = channel(shared.mailbox.clone());
-        self.push(Command::Submit(Box::new(Sequence::new(request, place, events))))?;
+        let mut sequence = Sequence::new(request, place, events);
+        sequence.keep = keep;
+        self.push(Command::Submit(Box::new(sequence)))?;
         Ok(generation)
     }
 
@@ -125,7 +136,7 @@ impl EngineHandle {
     /// [`EngineError::LoadFailed`] naming the path.
     pub async fn estimate(&self, settings: LoadSettings) -> Result<Estimate, EngineError> {
         let loader = self.shared().loader.clone();
-        let limits = LoadLimits::of(&self.shared().config);
+        let limits = LoadLimits::of(&self.shared().config, &self.shared().ledger);
         let path = settings.path.clone();
         let estimate =
             tokio::task::spawn_blocking(move || loader.estimate(&settings, &limits)).await;
@@ -202,7 +213,7 @@ impl EngineHandle {
         if draining { Err(EngineError::Draining) } else { Ok(()) }
     }
 
-    fn push(&self, command: Command) -> Result<(), EngineError> {
+    pub(crate) fn push(&self, command: Command) -> Result<(), EngineError> {
         self.shared().mailbox.push(command).map_err(|refused| match refused {
             Refused::Closed => EngineError::Stopped,
             Refused::Full => {
@@ -211,7 +222,7 @@ impl EngineHandle {
         })
     }
 
-    fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Shared {
         &self.owner.shared
     }
 }

@@ -4,6 +4,7 @@
 //! The engine sees tokens, never text, and a model only through [`sconce_models::Model`].
 #![forbid(unsafe_code)]
 
+mod cache;
 mod checkpoint_loader;
 mod config;
 mod engine;
@@ -14,24 +15,30 @@ mod generation;
 mod handle;
 mod loader;
 mod mailbox;
+mod remember;
 mod request;
 mod residency;
 mod sampler;
 mod scheduler;
 mod sequence;
 mod shared;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
 
+pub use cache::{CacheEvents, CacheStatus, CacheTierStatus, Spacing};
 pub use checkpoint_loader::CheckpointLoader;
-pub use config::{Clock, EngineConfig};
+pub use config::{CacheConfig, Clock, EngineConfig};
 pub use error::EngineError;
-pub use event::{Event, FinishReason, Finished, Started, Timings, Token, TokenLogprobs, Usage};
+pub use event::{
+    CacheReport, Event, FinishReason, Finished, Started, Timings, Token, TokenLogprobs, Usage,
+};
 pub use generation::Generation;
 pub use handle::EngineHandle;
 pub use loader::{Estimate, LoadLimits, LoadProgress, LoadSettings, Loader};
-pub use request::{Request, Sampling, Stopping};
+pub use request::{CacheUse, Request, Sampling, Stopping};
 pub use residency::{LoadEvent, Loading};
 pub use sampler::TOP_LOGPROBS_MAX;
+pub use snapshot::{SnapshotFile, SnapshotInfo, SnapshotRequest};
 pub use status::{Counters, DeviceStatus, LoadedModel, ModelState, ModelStatus, Status};

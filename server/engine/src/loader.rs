@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use sconce_cache::{Ledger, Tier};
 use sconce_models::{Model, ModelFootprint, Precision, QuantizeFormat};
 
 use crate::config::EngineConfig;
@@ -59,6 +60,8 @@ pub struct Estimate {
 /// What an engine will ask of the models it loads, so that they are made no larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadLimits {
+    /// Bytes of the device's budget that nothing else has; a pool of state is made to fit.
+    pub memory_free: u64,
     /// Most tokens of one step, which decides the workspace.
     pub step_tokens_max: usize,
     /// Most sequences that are open together, which decides the pool of state.
@@ -66,9 +69,10 @@ pub struct LoadLimits {
 }
 
 impl LoadLimits {
-    /// Those of an engine.
-    pub(crate) fn of(config: &EngineConfig) -> Self {
+    /// Those of an engine at this moment.
+    pub(crate) fn of(config: &EngineConfig, ledger: &Ledger) -> Self {
         Self {
+            memory_free: ledger.snapshot().tier(Tier::Device).free(),
             step_tokens_max: config.step_tokens_max.max(1),
             sequences_max: config.running_max.max(1),
         }

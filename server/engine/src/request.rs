@@ -22,12 +22,29 @@ pub struct Request {
     /// How many alternatives each token's logprobs list; `None` for no logprobs at all,
     /// `Some(0)` for the chosen token's only.
     pub logprobs: Option<usize>,
+    /// How the cache takes part.
+    pub cache: CacheUse,
     /// Larger runs first; equal priorities run in order of arrival.
     pub priority: i32,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
     /// When the request reached the server; timings count from here.
     pub arrived: Instant,
+}
+
+/// How the cache takes part in one request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheUse {
+    /// State is shared only among requests of the same salt.
+    pub salt: Option<String>,
+    /// Neither uses nor fills the cache.
+    pub bypass: bool,
+    /// Offsets of the prompt at which a later one is likely to branch off, by the caller's word.
+    pub restore_points: Vec<usize>,
+    /// Offsets of the prompt at which messages end.
+    pub boundaries: Vec<usize>,
+    /// Keeps what the request leaves behind until it is dropped by name, which is the request's id.
+    pub pin: bool,
 }
 
 /// How a token is drawn from logits. The order is: penalties on the raw logits, then (temperature
@@ -115,7 +132,21 @@ impl Request {
         if let Some(count) = self.logprobs.filter(|&count| count > TOP_LOGPROBS_MAX) {
             return Err(invalid("logprobs", format!("at most {TOP_LOGPROBS_MAX}"), count));
         }
+        self.cache.check(tokens)?;
         self.sampling.check(vocab_size)
+    }
+}
+
+impl CacheUse {
+    fn check(&self, tokens: usize) -> Result<(), EngineError> {
+        let outside = |offset: &&usize| !(1..=tokens).contains(*offset);
+        let all = self.restore_points.iter().chain(&self.boundaries);
+        match all.into_iter().find(outside) {
+            None => Ok(()),
+            Some(&offset) => {
+                Err(invalid("restore_points", format!("offsets from 1 to {tokens}"), offset))
+            }
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sconce_cache::{Class, Reservation, Tier};
+use sconce_cache::{Class, DomainId, Reservation, Tier};
 use sconce_models::{Model, ModelFootprint};
 use tokio::sync::{oneshot, watch};
 
+use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::loader::{LoadLimits, LoadProgress, LoadSettings};
 use crate::scheduler::Scheduler;
@@ -110,6 +111,8 @@ pub(crate) struct Resident {
     pub(crate) holding: Holding,
     pub(crate) scheduler: Scheduler,
     pub(crate) state: ModelState,
+    /// Its part of the cache; `None` where nothing is remembered.
+    pub(crate) domain: Option<DomainId>,
     /// Panics of its forward without a good step between them.
     pub(crate) panics: u32,
     idle_since: Instant,
@@ -214,7 +217,7 @@ impl Residency {
     }
 
     /// Takes in what a loader thread made, or makes known why it failed.
-    pub(crate) fn loaded_from(&mut self, outcome: LoadOutcome) {
+    pub(crate) fn loaded_from(&mut self, outcome: LoadOutcome, cache: &mut Cache) {
         let LoadOutcome { name, result } = outcome;
         let Some(Slot::Loading(job)) = self.slots.remove(&name) else { return };
         let unloaded = job.cancelled.load(Ordering::Acquire);
@@ -232,7 +235,9 @@ impl Residency {
             result => result,
         };
         match result {
-            Ok(holding) => {
+            Ok(mut holding) => {
+                let fingerprint = holding.model.info().fingerprint;
+                let domain = cache.open_domain(&name, fingerprint, holding.model.state_mut());
                 let about = Arc::new(describe(&name, job.settings, &*holding.model));
                 self.list(&name, ModelState::Ready, Some(about.clone()));
                 tracing::info!(model = %name, architecture = %about.info.architecture, "loaded");
@@ -242,6 +247,7 @@ impl Residency {
                     holding,
                     scheduler,
                     state: ModelState::Ready,
+                    domain,
                     panics: 0,
                     idle_since: self.shared.clock.now(),
                     unloads: Vec::new(),
@@ -264,7 +270,7 @@ impl Residency {
         name: String,
         force: bool,
         reply: UnloadReply,
-        counters: &mut Counters,
+        (cache, counters): (&mut Cache, &mut Counters),
     ) {
         match self.slots.get_mut(&name) {
             None => drop(reply.send(Err(EngineError::ModelNotFound { model: name }))),
@@ -277,7 +283,7 @@ impl Residency {
                 resident.unloads.push(reply);
                 if force {
                     let error = EngineError::ModelUnloaded { model: name.clone() };
-                    resident.fail_all(counters, &error);
+                    resident.fail_all(cache, counters, &error);
                 }
                 let about = Some(resident.about.clone());
                 self.list(&name, ModelState::Unloading, about);
@@ -286,17 +292,23 @@ impl Residency {
     }
 
     /// Marks a model as failed: it takes no requests any more, and those it has fail.
-    pub(crate) fn fail(&mut self, name: &str, error: &EngineError, counters: &mut Counters) {
+    pub(crate) fn fail(
+        &mut self,
+        name: &str,
+        error: &EngineError,
+        cache: &mut Cache,
+        counters: &mut Counters,
+    ) {
         let Some(resident) = self.get(name) else { return };
         resident.state = ModelState::Failed;
-        resident.fail_all(counters, error);
+        resident.fail_all(cache, counters, error);
         let about = Some(resident.about.clone());
         self.list(name, ModelState::Failed, about);
     }
 
     /// Lets models go that are to be unloaded or were idle for their keep-alive, once they have no
     /// sequences.
-    pub(crate) fn let_go(&mut self, now: Instant) {
+    pub(crate) fn let_go(&mut self, now: Instant, cache: &mut Cache) {
         for resident in self.loaded() {
             if !resident.scheduler.is_empty() {
                 resident.idle_since = now;
@@ -314,7 +326,8 @@ impl Residency {
         for (name, slot) in gone {
             self.shared.catalogue.write().remove(&name);
             if let Slot::Loaded(resident) = slot {
-                let Resident { holding, unloads, .. } = *resident;
+                let Resident { mut holding, unloads, domain, .. } = *resident;
+                cache.leave(domain, holding.model.state_mut());
                 drop(holding);
                 unloads.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
             }
@@ -332,7 +345,7 @@ impl Residency {
     }
 
     /// Fails every sequence and every load, and frees every model.
-    pub(crate) fn stop(&mut self, counters: &mut Counters) {
+    pub(crate) fn stop(&mut self, cache: &mut Cache, counters: &mut Counters) {
         self.shared.catalogue.write().clear();
         for slot in std::mem::take(&mut self.slots).into_values() {
             match slot {
@@ -340,7 +353,10 @@ impl Residency {
                     job.cancelled.store(true, Ordering::Release);
                     job.events.send_replace(LoadEvent::Failed(EngineError::Stopped));
                 }
-                Slot::Loaded(mut resident) => resident.fail_all(counters, &EngineError::Stopped),
+                Slot::Loaded(mut resident) => {
+                    resident.fail_all(cache, counters, &EngineError::Stopped);
+                    cache.leave(resident.domain, resident.holding.model.state_mut());
+                }
             }
         }
     }
@@ -401,8 +417,9 @@ impl Resident {
         self.idle_since.checked_add(keep_alive)
     }
 
-    fn fail_all(&mut self, counters: &mut Counters, error: &EngineError) {
-        self.scheduler.fail_all(self.holding.model.state_mut(), counters, error);
+    fn fail_all(&mut self, cache: &mut Cache, counters: &mut Counters, error: &EngineError) {
+        let memory = &mut cache.memory(self.holding.model.state_mut(), self.domain);
+        self.scheduler.fail_all(memory, counters, error);
     }
 }
 
@@ -415,7 +432,7 @@ fn load_model(
     cancelled: &AtomicBool,
 ) -> Result<Holding, EngineError> {
     let failed = |message| EngineError::LoadFailed { model: name.to_owned(), message };
-    let limits = LoadLimits::of(&shared.config);
+    let limits = LoadLimits::of(&shared.config, &shared.ledger);
     let estimate = shared.loader.estimate(settings, &limits).map_err(failed)?;
     let mut reservations = reserve(shared, estimate.footprint, estimate.state_bytes)?;
     let mut given_up = false;

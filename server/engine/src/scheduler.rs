@@ -1,13 +1,15 @@
 //! Which sequences of one model hold state, and which tokens of theirs make the next step.
 //!
-//! Everything here is bookkeeping over a [`StatePool`]: no model is run. Pages are taken before the
-//! step that fills them: those of a prompt at admission, those of a completion one step ahead.
+//! Everything here is bookkeeping over a model's [`Memory`]: no model is run. Pages are taken before
+//! the step that fills them: those of a prompt at admission, those of a completion one step ahead.
+//! What is remembered gives way to what runs.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use sconce_models::{Batch, StatePool};
+use sconce_models::{Batch, SequenceId};
 
+use crate::cache::{Memory, Parting, Preparation};
 use crate::error::EngineError;
 use crate::event::FinishReason;
 use crate::sequence::{Rank, Sequence};
@@ -25,6 +27,16 @@ pub(crate) struct Row {
     pub(crate) tokens: usize,
     /// Whether they are its last, so that the next token can be sampled.
     pub(crate) samples: bool,
+}
+
+/// Why a waiting sequence could not be opened.
+enum Shut {
+    /// What it found is still being read.
+    Reading,
+    /// It has to wait for memory.
+    NoRoom,
+    /// No more than `free` pages will be free for it.
+    Never { free: usize },
 }
 
 /// The sequences of one model.
@@ -85,13 +97,13 @@ impl Scheduler {
     }
 
     /// Ends the sequences whose caller went away or said stop, or whose deadline passed.
-    pub(crate) fn sweep(&mut self, pool: &mut StatePool, now: Instant, counters: &mut Counters) {
+    pub(crate) fn sweep(&mut self, memory: &mut Memory<'_>, now: Instant, counters: &mut Counters) {
         let over = |s: &Sequence| s.is_abandoned() || s.cut(now).is_some();
         let mut ended: Vec<Sequence> =
             self.waiting.extract_if(.., |_, sequence| over(sequence)).map(|(_, s)| s).collect();
         ended.extend(self.running.extract_if(.., |sequence| over(sequence)));
         for mut sequence in ended {
-            sequence.release(pool);
+            sequence.release(memory, Parting::Done);
             match sequence.cut(now) {
                 Some(reason) if !sequence.is_abandoned() => sequence.finish(reason, now, counters),
                 _ => sequence.cancel(counters),
@@ -105,7 +117,7 @@ impl Scheduler {
     /// time.
     pub(crate) fn admit(
         &mut self,
-        pool: &mut StatePool,
+        memory: &mut Memory<'_>,
         now: Instant,
         counters: &mut Counters,
         mut admitted: impl FnMut(),
@@ -116,31 +128,104 @@ impl Scheduler {
         while let Some(rank) = self.next_admissible(after, started < self.running_max) {
             after = Some(rank);
             let tokens = self.waiting[&rank].tokens.len();
-            let (pages, pages_max) = (pool.layout().pages_for(tokens), pool.pages_max());
+            let (pages, pages_max) =
+                (memory.pool.layout().pages_for(tokens), memory.pool.pages_max());
             if pages > pages_max {
                 // Only a sequence that was preempted grows out of the pool; others were refused.
-                let sequence = self.waiting.remove(&rank).expect("it was just found");
+                let mut sequence = self.waiting.remove(&rank).expect("it was just found");
+                sequence.release(memory, Parting::Failed);
                 sequence.fail(EngineError::OutOfPages { tokens, pages, pages_max }, counters);
                 continue;
             }
-            if !self.make_room(pool, pages, counters) {
-                return;
+            if self.awaits_another(rank, memory) {
+                continue;
             }
-            let Ok(state) = pool.open() else { return };
-            if let Err(error) = pool.reserve(state, tokens) {
-                tracing::error!(%error, "pages that were counted as free could not be reserved");
-                // Just opened, so closing it cannot fail.
-                let _closed = pool.close(state);
-                return;
-            }
+            let state = match self.open(rank, memory, counters) {
+                Ok(state) => state,
+                Err(Shut::Reading) => continue,
+                Err(Shut::NoRoom) => return,
+                Err(Shut::Never { free }) => {
+                    let mut sequence = self.waiting.remove(&rank).expect("it was just found");
+                    sequence.release(memory, Parting::Failed);
+                    let error = EngineError::OutOfPages { tokens, pages, pages_max: free };
+                    sequence.fail(error, counters);
+                    continue;
+                }
+            };
             let mut sequence = self.waiting.remove(&rank).expect("it was just found");
             if !sequence.is_started() {
                 started += 1;
                 admitted();
             }
-            sequence.admit(state, now);
+            sequence.admit(state, memory, now);
             self.running.push(sequence);
         }
+    }
+
+    /// Opens the waiting sequence `rank`, if there is room for it.
+    fn open(
+        &mut self,
+        rank: Rank,
+        memory: &mut Memory<'_>,
+        counters: &mut Counters,
+    ) -> Result<SequenceId, Shut> {
+        loop {
+            let sequence = self.waiting.get_mut(&rank).expect("the caller has just found it");
+            let Preparation::Ready { pages } = memory.prepare(sequence) else {
+                return Err(Shut::Reading);
+            };
+            if self.make_room(memory, pages, counters) {
+                let sequence = self.waiting.get_mut(&rank).expect("it waits still");
+                let found = memory.found(&sequence.footing);
+                match memory.open(sequence) {
+                    Ok(state) => return Ok(state),
+                    // What was brought in has taken the room; less of it will be next time.
+                    Err(_) if found > 0 && self.running.is_empty() => {
+                        self.give_way(rank, memory);
+                        continue;
+                    }
+                    Err(error) => tracing::debug!(%error, "no room where there was some"),
+                }
+            }
+            // Where others run, theirs will come free.
+            if !self.running.is_empty() {
+                return Err(Shut::NoRoom);
+            }
+            if !self.give_way(rank, memory) {
+                let free = memory.pool.pages_free();
+                return Err(if memory.is_exporting() {
+                    Shut::NoRoom
+                } else {
+                    Shut::Never { free }
+                });
+            }
+        }
+    }
+
+    /// Has everybody who waits give up what they found for the waiting sequence `rank`, and that one
+    /// a page of what it found if nobody else has anything. False if there is nothing left.
+    fn give_way(&mut self, rank: Rank, memory: &mut Memory<'_>) -> bool {
+        let others = self.waiting.iter_mut().filter(|(other, _)| **other != rank);
+        let mut gave = false;
+        for (_, sequence) in others.filter(|(_, sequence)| sequence.footing.is_held()) {
+            memory.leave(&mut sequence.footing);
+            gave = true;
+        }
+        gave || self.waiting.get_mut(&rank).is_some_and(|s| memory.resume_less(&mut s.footing))
+    }
+
+    /// Whether the waiting sequence does better to wait until a running one has computed what both
+    /// begin with.
+    fn awaits_another(&mut self, rank: Rank, memory: &Memory<'_>) -> bool {
+        let waiting = &self.waiting[&rank];
+        let mut running = self.running.iter_mut();
+        running.any(|running| memory.meeting_point(waiting, running).is_some())
+    }
+
+    /// Has everybody who waits give up what they found, so that it can be evicted, or because a part
+    /// of it was lost. They look again when their turn comes.
+    pub(crate) fn forget_findings(&mut self, memory: &mut Memory<'_>) {
+        self.waiting.values_mut().for_each(|sequence| memory.leave(&mut sequence.footing));
     }
 
     /// The first waiting sequence past `after` that could run now, apart from memory. One whose
@@ -154,31 +239,42 @@ impl Scheduler {
 
     /// Sees to it that `pages` are free and one more to go on, by taking them from sequences whose
     /// reader lags where that helps.
-    fn make_room(&mut self, pool: &mut StatePool, pages: usize, counters: &mut Counters) -> bool {
-        let paused = self.running.iter().filter(|sequence| !sequence.has_room());
-        let held =
-            paused.filter_map(|s| s.state).map(|id| pool.page_table(id).map_or(0, <[_]>::len));
-        if pages > pool.pages_free() + held.sum::<usize>() {
+    fn make_room(
+        &mut self,
+        memory: &mut Memory<'_>,
+        pages: usize,
+        counters: &mut Counters,
+    ) -> bool {
+        // What is remembered is not evicted in vain.
+        if pages > memory.pool.pages_max() - self.pages_kept(memory) {
             return false;
         }
         loop {
+            let pool = &memory.pool;
             let headroom = usize::from(pool.sequences() > 0);
             let slots = pool.layout().sequences_max - pool.sequences();
-            if pages + headroom <= pool.pages_free() && slots > 0 {
+            if slots > 0 && memory.free_pages(pages + headroom) {
                 return true;
             }
             let Some(paused) = self.last_running(|sequence| !sequence.has_room()) else {
                 return false;
             };
-            self.preempt(paused, pool, counters);
+            self.preempt(paused, memory, counters);
         }
+    }
+
+    /// Pages of the running sequences whose reader does not lag, a shared one counted once.
+    fn pages_kept(&self, memory: &Memory<'_>) -> usize {
+        let kept = self.running.iter().filter(|sequence| sequence.has_room());
+        let tables = kept.filter_map(|s| s.state).filter_map(|id| memory.pool.page_table(id).ok());
+        tables.flatten().collect::<std::collections::HashSet<_>>().len()
     }
 
     /// Composes the next step into `batch` and `rows`: a token of every sequence that decodes, and
     /// chunks of prompts that share what is left of `tokens_max` evenly.
     pub(crate) fn compose(
         &mut self,
-        pool: &mut StatePool,
+        memory: &mut Memory<'_>,
         tokens_max: usize,
         (batch, rows): (&mut Batch, &mut Vec<Row>),
         now: Instant,
@@ -186,7 +282,7 @@ impl Scheduler {
     ) {
         batch.clear();
         rows.clear();
-        self.reserve_decodes(pool, now, counters);
+        self.reserve_decodes(memory, now, counters);
         let runnable = |s: &Sequence| s.has_room();
         self.prefills.clear();
         for (index, sequence) in self.running.iter().enumerate() {
@@ -205,14 +301,20 @@ impl Scheduler {
         }
         for place in 0..taken {
             let index = decodes[(self.turn + place) % decodes.len()];
-            self.push_row(index, 1, batch, rows);
+            self.push_row(memory, (index, 1), batch, rows);
         }
-        self.share_among_prefills(tokens_max - taken, batch, rows);
+        self.share_among_prefills(memory, tokens_max - taken, batch, rows);
     }
 
     /// Shortest first, each gets an even share of what is left or what it needs: short prompts are
     /// done at once, and long ones take what those leave.
-    fn share_among_prefills(&mut self, tokens: usize, batch: &mut Batch, rows: &mut Vec<Row>) {
+    fn share_among_prefills(
+        &mut self,
+        memory: &mut Memory<'_>,
+        tokens: usize,
+        batch: &mut Batch,
+        rows: &mut Vec<Row>,
+    ) {
         let mut prefills = std::mem::take(&mut self.prefills);
         prefills.sort_unstable();
         let mut left = tokens;
@@ -223,23 +325,30 @@ impl Scheduler {
                 break;
             }
             left -= chunk;
-            self.push_row(index, chunk, batch, rows);
+            self.push_row(memory, (index, chunk), batch, rows);
         }
         self.prefills = prefills;
     }
 
-    fn push_row(&self, index: usize, tokens: usize, batch: &mut Batch, rows: &mut Vec<Row>) {
-        let sequence = &self.running[index];
+    fn push_row(
+        &mut self,
+        memory: &mut Memory<'_>,
+        (index, tokens): (usize, usize),
+        batch: &mut Batch,
+        rows: &mut Vec<Row>,
+    ) {
+        let sequence = &mut self.running[index];
         let state = sequence.state.expect("a running sequence has state");
-        let samples = tokens == sequence.remaining();
+        let samples = tokens == sequence.remaining() && sequence.keep.is_none();
         let from = sequence.computed;
+        memory.emits(sequence, (batch.segments.len(), tokens), &mut batch.emits);
         batch.push(state, from, &sequence.tokens[from..from + tokens], samples);
         rows.push(Row { running: index, tokens, samples });
     }
 
     /// Takes a page for each decoding sequence that needs one, the first in rank first; where there
     /// is none, the last in rank gives its own.
-    fn reserve_decodes(&mut self, pool: &mut StatePool, now: Instant, counters: &mut Counters) {
+    fn reserve_decodes(&mut self, memory: &mut Memory<'_>, now: Instant, counters: &mut Counters) {
         let decodes = |s: &Sequence| s.remaining() == 1 && s.has_room();
         let mut ranks: Vec<Rank> =
             self.running.iter().filter(|s| decodes(s)).map(|s| s.rank).collect();
@@ -249,19 +358,26 @@ impl Scheduler {
             while let Some(index) = self.running.iter().position(|s| s.rank == rank) {
                 let sequence = &self.running[index];
                 let state = sequence.state.expect("a running sequence has state");
-                if pool.reserve(state, 1).is_ok() {
+                if memory.pool.reserve(state, 1).is_ok() {
                     break;
                 }
-                let (tokens, pages_max) = (sequence.tokens.len(), pool.pages_max());
-                let pages = pool.layout().pages_for(tokens);
+                let (tokens, pages_max) = (sequence.tokens.len(), memory.pool.pages_max());
+                let pages = memory.pool.layout().pages_for(tokens);
                 if pages > pages_max {
                     let error = EngineError::OutOfPages { tokens, pages, pages_max };
-                    self.end(index, pool, now, counters, Err(error));
+                    self.end(index, memory, now, counters, Err(error));
                     break;
+                }
+                if memory.free_pages(1) {
+                    continue;
+                }
+                if self.waiting.values().any(|s| s.footing.is_held()) {
+                    self.forget_findings(memory);
+                    continue;
                 }
                 let paused = self.last_running(|s| !s.has_room());
                 let victim = paused.or_else(|| self.last_running(|_| true)).unwrap_or(index);
-                self.preempt(victim, pool, counters);
+                self.preempt(victim, memory, counters);
             }
         }
     }
@@ -272,11 +388,11 @@ impl Scheduler {
         candidates.max_by_key(|(_, sequence)| sequence.rank).map(|(index, _)| index)
     }
 
-    fn preempt(&mut self, index: usize, pool: &mut StatePool, counters: &mut Counters) {
+    fn preempt(&mut self, index: usize, memory: &mut Memory<'_>, counters: &mut Counters) {
         let mut sequence = self.running.remove(index);
         tracing::debug!(request_id = %sequence.request_id, "preempted");
         counters.preemptions += 1;
-        sequence.release(pool);
+        sequence.release(memory, Parting::Paused);
         self.enqueue(sequence);
     }
 
@@ -284,13 +400,13 @@ impl Scheduler {
     pub(crate) fn end(
         &mut self,
         index: usize,
-        pool: &mut StatePool,
+        memory: &mut Memory<'_>,
         now: Instant,
         counters: &mut Counters,
         outcome: Result<FinishReason, EngineError>,
     ) {
         let mut sequence = self.running.remove(index);
-        sequence.release(pool);
+        sequence.release(memory, if outcome.is_ok() { Parting::Done } else { Parting::Failed });
         match outcome {
             Ok(reason) => sequence.finish(reason, now, counters),
             Err(error) => sequence.fail(error, counters),
@@ -300,13 +416,13 @@ impl Scheduler {
     /// Fails every sequence.
     pub(crate) fn fail_all(
         &mut self,
-        pool: &mut StatePool,
+        memory: &mut Memory<'_>,
         counters: &mut Counters,
         error: &EngineError,
     ) {
         let waiting = std::mem::take(&mut self.waiting).into_values();
         for mut sequence in waiting.chain(self.running.drain(..)) {
-            sequence.release(pool);
+            sequence.release(memory, Parting::Done);
             sequence.fail(error.clone(), counters);
         }
     }

@@ -3,13 +3,17 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
-use sconce_models::{SequenceId, StatePool};
+use sconce_cache::SnapshotSpec;
+use sconce_models::SequenceId;
+use tokio::sync::oneshot;
 
+use crate::cache::{Footing, Memory, Parting};
 use crate::error::EngineError;
-use crate::event::{Event, FinishReason, Finished, Started, Timings, Token, Usage};
+use crate::event::{CacheReport, Event, FinishReason, Finished, Started, Timings, Token, Usage};
 use crate::generation::EventSender;
-use crate::request::{Request, Sampling, Stopping};
+use crate::request::{CacheUse, Request, Sampling, Stopping};
 use crate::shared::WaitingPlace;
+use crate::snapshot::SnapshotInfo;
 use crate::status::Counters;
 
 /// A request inside the engine.
@@ -21,6 +25,9 @@ pub(crate) struct Sequence {
     pub(crate) stopping: Stopping,
     pub(crate) logprobs: Option<usize>,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) cache: CacheUse,
+    /// Set where the prompt is computed to be remembered, and not to be completed.
+    pub(crate) keep: Option<Keep>,
     /// Of the draw; the request's, or one that cannot be guessed.
     pub(crate) seed: u64,
     /// Its place in every order: larger priority first, then earlier arrival.
@@ -32,12 +39,23 @@ pub(crate) struct Sequence {
     pub(crate) state: Option<SequenceId>,
     /// How many of `tokens` that state stands for.
     pub(crate) computed: usize,
+    /// What it has to do with the cache.
+    pub(crate) footing: Footing,
+    /// What its caller was told of the cache.
+    report: Option<CacheReport>,
     /// Given back at the first admission.
     place: Option<WaitingPlace>,
     events: EventSender,
-    /// Prompt tokens evaluated at least once.
+    /// Prompt tokens that are done: resumed at the start, or evaluated at least once.
     evaluated: usize,
     moments: Moments,
+}
+
+/// The name that a prompt's state is to have, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    pub(crate) spec: SnapshotSpec,
+    pub(crate) reply: oneshot::Sender<Result<SnapshotInfo, EngineError>>,
 }
 
 /// Place of a sequence among others: the smaller runs first, the larger is preempted first.
@@ -77,11 +95,15 @@ impl Sequence {
             stopping: request.stopping,
             logprobs: request.logprobs,
             deadline: request.deadline,
+            cache: request.cache,
+            keep: None,
             rank: Rank { priority: std::cmp::Reverse(request.priority), arrival: 0 },
             prompt_tokens: request.prompt.len(),
             tokens: request.prompt,
             state: None,
             computed: 0,
+            footing: Footing::default(),
+            report: None,
             place: Some(place),
             events,
             evaluated: 0,
@@ -127,26 +149,35 @@ impl Sequence {
         self.deadline.filter(|&deadline| deadline <= now).map(|_| FinishReason::Deadline)
     }
 
-    /// Gives it state: the place in the queue is free, and its caller learns so the first time.
-    pub(crate) fn admit(&mut self, state: SequenceId, now: Instant) {
+    /// Gives it state, in which `computed` tokens are done: the place in the queue is free, and its
+    /// caller learns so the first time.
+    pub(crate) fn admit(&mut self, state: SequenceId, memory: &mut Memory<'_>, now: Instant) {
         self.state = Some(state);
-        self.computed = 0;
         self.place = None;
         if self.moments.admitted.is_none() {
             self.moments.admitted = Some(now);
-            let started = Started { prompt_tokens: self.prompt_tokens, cached_tokens: 0 };
+            let cache = memory.report(self, self.computed);
+            tracing::debug!(
+                request_id = %self.request_id,
+                prompt_tokens = self.prompt_tokens,
+                matched = cache.matched,
+                resumed = cache.resumed,
+                tier = cache.tier.map(tracing::field::display),
+                reason = ?cache.reason,
+                divergence = cache.divergence,
+                "started"
+            );
+            self.report = Some(cache);
+            self.evaluated = cache.resumed;
+            let started = Started { prompt_tokens: self.prompt_tokens, cache };
             self.events.send(Event::Started(started));
         }
     }
 
-    /// Lets its state go. What it has generated stays, and is computed again after readmission.
-    pub(crate) fn release(&mut self, pool: &mut StatePool) {
-        if let Some(state) = self.state.take()
-            && let Err(error) = pool.close(state)
-        {
-            tracing::error!(request_id = %self.request_id, %error, "state was closed twice");
-        }
-        self.computed = 0;
+    /// Lets its state go. What it has generated stays, and is resumed or computed again after
+    /// readmission.
+    pub(crate) fn release(&mut self, memory: &mut Memory<'_>, parting: Parting) {
+        memory.close(self, parting);
     }
 
     /// Counts `tokens` more tokens as evaluated, and returns how many prompt tokens among them were
@@ -178,14 +209,15 @@ impl Sequence {
             return self.fail(EngineError::DeadlineExceeded { waited }, counters);
         }
         counters.finished += 1;
+        let cached_tokens = self.report.map_or(0, |report| report.resumed);
         let usage = Usage {
             prompt_tokens: self.prompt_tokens,
-            cached_tokens: 0,
-            evaluated_tokens: self.evaluated,
+            cached_tokens,
+            evaluated_tokens: self.evaluated - cached_tokens,
             completion_tokens: self.completion_tokens(),
         };
         let timings = self.moments.timings(now);
-        tracing::debug!(request_id = %self.request_id, ?reason, ?usage, "finished");
+        tracing::debug!(request_id = %self.request_id, ?reason, ?usage, cache = ?self.report, "finished");
         self.events.end(Event::Finished(Finished { reason, usage, timings }));
     }
 

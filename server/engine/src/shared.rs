@@ -2,6 +2,7 @@
 //! the waiting room and the published status. No lock here is held for longer than a copy.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -10,11 +11,12 @@ use parking_lot::{Mutex, RwLock};
 use sconce_cache::Ledger;
 use tokio::sync::{oneshot, watch};
 
+use crate::cache::Cache;
 use crate::config::{Clock, EngineConfig};
 use crate::error::EngineError;
 use crate::loader::{LoadSettings, Loader};
 use crate::mailbox::Mailbox;
-use crate::residency::{LoadOutcome, Loading};
+use crate::residency::{LoadOutcome, Loading, Residency};
 use crate::sequence::Sequence;
 use crate::status::{LoadedModel, ModelState, Status};
 
@@ -25,8 +27,10 @@ pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
+/// Something that only the device thread can answer; it sends the answer itself.
+pub(crate) type Question = Box<dyn FnOnce(&mut Residency, &mut Cache) + Send>;
+
 /// What the device thread is told.
-#[derive(Debug)]
 pub(crate) enum Command {
     /// Queue a request.
     Submit(Box<Sequence>),
@@ -40,6 +44,8 @@ pub(crate) enum Command {
     Loaded(Box<LoadOutcome>),
     /// Unload a model; answered when its memory is free.
     Unload { name: String, force: bool, reply: oneshot::Sender<Result<(), EngineError>> },
+    /// Look or change something between two steps.
+    Ask(Question),
     /// Finish what there is until the deadline, fail the rest, stop; answered when that is done.
     Shutdown { deadline: Instant, reply: oneshot::Sender<()> },
 }
@@ -52,10 +58,25 @@ pub(crate) struct CatalogueEntry {
     pub(crate) model: Option<Arc<LoadedModel>>,
 }
 
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Submit(_) => "Submit",
+            Self::Load { .. } => "Load",
+            Self::Loaded(_) => "Loaded",
+            Self::Unload { .. } => "Unload",
+            Self::Ask(_) => "Ask",
+            Self::Shutdown { .. } => "Shutdown",
+        })
+    }
+}
+
 /// The common ground of an engine's threads.
 pub(crate) struct Shared {
     pub(crate) config: EngineConfig,
     pub(crate) clock: Clock,
+    /// When the engine started; the cache counts time from here.
+    pub(crate) began: Instant,
     pub(crate) loader: Arc<dyn Loader>,
     pub(crate) ledger: Ledger,
     pub(crate) mailbox: Arc<Mailbox<Command>>,
@@ -84,6 +105,7 @@ impl Shared {
             alive: AtomicBool::new(true),
             step_began: Mutex::new(None),
             status: watch::Sender::new(Arc::default()),
+            began: clock.now(),
             config,
             clock,
             loader,

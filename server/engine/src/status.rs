@@ -6,6 +6,7 @@ use std::time::Duration;
 use sconce_cache::Snapshot;
 use sconce_models::{ModelFootprint, ModelInfo};
 
+use crate::cache::CacheStatus;
 use crate::loader::LoadSettings;
 
 /// What a model is doing.
@@ -126,6 +127,8 @@ pub struct Status {
     pub memory: Snapshot,
     /// Totals.
     pub counters: Counters,
+    /// What the cache did and holds.
+    pub cache: CacheStatus,
     /// The device thread.
     pub device: DeviceStatus,
 }

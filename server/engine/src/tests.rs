@@ -6,6 +6,8 @@ mod generation;
 mod memory;
 mod models;
 mod queue;
+mod remembering;
+mod tiers;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -167,10 +169,16 @@ fn request(prompt: &[u32]) -> Request {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         stopping: Stopping { max_tokens: Some(4), ..Stopping::default() },
         logprobs: None,
+        cache: CacheUse::default(),
         priority: 0,
         deadline: None,
         arrived: Instant::now(),
     }
+}
+
+/// An engine that remembers nothing, for tests that count what is held.
+fn forgetful() -> EngineConfig {
+    EngineConfig { cache: CacheConfig::off(), ..EngineConfig::default() }
 }
 
 /// A prompt that no other `seed` shares a token with at the same place.

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_step_that_fails_fails_its_requests_and_no_others() {
-    let mut rig = Rig::new("sim:fail_at=50", EngineConfig::default()).await;
+    let mut rig = Rig::new("sim:fail_at=50", forgetful()).await;
     rig.hold();
     let (mut doomed, mut with_it) = (rig.submit(&prompt(60, 1)), rig.submit(&prompt(20, 2)));
     assert_eq!(rig.next_step().segments.len(), 2);
@@ -21,7 +21,7 @@ async fn a_step_that_fails_fails_its_requests_and_no_others() {
 
 #[tokio::test]
 async fn a_panic_fails_the_step_and_the_engine_goes_on() {
-    let rig = Rig::open("sim:panic_at=50", EngineConfig::default()).await;
+    let rig = Rig::open("sim:panic_at=50", forgetful()).await;
     let told = read(&mut rig.submit(&prompt(60, 1))).await;
     assert!(told.error().to_string().contains("panicked: simulated panic at token 50"));
     assert_eq!(read(&mut rig.submit(&prompt(20, 3))).await.tokens.len(), 4);
@@ -31,7 +31,7 @@ async fn a_panic_fails_the_step_and_the_engine_goes_on() {
 
 #[tokio::test]
 async fn a_model_that_keeps_panicking_is_marked_as_failed() {
-    let rig = Rig::open("sim:panic_at=1", EngineConfig::default()).await;
+    let rig = Rig::open("sim:panic_at=1", forgetful()).await;
     for _ in 0..3 {
         assert!(matches!(read(&mut rig.submit(&[1])).await.error(), EngineError::Forward { .. }));
     }
@@ -45,7 +45,7 @@ async fn a_model_that_keeps_panicking_is_marked_as_failed() {
 
 #[tokio::test]
 async fn logits_that_are_not_finite_fail_their_own_request() {
-    let mut rig = Rig::new("sim:nan_at=52", EngineConfig::default()).await;
+    let mut rig = Rig::new("sim:nan_at=52", forgetful()).await;
     rig.hold();
     let (mut doomed, mut beside) = (rig.submit(&prompt(50, 1)), rig.submit(&prompt(20, 2)));
     assert_eq!(rig.next_step().segments.len(), 2);

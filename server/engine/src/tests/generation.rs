@@ -5,10 +5,18 @@ use super::*;
 
 #[tokio::test]
 async fn a_generation_says_what_the_model_says_alone() {
-    let rig = Rig::open("sim:", EngineConfig::default()).await;
+    let rig = Rig::open("sim:", forgetful()).await;
     let prompt = prompt(100, 1);
     let told = read(&mut rig.submit(&prompt)).await;
-    assert_eq!(told.started, Some(Started { prompt_tokens: 100, cached_tokens: 0 }));
+    let cache = CacheReport {
+        matched: 0,
+        resumed: 0,
+        recomputed: 100,
+        tier: None,
+        reason: sconce_cache::Reason::Disabled,
+        divergence: None,
+    };
+    assert_eq!(told.started, Some(Started { prompt_tokens: 100, cache }));
     assert_eq!(told.ids(), expected("sim:", &prompt, 4));
     let finished = told.finished();
     assert_eq!(finished.reason, FinishReason::Length);
@@ -21,7 +29,7 @@ async fn a_generation_says_what_the_model_says_alone() {
 
 #[tokio::test]
 async fn it_ends_at_the_end_of_sequence_which_is_not_sent() {
-    let rig = Rig::open("sim:eos_after=3", EngineConfig::default()).await;
+    let rig = Rig::open("sim:eos_after=3", forgetful()).await;
     let mut request = rig.request(&[1, 2]);
     request.stopping.max_tokens = None;
     let told = read(&mut rig.engine.generate(request).unwrap()).await;
@@ -32,7 +40,7 @@ async fn it_ends_at_the_end_of_sequence_which_is_not_sent() {
 
 #[tokio::test]
 async fn it_passes_the_end_of_sequence_if_asked_to() {
-    let rig = Rig::open("sim:eos_after=2", EngineConfig::default()).await;
+    let rig = Rig::open("sim:eos_after=2", forgetful()).await;
     let mut request = rig.request(&[1, 2]);
     request.stopping.ignore_eos = true;
     let told = read(&mut rig.engine.generate(request).unwrap()).await;
@@ -43,7 +51,7 @@ async fn it_passes_the_end_of_sequence_if_asked_to() {
 
 #[tokio::test]
 async fn it_ends_at_a_stop_token_also_when_the_end_of_sequence_is_ignored() {
-    let rig = Rig::open("sim:", EngineConfig::default()).await;
+    let rig = Rig::open("sim:", forgetful()).await;
     let said = expected("sim:", &[5], 4);
     let first = said.iter().position(|&id| id == said[3]).unwrap();
     for ignore_eos in [false, true] {
@@ -58,7 +66,7 @@ async fn it_ends_at_a_stop_token_also_when_the_end_of_sequence_is_ignored() {
 
 #[tokio::test]
 async fn it_ends_with_the_context() {
-    let rig = Rig::open("sim:context=20", EngineConfig::default()).await;
+    let rig = Rig::open("sim:context=20", forgetful()).await;
     let mut request = rig.request(&prompt(17, 0));
     request.stopping.max_tokens = None;
     let told = read(&mut rig.engine.generate(request).unwrap()).await;
@@ -68,7 +76,7 @@ async fn it_ends_with_the_context() {
 
 #[tokio::test]
 async fn what_cannot_run_is_refused_before_a_stream_begins() {
-    let rig = Rig::open("sim:context=20", EngineConfig::default()).await;
+    let rig = Rig::open("sim:context=20", forgetful()).await;
     let refused = |change: &dyn Fn(&mut Request)| {
         let mut request = rig.request(&[1, 2, 3]);
         change(&mut request);
@@ -113,12 +121,12 @@ fn drawn(rig: &Rig, seed: u64) -> Request {
 
 #[tokio::test]
 async fn tokens_and_logprobs_are_the_same_alone_among_others_and_in_odd_chunks() {
-    let alone = Rig::open("sim:", EngineConfig::default()).await;
+    let alone = Rig::open("sim:", forgetful()).await;
     let reference = read(&mut alone.engine.generate(drawn(&alone, 1)).unwrap()).await;
     assert_eq!(reference.tokens.len(), 20);
     assert_ne!(reference.ids(), expected("sim:", &prompt(151, 1), 20), "nothing was drawn");
     for step_tokens_max in [1, 7, 61, 2048] {
-        let config = EngineConfig { step_tokens_max, ..EngineConfig::default() };
+        let config = EngineConfig { step_tokens_max, ..forgetful() };
         let rig = Rig::open("sim:", config).await;
         let mut all: Vec<_> =
             (0..8).map(|seed| rig.engine.generate(drawn(&rig, seed)).unwrap()).collect();
@@ -133,7 +141,7 @@ async fn tokens_and_logprobs_are_the_same_alone_among_others_and_in_odd_chunks()
 
 #[tokio::test]
 async fn logprobs_are_those_of_the_raw_logits() {
-    let rig = Rig::open("sim:", EngineConfig::default()).await;
+    let rig = Rig::open("sim:", forgetful()).await;
     let mut request = drawn(&rig, 3);
     request.sampling.logit_bias = vec![(65, 100.0)];
     let told = read(&mut rig.engine.generate(request).unwrap()).await;
@@ -148,7 +156,7 @@ async fn logprobs_are_those_of_the_raw_logits() {
 
 #[tokio::test]
 async fn sixty_four_at_once_each_get_their_own() {
-    let config = EngineConfig { running_max: 48, ..EngineConfig::default() };
+    let config = EngineConfig { running_max: 48, ..forgetful() };
     let rig = Rig::open("sim:", config).await;
     let prompts: Vec<_> = (0..64).map(|i| prompt(1 + i * 5, i)).collect();
     let mut all: Vec<_> = prompts.iter().map(|prompt| rig.submit(prompt)).collect();
@@ -160,7 +168,7 @@ async fn sixty_four_at_once_each_get_their_own() {
 
 #[tokio::test]
 async fn a_stop_ends_it_after_what_was_read() {
-    let rig = Rig::open("sim:", EngineConfig::default()).await;
+    let rig = Rig::open("sim:", forgetful()).await;
     let mut request = rig.request(&[1]);
     request.stopping.max_tokens = None;
     let mut generation = rig.engine.generate(request).unwrap();
@@ -177,7 +185,7 @@ async fn a_stop_ends_it_after_what_was_read() {
 
 #[tokio::test]
 async fn timings_are_of_the_whole_prompt_and_count_from_arrival() {
-    let config = EngineConfig { step_tokens_max: 10, ..EngineConfig::default() };
+    let config = EngineConfig { step_tokens_max: 10, ..forgetful() };
     let mut rig = Rig::new("sim:", config).await;
     let second = Duration::from_secs(1);
     let request = rig.request(&prompt(25, 0));

@@ -3,7 +3,7 @@
 use super::*;
 
 fn config() -> EngineConfig {
-    EngineConfig { step_tokens_max: 64, ..EngineConfig::default() }
+    EngineConfig { step_tokens_max: 64, ..forgetful() }
 }
 
 fn long(rig: &Rig, prompt: &[u32], max_tokens: usize) -> Generation {

@@ -47,7 +47,7 @@ impl Loader for SteppedLoader {
 fn stepped() -> (EngineHandle, Receiver<()>, SyncSender<bool>) {
     let ((asks, asked), (answer, answers)) = (sync_channel(1), sync_channel(1));
     let loader = SteppedLoader { asks, answers: Mutex::new(answers) };
-    let engine = EngineHandle::start(EngineConfig::default(), Arc::new(loader)).unwrap();
+    let engine = EngineHandle::start(forgetful(), Arc::new(loader)).unwrap();
     (engine, asked, answer)
 }
 
@@ -112,7 +112,7 @@ async fn an_unload_cancels_the_load() {
 
 #[tokio::test]
 async fn a_load_that_fails_says_why_and_leaves_nothing() {
-    let rig = Rig::new("sim:", EngineConfig::default()).await;
+    let rig = Rig::new("sim:", forgetful()).await;
     let error = load(&rig.engine, "x", "sim:colour=1").await.unwrap_err();
     assert!(
         error.to_string().starts_with("loading model \"x\": option sim: expected one of vocab")
@@ -123,29 +123,30 @@ async fn a_load_that_fails_says_why_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_load_over_the_budget_is_refused_and_an_unload_gives_the_bytes_back() {
-    let budgets = Budgets { device: 1000, host: 0, disk: 0 };
-    let rig =
-        Rig::new("sim:weights_bytes=600", EngineConfig { budgets, ..Default::default() }).await;
+    // A page of a simulated model takes 1280 bytes.
+    let budgets = Budgets { device: 10_000, host: 0, disk: 0 };
+    let config = EngineConfig { budgets, ..Default::default() };
+    let rig = Rig::new("sim:pages=1,weights_bytes=6000", config).await;
     let used = || rig.engine.ledger().snapshot().tier(Tier::Device).used(Class::Weights);
-    assert_eq!(used(), 600);
-    let error = load(&rig.engine, "n", "sim:weights_bytes=500").await.unwrap_err();
+    assert_eq!(used(), 6000);
+    let error = load(&rig.engine, "n", "sim:pages=1,weights_bytes=5000").await.unwrap_err();
     let wanted = sconce_cache::Error::OverBudget {
         tier: Tier::Device,
         class: Class::Weights,
-        wanted: 500,
-        free: 400,
-        budget: 1000,
+        wanted: 5000,
+        free: 2720,
+        budget: 10_000,
     };
     assert_eq!(error, EngineError::OutOfMemory(wanted));
     rig.engine.unload("m", false).await.unwrap();
     assert_eq!(used(), 0);
-    assert_eq!(load(&rig.engine, "n", "sim:weights_bytes=500").await, Ok(()));
-    assert_eq!(rig.engine.status().memory.tier(Tier::Device).total(), 500);
+    assert_eq!(load(&rig.engine, "n", "sim:pages=1,weights_bytes=5000").await, Ok(()));
+    assert_eq!(rig.engine.status().memory.tier(Tier::Device).total(), 6280);
 }
 
 #[tokio::test]
 async fn an_unload_lets_requests_finish_and_takes_no_more() {
-    let mut rig = Rig::new("sim:", EngineConfig::default()).await;
+    let mut rig = Rig::new("sim:", forgetful()).await;
     let mut running = rig.submit(&[1]);
     rig.arrival();
     let (unloaded, told) = tokio::join!(rig.engine.unload("m", false), async {
@@ -164,8 +165,7 @@ async fn an_unload_lets_requests_finish_and_takes_no_more() {
 
 #[tokio::test]
 async fn a_forced_unload_fails_what_waits_and_what_runs() {
-    let mut rig =
-        Rig::new("sim:", EngineConfig { running_max: 1, ..EngineConfig::default() }).await;
+    let mut rig = Rig::new("sim:", EngineConfig { running_max: 1, ..forgetful() }).await;
     let (mut running, mut waiting) = (rig.submit(&[1]), rig.submit(&[2]));
     rig.arrival();
     let (unloaded, running, waiting) = tokio::join!(
@@ -184,7 +184,7 @@ async fn a_forced_unload_fails_what_waits_and_what_runs() {
 
 #[tokio::test]
 async fn a_model_goes_after_its_keep_alive_and_not_while_it_is_used() {
-    let mut rig = Rig::new("sim:", EngineConfig::default()).await;
+    let mut rig = Rig::new("sim:", forgetful()).await;
     let minute = Duration::from_secs(60);
     let kept = LoadSettings { keep_alive: Some(minute), ..settings("sim:seed=2") };
     rig.engine.load("kept", kept).await.unwrap().ready().await.unwrap();
@@ -206,7 +206,7 @@ async fn a_model_goes_after_its_keep_alive_and_not_while_it_is_used() {
 
 #[tokio::test]
 async fn models_take_turns() {
-    let mut rig = Rig::new("sim:", EngineConfig::default()).await;
+    let mut rig = Rig::new("sim:", forgetful()).await;
     load(&rig.engine, "n", "sim:seed=1").await.unwrap();
     let of = |model: &str| Request { model: model.into(), ..rig.request(&[1]) };
     let (m, n) = (of("m"), of("n"));
@@ -261,7 +261,7 @@ async fn a_shutdown_fails_what_is_not_done_in_time() {
 
 #[tokio::test]
 async fn an_engine_without_handles_stops() {
-    let rig = Rig::new("sim:", EngineConfig::default()).await;
+    let rig = Rig::new("sim:", forgetful()).await;
     let mut generation = rig.submit(&[1]);
     let gate = rig.gate.clone();
     gate.arrival(1, PATIENCE).expect("the step comes");

@@ -6,12 +6,12 @@ use super::*;
 const ONE_AT_A_TIME: usize = 1;
 
 fn config(running_max: usize, step_tokens_max: usize) -> EngineConfig {
-    EngineConfig { running_max, step_tokens_max, waiting_max: 4, ..EngineConfig::default() }
+    EngineConfig { running_max, step_tokens_max, waiting_max: 4, ..forgetful() }
 }
 
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_takes_again_when_one_leaves() {
-    let config = EngineConfig { waiting_max: 2, running_max: 1, ..EngineConfig::default() };
+    let config = EngineConfig { waiting_max: 2, running_max: 1, ..forgetful() };
     let mut rig = Rig::new("sim:", config).await;
     let mut running = rig.submit(&[1]);
     rig.arrival();
@@ -34,7 +34,7 @@ async fn a_full_queue_refuses_at_once_and_takes_again_when_one_leaves() {
 
 #[tokio::test]
 async fn larger_priorities_run_first_and_equals_in_order_of_arrival() {
-    let config = EngineConfig { running_max: 1, ..EngineConfig::default() };
+    let config = EngineConfig { running_max: 1, ..forgetful() };
     let mut rig = Rig::new("sim:", config).await;
     let mut all = vec![rig.submit(&[0])];
     rig.arrival();
@@ -83,7 +83,7 @@ async fn long_prompts_get_even_shares() {
 
 #[tokio::test]
 async fn decodes_that_do_not_fit_a_step_take_turns_and_leave_room_for_prompts() {
-    let config = EngineConfig { step_tokens_max: 4, running_max: 16, ..EngineConfig::default() };
+    let config = EngineConfig { step_tokens_max: 4, running_max: 16, ..forgetful() };
     let mut rig = Rig::new("sim:", config).await;
     rig.hold();
     let mut all: Vec<_> = (0..10).map(|first| rig.submit(&[first])).collect();

@@ -1,0 +1,161 @@
+//! What the engine remembers: the trie over all models, the tiers under it, and what each sequence
+//! has to do with both.
+//!
+//! The device thread owns it. A model's own part of it is reached through [`Memory`], which borrows
+//! the model's pool for as long as something is moved.
+
+mod disk;
+mod domains;
+mod hands;
+#[cfg(test)]
+mod hands_tests;
+mod keep;
+mod memory;
+mod offsets;
+mod payload;
+mod resume;
+mod snapshots;
+mod status;
+mod transfer;
+
+use std::time::Instant;
+
+use sconce_cache::disk::{DiskError, Notify};
+use sconce_cache::{DomainId, Ledger, Lost, Trie, TrieConfig};
+use sconce_models::StatePool;
+
+use self::disk::Disk;
+use self::domains::Domains;
+use self::hands::{Hands, Sizes};
+pub(crate) use self::memory::{Footing, Memory, Parting, Preparation};
+pub use self::offsets::Spacing;
+use self::payload::{Point, Span};
+pub use self::status::{CacheEvents, CacheStatus, CacheTierStatus};
+pub(crate) use self::transfer::{Export, Import};
+use crate::config::CacheConfig;
+
+/// See the module.
+pub(crate) struct Cache {
+    trie: Trie<Span, Point>,
+    disk: Option<Disk>,
+    domains: Domains,
+    spacing: Spacing,
+    /// Whether any tier keeps anything.
+    on: bool,
+    status: CacheStatus,
+    /// Times of the trie count from here.
+    began: Instant,
+    /// The last time that the device thread looked.
+    now: Instant,
+    exports: Vec<Export>,
+}
+
+impl Cache {
+    /// An empty cache, with what an earlier server left in `config.directory`. `notify` is called
+    /// when a file was read or written.
+    ///
+    /// # Errors
+    /// The directory cannot be had.
+    pub(crate) fn new(
+        config: &CacheConfig,
+        ledger: &Ledger,
+        began: Instant,
+        notify: Notify,
+    ) -> Result<Self, DiskError> {
+        let mut disk = domains::open_disk(config, notify)?;
+        let limits = config.limits(disk.is_some());
+        let domains = Domains::new(disk.as_mut());
+        let trie_config = TrieConfig { policy: config.policy, ..TrieConfig::new(limits) };
+        Ok(Self {
+            trie: Trie::new(trie_config, ledger),
+            disk,
+            domains,
+            spacing: config.spacing,
+            on: [limits.device, limits.host, limits.disk].into_iter().any(|bytes| bytes > 0),
+            status: CacheStatus::new(limits),
+            began,
+            now: began,
+            exports: Vec::new(),
+        })
+    }
+
+    /// The part of a model whose state is in `pool`.
+    pub(crate) fn memory<'a>(
+        &'a mut self,
+        pool: &'a mut StatePool,
+        domain: Option<DomainId>,
+    ) -> Memory<'a> {
+        Memory::new(self, pool, domain)
+    }
+
+    /// Tells it the time, as of which it answers, and lets snapshots go whose time is over.
+    pub(crate) fn turn_to(&mut self, now: Instant) {
+        self.now = now;
+        self.expire(now);
+    }
+
+    /// Takes in what was read and written.
+    pub(crate) fn poll(&mut self) {
+        if let Some(disk) = self.disk.as_mut() {
+            disk.poll();
+        }
+    }
+
+    /// Whether files turned out to be lost. Whoever has found something must look again then, after
+    /// [`forget_lost`](Self::forget_lost).
+    pub(crate) fn has_lost(&self) -> bool {
+        self.disk.as_ref().is_some_and(Disk::has_lost)
+    }
+
+    /// Forgets what lay in files that are lost, with what follows it.
+    pub(crate) fn forget_lost(&mut self) {
+        let Some(disk) = self.disk.as_mut() else { return };
+        let lost = disk.take_lost();
+        let (trie, mut hands) = self.with_hands(None);
+        let forgotten = trie.forget(&mut hands, &mut |payload| match payload {
+            Lost::Span(span) => span.lies_in(&lost),
+            Lost::Point(point) => point.lies_in(&lost),
+        });
+        tracing::warn!(files = lost.len(), forgotten, "remembered state was lost");
+    }
+
+    /// What happened from event number `since` on.
+    pub(crate) fn events(&self, since: u64) -> CacheEvents {
+        let log = self.trie.events();
+        let (lagged, from) = match log.since(since) {
+            Ok(_) => (false, since),
+            Err(lag) => (true, lag.oldest),
+        };
+        let events = log.since(from).map_or_else(|_| Vec::new(), |kept| kept.cloned().collect());
+        CacheEvents { events, next: log.next(), lagged }
+    }
+
+    /// Whose state on the device stands in the way of a model that holds less of it, and how many
+    /// bytes of it do.
+    pub(crate) fn take_shortage(&mut self) -> Option<(DomainId, u64)> {
+        self.trie.take_shortage()
+    }
+
+    /// Whether [`take_shortage`](Self::take_shortage) has something to say.
+    pub(crate) fn has_shortage(&self) -> bool {
+        self.trie.has_shortage()
+    }
+
+    /// What the cache did, and holds.
+    pub(crate) fn status(&self) -> CacheStatus {
+        let mut status = CacheStatus { trie: self.trie.counters(), ..self.status };
+        for (tier, bytes) in status.tiers.iter_mut().zip(status.trie.bytes) {
+            tier.used_bytes = bytes;
+        }
+        status
+    }
+
+    /// The trie, and hands for a model.
+    fn with_hands<'a>(
+        &'a mut self,
+        pool: Option<&'a mut StatePool>,
+    ) -> (&'a mut Trie<Span, Point>, Hands<'a>) {
+        let sizes = pool.as_ref().map_or_else(Sizes::default, |pool| Sizes::of(pool));
+        (&mut self.trie, Hands { pool, disk: self.disk.as_mut(), sizes })
+    }
+}
