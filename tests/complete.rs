@@ -34,7 +34,7 @@ async fn the_first_message_says_what_was_remembered_and_the_last_what_was_used()
             (cache.matched_tokens, cache.resumed_tokens, cache.recomputed_tokens),
             (0, 0, 5)
         );
-        assert_eq!((cache.tier(), cache.reason()), (Tier::Unspecified, CacheReason::Disabled));
+        assert_eq!((cache.tier(), cache.reason()), (Tier::Unspecified, CacheReason::NotFound));
 
         let finished = completed.finished();
         assert_eq!(finished.reason(), FinishReason::Length);

@@ -15,7 +15,10 @@ const TESTS: &[&str] = &[
     "invalid.rs",
     "models.rs",
     "reflection.rs",
+    "snapshots.rs",
+    "state.rs",
     "support/mod.rs",
+    "tiers.rs",
     "tokenize.rs",
     "transport.rs",
 ];

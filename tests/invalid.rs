@@ -4,9 +4,7 @@ mod support;
 
 use sconce_proto::v1::complete_request::{Constraint, Prompt};
 use sconce_proto::v1::{
-    CacheOptions, ChatMessage, ChatPrompt, Choice, CompleteRequest, DescribeCacheRequest,
-    DropSnapshotRequest, ExportSnapshotRequest, ImportSnapshotRequest, ListSnapshotsRequest,
-    MatchPrefixRequest, Media, Sampling, SnapshotRequest, TokensPrompt, ToolCall,
+    CacheOptions, ChatMessage, ChatPrompt, Choice, CompleteRequest, Media, Sampling, ToolCall,
 };
 use support::{Fixture, details, names_feature, names_field, text, tokens, within};
 use tonic::Code;
@@ -120,6 +118,34 @@ async fn every_other_field_has_its_range() {
 }
 
 #[tokio::test]
+async fn every_option_of_the_cache_has_its_range() {
+    within(async {
+        let fixture = Fixture::start().await;
+        let none = CacheOptions::default;
+        let points = |restore_points| CacheOptions { restore_points, ..none() };
+        let salt = |salt: String| CacheOptions { salt: Some(salt), ..none() };
+        let cases = [
+            ("cache.restore_points[1]", points(vec![3, 0])),
+            ("cache.restore_points[2]", points(vec![5, 1, 6])),
+            ("cache.restore_points", points(vec![1; 65])),
+            ("cache.salt", salt(String::new())),
+            ("cache.salt", salt("x".repeat(257))),
+            ("cache.restore_points", CacheOptions { bypass: true, ..points(vec![1]) }),
+            ("cache.pin", CacheOptions { bypass: true, pin: true, ..none() }),
+        ];
+        for (field, options) in cases {
+            let request = CompleteRequest { cache: Some(options), ..text("hello", 4) };
+            names_field(&fixture.refused(request).await, field);
+        }
+        let ends = CacheOptions { salt: Some("x".repeat(256)), ..points(vec![5, 1, 5]) };
+        let request = CompleteRequest { cache: Some(ends), ..text("hello", 4) };
+        fixture.complete(request).await.expect("is taken");
+        fixture.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn every_field_of_a_conversation_is_checked() {
     within(async {
         let fixture = Fixture::start().await;
@@ -215,50 +241,16 @@ async fn fields_not_served_yet_are_unimplemented_by_name() {
         let fixture = Fixture::start().await;
         let a = || text("a", 4);
         let constraint = |c| CompleteRequest { constraint: Some(c), ..a() };
-        let cache = |options| CompleteRequest { cache: Some(options), ..a() };
-        let none = CacheOptions::default;
         let choice = Choice { choices: vec!["a".to_owned()] };
-        let salt = CacheOptions { salt: Some("s".to_owned()), ..none() };
         let cases = [
             ("media", CompleteRequest { media: vec![Media::default()], ..a() }),
             ("json_schema", constraint(Constraint::JsonSchema("{}".to_owned()))),
             ("regex", constraint(Constraint::Regex("a*".to_owned()))),
             ("grammar", constraint(Constraint::Grammar("start: \"a\"".to_owned()))),
             ("choice", constraint(Constraint::Choice(choice))),
-            ("cache.restore_points", cache(CacheOptions { restore_points: vec![1], ..none() })),
-            ("cache.salt", cache(salt)),
-            ("cache.pin", cache(CacheOptions { pin: true, ..none() })),
         ];
         for (feature, request) in cases {
             names_feature(&fixture.refused(request).await, feature);
-        }
-        fixture.end().await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn the_state_service_is_unimplemented_by_name() {
-    within(async {
-        let fixture = Fixture::start().await;
-        let mut state = fixture.state();
-        let tokens = TokensPrompt { ids: vec![1] };
-        let snapshot = SnapshotRequest {
-            prompt: Some(sconce_proto::v1::snapshot_request::Prompt::Tokens(tokens)),
-            ..SnapshotRequest::default()
-        };
-        let parts = tokio_stream::iter([ImportSnapshotRequest::default()]);
-        let refusals = [
-            ("Snapshot", state.snapshot(snapshot).await.err()),
-            ("ListSnapshots", state.list_snapshots(ListSnapshotsRequest::default()).await.err()),
-            ("DropSnapshot", state.drop_snapshot(DropSnapshotRequest::default()).await.err()),
-            ("ExportSnapshot", state.export_snapshot(ExportSnapshotRequest::default()).await.err()),
-            ("ImportSnapshot", state.import_snapshot(parts).await.err()),
-            ("MatchPrefix", state.match_prefix(MatchPrefixRequest::default()).await.err()),
-            ("DescribeCache", state.describe_cache(DescribeCacheRequest::default()).await.err()),
-        ];
-        for (rpc, status) in refusals {
-            names_feature(&status.expect(rpc), &format!("StateService.{rpc}"));
         }
         fixture.end().await;
     })

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use sconce_engine::{
-    Event, FinishReason, Finished, Generation, Request, Sampling, Started, Stopping, Timings,
-    Token, Usage,
+    CacheUse, Event, FinishReason, Finished, Generation, Request, Sampling, Started, Stopping,
+    Timings, Token, Usage,
 };
 use sconce_text::{Detokenizer, StopMatcher};
 use serde_json::{Map, Value};
@@ -14,6 +14,7 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::CallError;
+use crate::models::EncodedPrompt;
 
 /// How long after the deadline, or after being cut off, the engine may take to give its account;
 /// then the account is made from what was seen. A step of the engine can take longer than that.
@@ -40,8 +41,8 @@ pub struct CompletionCall {
     pub logprobs: Option<usize>,
     /// Larger runs first.
     pub priority: i32,
-    /// Does without the prefix cache.
-    pub bypass_cache: bool,
+    /// How the prefix cache takes part; the boundaries of messages are not known yet.
+    pub cache: CacheUse,
 }
 
 /// A prompt in one of its forms.
@@ -171,14 +172,15 @@ pub enum End {
 /// The request for the engine.
 pub fn engine_request(
     call: CompletionCall,
-    prompt: Vec<u32>,
+    prompt: EncodedPrompt,
     defaults: &Sampling,
     context: &CallContext,
 ) -> Request {
     Request {
         model: call.model,
         request_id: context.request_id.clone(),
-        prompt,
+        cache: cache_use(call.cache, prompt.boundaries),
+        prompt: prompt.ids,
         sampling: call.sampling.over(defaults),
         stopping: Stopping {
             max_tokens: call.max_tokens,
@@ -190,6 +192,14 @@ pub fn engine_request(
         deadline: Some(context.deadline),
         arrived: context.arrived,
     }
+}
+
+/// How the cache takes part, once the tokens are known.
+pub fn cache_use(asked: CacheUse, boundaries: Vec<usize>) -> CacheUse {
+    let mut restore_points = asked.restore_points;
+    restore_points.sort_unstable();
+    restore_points.dedup();
+    CacheUse { restore_points, boundaries, ..asked }
 }
 
 /// What turns a completion's tokens into the text to show.
@@ -398,14 +408,14 @@ impl AccountClock {
     }
 
     fn finished(&self, reason: FinishReason) -> Finished {
-        let Started { prompt_tokens, cached_tokens } = self.started;
+        let Started { prompt_tokens, cache } = self.started;
         let first = self.first_token.unwrap_or_else(Instant::now);
         Finished {
             reason,
             usage: Usage {
                 prompt_tokens,
-                cached_tokens,
-                evaluated_tokens: prompt_tokens - cached_tokens,
+                cached_tokens: cache.resumed,
+                evaluated_tokens: cache.recomputed,
                 completion_tokens: self.completion_tokens,
             },
             timings: Timings {

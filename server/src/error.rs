@@ -41,6 +41,24 @@ pub enum CallError {
         /// The name asked for.
         name: String,
     },
+    /// No snapshot is kept under this identity.
+    #[error("no snapshot has the id `{id}`; ListSnapshots tells which are kept")]
+    UnknownSnapshot {
+        /// The identity asked for.
+        id: String,
+    },
+    /// A snapshot's state cannot be used any more.
+    #[error("{problem}")]
+    SnapshotDamaged {
+        /// What was expected and what was found.
+        problem: String,
+    },
+    /// A snapshot belongs to another model.
+    #[error("{problem}")]
+    SnapshotForeign {
+        /// The fingerprints of both.
+        problem: String,
+    },
     /// The files to load do not exist.
     #[error("path: {problem}")]
     CheckpointNotFound {
@@ -56,6 +74,12 @@ pub enum CallError {
         name: String,
         /// What it is doing instead.
         state: &'static str,
+    },
+    /// Something is to be remembered, and every tier is turned off.
+    #[error("nothing is remembered for model `{name}`: every tier of the cache is turned off")]
+    CacheOff {
+        /// Its name.
+        name: String,
     },
     /// The name is taken by a model with other settings.
     #[error("model `{name}` is already loaded with other settings: {difference}; Unload it first")]
@@ -152,7 +176,8 @@ impl From<EngineError> for CallError {
             EngineError::InvalidOption { option, expected, found } => {
                 let problem = format!("expected {expected}, found {found}");
                 match option {
-                    "max_tokens" | "logprobs" => Self::field(option, problem),
+                    "max_tokens" | "logprobs" | "name" => Self::field(option, problem),
+                    "restore_points" | "bypass" => Self::field(format!("cache.{option}"), problem),
                     _ => Self::field(format!("sampling.{option}"), problem),
                 }
             }
@@ -174,15 +199,19 @@ impl From<EngineError> for CallError {
             }
             EngineError::LoadFailed { message, .. } => Self::field("path", message),
             EngineError::LoadCancelled { model } => Self::LoadCancelled { name: model },
-            EngineError::OutOfMemory(_) | EngineError::OutOfPages { .. } => {
-                Self::MemoryExhausted { problem }
-            }
+            EngineError::OutOfMemory(_)
+            | EngineError::OutOfPages { .. }
+            | EngineError::SnapshotTooLarge { .. } => Self::MemoryExhausted { problem },
+            EngineError::CacheOff { model } => Self::CacheOff { name: model },
             EngineError::DeadlineExceeded { .. } => {
                 Self::DeadlineExceeded { place: "in the queue" }
             }
             EngineError::NonFiniteLogits { .. } | EngineError::Forward { .. } => {
                 Self::Internal { problem }
             }
+            EngineError::SnapshotNotFound { id } => Self::UnknownSnapshot { id },
+            EngineError::SnapshotDamaged { .. } => Self::SnapshotDamaged { problem },
+            EngineError::SnapshotForeign { .. } => Self::SnapshotForeign { problem },
             EngineError::Draining => Self::Draining,
             EngineError::Stopped => Self::EngineGone { problem },
         }

@@ -8,5 +8,6 @@ pub mod completion;
 pub mod error;
 pub mod grpc;
 pub mod layer;
+mod memory;
 pub mod models;
 pub mod serve;

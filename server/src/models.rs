@@ -5,6 +5,7 @@
 
 mod load;
 mod sim;
+mod state;
 mod text;
 mod workers;
 
@@ -24,9 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::completion::{self, CallContext, Completion, CompletionCall, Prompt};
 use crate::error::CallError;
-use crate::serve::EnginePlan;
+use crate::serve::{CachePlan, EnginePlan};
 pub use load::{Load, LoadNews, LoadStep, Stage};
-pub use text::ModelText;
+pub use state::{PrefixCall, SNAPSHOT_BYTES_MAX, SnapshotCall, Transfer};
+pub use text::{EncodedPrompt, ModelText};
 use workers::{LARGE, Workers};
 
 /// All models of a server; clones are the same.
@@ -41,6 +43,7 @@ struct Inner {
     context_length_max: usize,
     texts: Mutex<HashMap<String, TextEntry>>,
     workers: Workers,
+    transfers: state::Transfers,
     draining: AtomicBool,
     cut_off: CancellationToken,
     began: Instant,
@@ -63,14 +66,19 @@ impl Models {
     ///
     /// # Errors
     /// If the system gives no thread, or another number of threads computes already.
-    pub fn start(plan: &EnginePlan, precision: Precision) -> Result<Self, CallError> {
-        let engine = load::start_engine(plan)?;
+    pub fn start(
+        plan: &EnginePlan,
+        cache: &CachePlan,
+        precision: Precision,
+    ) -> Result<Self, CallError> {
+        let engine = load::start_engine(plan, cache)?;
         let inner = Inner {
             engine,
             precision,
             context_length_max: plan.context_length_max,
             texts: Mutex::default(),
             workers: Workers::new(),
+            transfers: state::Transfers::new(),
             draining: AtomicBool::new(false),
             cut_off: CancellationToken::new(),
             began: Instant::now(),
@@ -152,7 +160,7 @@ impl Models {
         let field = call.prompt.field();
         let prompt = std::mem::replace(&mut call.prompt, Prompt::Tokens(Vec::new()));
         let prompt = model.encode(prompt, None).await?;
-        model.check(&call, &prompt, field)?;
+        model.check(&call, &prompt.ids, field)?;
         let output = model.text.output(&call.stop)?;
         let defaults = model.sampling_defaults();
         let request = completion::engine_request(call, prompt, defaults, &context);
@@ -279,8 +287,8 @@ impl ReadyModel {
         self.text.has_chat_template()
     }
 
-    /// The tokens of a prompt. Unless `add_special_tokens` says otherwise, the tokenizer adds its
-    /// own to a text and not to a conversation.
+    /// The tokens of a prompt, and where its messages end. Unless `add_special_tokens` says
+    /// otherwise, the tokenizer adds its own to a text and not to a conversation.
     ///
     /// # Errors
     /// A model without a chat template, a template that fails, a text that cannot be tokenized.
@@ -288,21 +296,20 @@ impl ReadyModel {
         &self,
         prompt: Prompt,
         add_special_tokens: Option<bool>,
-    ) -> Result<Vec<u32>, CallError> {
+    ) -> Result<EncodedPrompt, CallError> {
         match prompt {
-            Prompt::Tokens(ids) => Ok(ids),
+            Prompt::Tokens(ids) => Ok(ids.into()),
             Prompt::Text(text) => {
+                let size = text.len();
                 let special = add_special_tokens.unwrap_or(true);
-                self.work(text.len(), move |model| model.encode(&text, special, "text")).await
+                let work = move |model: &ModelText| model.encode(&text, special, "text");
+                self.work(size, work).await.map(EncodedPrompt::from)
             }
             Prompt::Chat(chat) => {
                 let special = add_special_tokens.unwrap_or(false);
                 // A template can make much of little, so that a small size says nothing.
-                self.work(chat.content_bytes().max(LARGE), move |model| {
-                    let text = model.render(chat)?;
-                    model.encode(&text, special, "chat")
-                })
-                .await
+                let size = chat.content_bytes().max(LARGE);
+                self.work(size, move |model| model.encode_chat(chat, special)).await
             }
         }
     }
@@ -323,35 +330,51 @@ impl ReadyModel {
         self.work(ids.len(), move |model| model.decode(&ids, skip_special)).await
     }
 
-    /// What of `call` depends on the model; `field` is the one the prompt came in.
-    fn check(&self, call: &CompletionCall, prompt: &[u32], field: &str) -> Result<(), CallError> {
-        let info = &self.model.info;
-        let vocab_size = info.vocab_size;
-        let outside = |ids: &[u32]| ids.iter().position(|&id| id as usize >= vocab_size);
-        let unknown = |field: String, id: u32| {
-            let problem =
-                format!("expected an id below the vocabulary size {vocab_size}, found {id}");
-            Err(CallError::field(field, problem))
-        };
+    /// Whether the model can take a prompt; `field` is the one it came in.
+    fn check_prompt(&self, prompt: &[u32], field: &str) -> Result<(), CallError> {
         if prompt.is_empty() {
             return Err(CallError::field(field, "expected at least one token, found none"));
         }
-        if let Some(i) = outside(prompt) {
-            return unknown(format!("{field}.ids[{i}]"), prompt[i]);
+        if let Some(i) = self.outside(prompt) {
+            return Err(self.unknown(format!("{field}.ids[{i}]"), prompt[i]));
         }
-        if let Some(i) = outside(&call.stop_token_ids) {
-            return unknown(format!("stop_token_ids[{i}]"), call.stop_token_ids[i]);
-        }
-        let biased = call.sampling.logit_bias.iter().map(|&(id, _)| id);
-        if let Some(id) = biased.into_iter().find(|&id| id as usize >= vocab_size) {
-            return unknown(format!("sampling.logit_bias[{id}]"), id);
-        }
-        let (tokens, context) = (prompt.len(), info.context_length);
+        let (tokens, context) = (prompt.len(), self.model.info.context_length);
         if tokens >= context {
             let problem = format!(
                 "expected a prompt shorter than the context of {context} tokens, found {tokens} tokens"
             );
             return Err(CallError::field(field, problem));
+        }
+        Ok(())
+    }
+
+    /// Index of the first id that the vocabulary does not have.
+    fn outside(&self, ids: &[u32]) -> Option<usize> {
+        ids.iter().position(|&id| id as usize >= self.model.info.vocab_size)
+    }
+
+    fn unknown(&self, field: String, id: u32) -> CallError {
+        let vocab_size = self.model.info.vocab_size;
+        let problem = format!("expected an id below the vocabulary size {vocab_size}, found {id}");
+        CallError::field(field, problem)
+    }
+
+    /// What of `call` depends on the model; `field` is the one the prompt came in.
+    fn check(&self, call: &CompletionCall, prompt: &[u32], field: &str) -> Result<(), CallError> {
+        self.check_prompt(prompt, field)?;
+        if let Some(i) = self.outside(&call.stop_token_ids) {
+            return Err(self.unknown(format!("stop_token_ids[{i}]"), call.stop_token_ids[i]));
+        }
+        let biased: Vec<u32> = call.sampling.logit_bias.iter().map(|&(id, _)| id).collect();
+        if let Some(i) = self.outside(&biased) {
+            return Err(self.unknown(format!("sampling.logit_bias[{}]", biased[i]), biased[i]));
+        }
+        let (tokens, context) = (prompt.len(), self.model.info.context_length);
+        let points = call.cache.restore_points.iter();
+        if let Some((i, found)) = points.enumerate().find(|&(_, &point)| point > tokens) {
+            let problem =
+                format!("expected 1 to {tokens}, the length of the prompt, found {found}");
+            return Err(CallError::field(format!("cache.restore_points[{i}]"), problem));
         }
         match call.max_tokens {
             Some(max) if max > context - tokens => {

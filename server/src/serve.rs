@@ -22,7 +22,10 @@ use crate::grpc::health::{HealthBoard, Vitals};
 use crate::models::Models;
 use connection::{Acceptor, Edge};
 use listener::Listener;
-pub use plan::{DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision, ServePlan};
+pub use plan::{
+    CachePlan, CachePolicy, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
+    ServePlan,
+};
 
 /// How long requests cut off at the end of the drain may take to send their last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -115,7 +118,8 @@ impl Server {
             listeners.push(listener);
         }
         let addresses = listeners.iter().map(|l| l.address().clone()).collect();
-        let models = Models::start(&plan.engine, plan.precision).map_err(ServeError::Engine)?;
+        let models =
+            Models::start(&plan.engine, &plan.cache, plan.precision).map_err(ServeError::Engine)?;
         let handle = ServerHandle {
             addresses,
             models,

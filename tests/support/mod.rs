@@ -14,7 +14,7 @@ use sconce_proto::v1::model_service_client::ModelServiceClient;
 use sconce_proto::v1::state_service_client::StateServiceClient;
 use sconce_proto::v1::{
     CompleteRequest, CompleteResponse, Delta, Finished, GetStatusRequest, GetStatusResponse,
-    MemoryLedger, Started, TokensPrompt,
+    MemoryLedger, Started, Tier, TokensPrompt,
 };
 use sconce_server::serve::{
     DrainPlan, EnginePlan, ListenAddress, ModelPlan, ServeError, ServePlan, Server, ServerHandle,
@@ -134,13 +134,15 @@ impl Fixture {
     /// Asserts that memory, sequences and models return to what they were at the start.
     pub(crate) async fn settled(&self) {
         let (memory, models) = &self.baseline;
+        let memory = without_cache(memory);
         self.until("no sequence and the memory of the start", |status| {
             let counts = status.sequences.unwrap_or_default();
             counts.waiting == 0
                 && counts.running == 0
-                && &status.memory == memory
+                && without_cache(&status.memory) == memory
                 && status.models.len() == *models
-                && status.models.iter().all(|model| model.state_bytes_used == 0)
+                && status.models.iter().map(|model| model.state_bytes_used).sum::<u64>()
+                    <= cached_on_device(&status.memory)
         })
         .await;
     }
@@ -174,6 +176,27 @@ impl Fixture {
     pub(crate) async fn refused(&self, request: CompleteRequest) -> Status {
         self.complete(request).await.expect_err("is refused")
     }
+}
+
+/// The account of memory as if the cache kept nothing. On the device, what it keeps is a part of the
+/// memory that a model set aside for sequences.
+fn without_cache(memory: &[MemoryLedger]) -> Vec<MemoryLedger> {
+    let tiers = memory.iter().cloned();
+    tiers
+        .map(|tier| MemoryLedger {
+            live_state_bytes: match tier.tier() {
+                Tier::Device => tier.live_state_bytes + tier.cached_state_bytes,
+                _ => tier.live_state_bytes,
+            },
+            cached_state_bytes: 0,
+            ..tier
+        })
+        .collect()
+}
+
+fn cached_on_device(memory: &[MemoryLedger]) -> u64 {
+    let device = memory.iter().filter(|tier| tier.tier() == Tier::Device);
+    device.map(|tier| tier.cached_state_bytes).sum()
 }
 
 /// A new connection to the server's first address.

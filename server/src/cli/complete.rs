@@ -3,18 +3,17 @@
 
 use std::time::Duration;
 
-use sconce_proto::v1::complete_request::Prompt;
 use sconce_proto::v1::complete_response::Event;
 use sconce_proto::v1::{
     CompleteRequest, CompleteResponse, Delta, FinishReason, Finished, Started, TokenLogprob,
-    TokensPrompt,
 };
 use serde_json::{Value, json};
 use tonic::Streaming;
 
+use super::cache::report;
 use super::error::CliError;
 use super::output;
-use super::prompt::{SamplingArgs, chat};
+use super::prompt::{CacheArgs, PromptForm, SamplingArgs};
 use super::target::{Session, TargetArgs};
 
 /// Arguments of `sconce complete`.
@@ -22,21 +21,19 @@ use super::target::{Session, TargetArgs};
 pub(crate) struct Args {
     /// The prompt; standard input if there is none
     prompt: Option<String>,
-    /// Send the prompt as a user's message, through the model's chat template
-    #[arg(long)]
-    chat: bool,
-    /// A system message before the user's
-    #[arg(long, value_name = "TEXT", requires = "chat")]
-    system: Option<String>,
-    /// Read the prompt as token ids, separated by spaces or commas
-    #[arg(long, conflicts_with = "chat")]
-    tokens: bool,
+    #[command(flatten)]
+    form: PromptForm,
     /// Print each message of the stream as a line of JSON
     #[arg(long)]
     json: bool,
     /// Report the logprob of each token and of N alternatives
     #[arg(long, value_name = "N", requires = "json")]
     logprobs: Option<u32>,
+    /// Say what of the prompt was remembered, and why no more
+    #[arg(long, short, conflicts_with = "json")]
+    verbose: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -46,38 +43,17 @@ pub(crate) struct Args {
 /// Runs `sconce complete`.
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     super::log_quietly()?;
-    let prompt = prompt(&args)?;
+    let prompt = args.form.prompt(args.prompt.clone())?;
     let session = Session::open(&args.target).await?;
     let request = CompleteRequest {
         prompt: Some(prompt),
         logprobs: args.logprobs,
+        cache: args.cache.options(),
         ..args.sampling.request(&session.model)
     };
     let outcome = complete(&session, &args, request).await;
     session.close().await?;
     outcome
-}
-
-fn prompt(args: &Args) -> Result<Prompt, CliError> {
-    let text = output::argument_or_stdin(args.prompt.clone())?;
-    if args.tokens {
-        return Ok(Prompt::Tokens(TokensPrompt { ids: parse_ids(&text)? }));
-    }
-    if args.chat {
-        return Ok(Prompt::Chat(chat(args.system.as_deref(), text)));
-    }
-    Ok(Prompt::Text(text))
-}
-
-/// Token ids, separated by white space or commas.
-pub(crate) fn parse_ids(text: &str) -> Result<Vec<u32>, CliError> {
-    text.split(|letter: char| letter.is_whitespace() || letter == ',')
-        .filter(|word| !word.is_empty())
-        .map(|word| {
-            word.parse()
-                .map_err(|_| CliError::Usage(format!("expected a token id, found `{word}`")))
-        })
-        .collect()
 }
 
 async fn complete(
@@ -98,6 +74,9 @@ async fn complete(
     let mut transcript = Transcript::default();
     let outcome = transcript.print(&mut stream).await;
     transcript.close()?;
+    if args.verbose {
+        transcript.remark_cache();
+    }
     outcome
 }
 
@@ -138,6 +117,13 @@ impl Transcript {
             output::note(&account(self.started.as_ref(), finished));
         }
         Ok(())
+    }
+
+    /// Remarks what was remembered of the prompt.
+    fn remark_cache(&self) {
+        if let Some(report) = self.started.as_ref().and_then(|started| started.cache.as_ref()) {
+            output::note(&format!("[cache: {}]", report::line(report)));
+        }
     }
 }
 
@@ -198,16 +184,7 @@ fn duration(time: Option<prost_types::Duration>) -> Duration {
 fn event_json(event: &Event) -> Value {
     match event {
         Event::Started(started) => {
-            let cache = started.cache.as_ref().map(|cache| {
-                json!({
-                    "matched_tokens": cache.matched_tokens,
-                    "resumed_tokens": cache.resumed_tokens,
-                    "recomputed_tokens": cache.recomputed_tokens,
-                    "tier": cache.tier().as_str_name(),
-                    "reason": cache.reason().as_str_name(),
-                    "divergence_index": cache.divergence_index,
-                })
-            });
+            let cache = started.cache.as_ref().map(report::json);
             json!({ "started": { "prompt_tokens": started.prompt_tokens, "cache": cache } })
         }
         Event::Delta(delta) => json!({ "delta": delta_json(delta) }),
@@ -259,12 +236,6 @@ fn finished_json(finished: &Finished) -> Value {
 mod tests {
     use super::*;
     use sconce_proto::v1::{Timings, Usage};
-
-    #[test]
-    fn token_ids_may_be_separated_by_spaces_or_commas() {
-        assert_eq!(parse_ids("1, 2\n3").unwrap(), [1, 2, 3]);
-        assert!(parse_ids("1 two").is_err());
-    }
 
     #[test]
     fn the_account_counts_decode_without_the_first_token() {

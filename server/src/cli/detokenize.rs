@@ -2,9 +2,9 @@
 
 use sconce_proto::v1::DetokenizeRequest;
 
-use super::complete::parse_ids;
 use super::error::CliError;
 use super::output;
+use super::prompt::parse_ids;
 use super::target::{Session, TargetArgs};
 
 /// Arguments of `sconce detokenize`.

@@ -9,6 +9,8 @@ use tonic_types::StatusExt as _;
 
 use crate::config::ConfigError;
 
+/// What was measured is not what was promised.
+const MISSED: u8 = 1;
 /// Wrong usage: the command line, or what it names.
 pub(crate) const USAGE: u8 = 2;
 /// Wrong configuration.
@@ -21,6 +23,9 @@ const INTERNAL: u8 = 70;
 /// Why a subcommand failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
+    /// A measurement went well, and found that a promise is not kept.
+    #[error("missed: {0}")]
+    Missed(String),
     /// The command line, or a file it names, cannot be used.
     #[error("{0}")]
     Usage(String),
@@ -67,6 +72,7 @@ impl CliError {
 
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Missed(_) => MISSED,
             Self::Usage(_) => USAGE,
             Self::Config(_) | Self::Settings(_) => CONFIG,
             Self::Unavailable(_) => UNAVAILABLE,

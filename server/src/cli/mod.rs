@@ -3,6 +3,7 @@
 //! `output.rs` and `progress.rs` (how it looks), `error.rs` (exit codes).
 
 mod bench;
+mod cache;
 mod chat;
 mod complete;
 mod completions;
@@ -18,6 +19,7 @@ mod progress;
 mod prompt;
 mod quantize;
 mod serve;
+mod snapshot;
 mod target;
 mod tokenize;
 mod unload;
@@ -34,8 +36,10 @@ use crate::config::LogFormat;
 #[derive(Debug, Parser)]
 #[command(name = "sconce", version = crate::telemetry::version(), propagate_version = true)]
 #[command(max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 2 wrong usage, 64 wrong configuration, \
-                        69 unavailable, 70 internal error.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 a promise not kept (bench), 2 wrong usage, 64 wrong configuration, \
+                        69 unavailable, 70 internal error."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -55,6 +59,10 @@ enum Command {
     Complete(complete::Args),
     /// Talk with a model over several turns
     Chat(chat::Args),
+    /// Show what a running server remembers of prompts
+    Cache(cache::Args),
+    /// Keep the state of prompts under names, and move it between servers
+    Snapshot(snapshot::Args),
     /// Turn text into token ids
     Tokenize(tokenize::Args),
     /// Turn token ids into text
@@ -101,6 +109,8 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Models(args) => block_on(models::run(args)),
         Command::Complete(args) => block_on(complete::run(args)),
         Command::Chat(args) => block_on(chat::run(args)),
+        Command::Cache(args) => block_on(cache::run(args)),
+        Command::Snapshot(args) => block_on(snapshot::run(args)),
         Command::Tokenize(args) => block_on(tokenize::run(args)),
         Command::Detokenize(args) => block_on(detokenize::run(args)),
         Command::Inspect(args) => inspect::run(args),
@@ -115,7 +125,7 @@ fn dispatch(command: Command) -> Result<(), CliError> {
 /// Longest that blocking work (a read, a tokenization) may keep a finished process from its end.
 const BLOCKING_WORK_GRACE: Duration = Duration::from_secs(1);
 
-fn block_on(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -1,10 +1,16 @@
-//! What to ask of a model: the flags of sampling and stopping, as fields of the protocol.
+//! What to ask of a model: the prompt in its forms, and the flags of sampling, stopping and of the
+//! prefix cache, as fields of the protocol.
 
 use std::time::Duration;
 
-use sconce_proto::v1::{ChatMessage, ChatPrompt, CompleteRequest, Sampling};
+use sconce_proto::v1::complete_request::Prompt;
+use sconce_proto::v1::{
+    CacheOptions, ChatMessage, ChatPrompt, CompleteRequest, Sampling, TokensPrompt,
+};
 use tonic::Request;
 
+use super::error::CliError;
+use super::output;
 use crate::config::Span;
 
 /// How tokens are drawn and when to stop. Unset flags take the model's own defaults.
@@ -97,6 +103,76 @@ impl SamplingArgs {
     }
 }
 
+/// In which form a prompt is sent.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PromptForm {
+    /// Send the prompt as a user's message, through the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// A system message before the user's
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+    /// Read the prompt as token ids, separated by spaces or commas
+    #[arg(long, conflicts_with = "chat")]
+    tokens: bool,
+}
+
+impl PromptForm {
+    /// The prompt in this form; standard input where `text` is none.
+    pub(crate) fn prompt(&self, text: Option<String>) -> Result<Prompt, CliError> {
+        let text = output::argument_or_stdin(text)?;
+        if self.tokens {
+            return Ok(Prompt::Tokens(TokensPrompt { ids: parse_ids(&text)? }));
+        }
+        if self.chat {
+            return Ok(Prompt::Chat(chat(self.system.as_deref(), text)));
+        }
+        Ok(Prompt::Text(text))
+    }
+}
+
+/// How the prefix cache takes part in a completion.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Prefix cache")]
+pub(crate) struct CacheArgs {
+    /// Share remembered state only with requests of the same salt
+    #[arg(long, value_name = "TEXT")]
+    salt: Option<String>,
+    /// Neither use nor fill the cache
+    #[arg(long, conflicts_with_all = ["pin", "restore_point"])]
+    no_cache: bool,
+    /// Never evict what this prompt leaves in the cache, until it is dropped as a snapshot
+    #[arg(long)]
+    pin: bool,
+    /// Make it cheap to resume after N prompt tokens; may be repeated
+    #[arg(long, value_name = "N")]
+    restore_point: Vec<u32>,
+}
+
+impl CacheArgs {
+    /// As a field of the protocol; unset where no flag was given.
+    pub(crate) fn options(&self) -> Option<CacheOptions> {
+        let options = CacheOptions {
+            restore_points: self.restore_point.clone(),
+            salt: self.salt.clone(),
+            bypass: self.no_cache,
+            pin: self.pin,
+        };
+        (options != CacheOptions::default()).then_some(options)
+    }
+}
+
+/// Token ids, separated by white space or commas.
+pub(crate) fn parse_ids(text: &str) -> Result<Vec<u32>, CliError> {
+    text.split(|letter: char| letter.is_whitespace() || letter == ',')
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            word.parse()
+                .map_err(|_| CliError::Usage(format!("expected a token id, found `{word}`")))
+        })
+        .collect()
+}
+
 /// A conversation of one user message, after a system message if there is one.
 pub(crate) fn chat(system: Option<&str>, user: String) -> ChatPrompt {
     let mut messages: Vec<ChatMessage> =
@@ -129,11 +205,40 @@ mod tests {
     struct Cli {
         #[command(flatten)]
         sampling: SamplingArgs,
+        #[command(flatten)]
+        cache: CacheArgs,
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("test").chain(line.split_whitespace()))
     }
 
     fn request(line: &str) -> CompleteRequest {
-        let words = std::iter::once("test").chain(line.split_whitespace());
-        Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).sampling.request("m")
+        parse(line).unwrap_or_else(|error| panic!("{error}")).sampling.request("m")
+    }
+
+    #[test]
+    fn token_ids_may_be_separated_by_spaces_or_commas() {
+        assert_eq!(parse_ids("1, 2\n3").unwrap(), [1, 2, 3]);
+        assert!(parse_ids("1 two").is_err());
+    }
+
+    #[test]
+    fn flags_of_the_cache_reach_their_fields_and_unset_ones_send_nothing() {
+        let options = |line| parse(line).unwrap_or_else(|error| panic!("{error}")).cache.options();
+        assert_eq!(options(""), None);
+        let bypass = CacheOptions { bypass: true, ..CacheOptions::default() };
+        assert_eq!(options("--no-cache"), Some(bypass));
+        let kept = CacheOptions {
+            restore_points: vec![64, 9],
+            salt: Some("s".into()),
+            bypass: false,
+            pin: true,
+        };
+        let line = "--restore-point 64 --restore-point 9 --salt s --pin";
+        assert_eq!(options(line), Some(kept));
+        assert!(parse("--no-cache --pin").is_err());
+        assert!(parse("--no-cache --restore-point 1").is_err());
     }
 
     #[test]

@@ -32,7 +32,42 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=PATH", value_parser = parse_model)]
     model: Vec<(String, String)>,
     #[command(flatten)]
+    cache: CacheArgs,
+    #[command(flatten)]
     engine: EngineArgs,
+}
+
+/// What is remembered between requests, and where.
+#[derive(Debug, clap::Args)]
+struct CacheArgs {
+    /// Remember on disk too, in this directory; a server that starts again finds it there
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<String>,
+    /// Most remembered state on disk: bytes, or a share of what is free [default: 10%]
+    #[arg(long, value_name = "SIZE")]
+    cache_disk: Option<String>,
+    /// Most remembered state in main memory: bytes, or a share of it [default: 10%]
+    #[arg(long, value_name = "SIZE")]
+    cache_host: Option<String>,
+    /// Most remembered state on the device: bytes, or a share of the memory budget [default: 50%]
+    #[arg(long, value_name = "SIZE")]
+    cache_device: Option<String>,
+}
+
+impl CacheArgs {
+    /// The flags that are on the command line, as settings.
+    fn flags(&self) -> impl Iterator<Item = Flag> {
+        let flags = [
+            ("--cache-dir", "directory", &self.cache_dir),
+            ("--cache-disk", "disk", &self.cache_disk),
+            ("--cache-host", "host", &self.cache_host),
+            ("--cache-device", "device", &self.cache_device),
+        ];
+        let flag = |(name, key, value): (_, _, &Option<String>)| {
+            Some(Flag::new(name, ("cache", key), value.as_deref()?))
+        };
+        flags.into_iter().filter_map(flag)
+    }
 }
 
 /// What computes and how, for a server and for commands that run a model in process.
@@ -180,6 +215,7 @@ impl Signals {
 
 fn flags(args: &Args) -> Vec<Flag> {
     let mut flags = args.engine.flags();
+    flags.extend(args.cache.flags());
     if !args.listen.is_empty() {
         let addresses: Vec<String> = args.listen.iter().map(ToString::to_string).collect();
         flags.push(Flag::new("--listen", ("server", "listen"), addresses));

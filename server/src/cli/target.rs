@@ -185,7 +185,7 @@ pub(crate) fn absolute(path: &str) -> Result<String, CliError> {
 }
 
 /// The one model that the server has loaded.
-async fn only_model(channel: &Channel) -> Result<String, CliError> {
+pub(crate) async fn only_model(channel: &Channel) -> Result<String, CliError> {
     let mut client = ModelServiceClient::new(channel.clone());
     let listed = client.list_models(ListModelsRequest {}).await?.into_inner();
     let mut names: Vec<String> = listed.models.into_iter().map(|model| model.model).collect();

@@ -2,9 +2,12 @@
 //! they mean to the server is in `plan.rs`. The table in `docs/OPERATIONS.md` is checked against
 //! these structs.
 
+mod cache;
 mod layers;
+mod machine;
 mod model;
 mod plan;
+mod size;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -14,8 +17,10 @@ use std::collections::BTreeMap;
 use sconce_server::serve::{ListenAddress, Precision, ServePlan};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::cache::{CacheConfig, PolicyChoice};
 pub(crate) use self::layers::{ConfigError, Flag, Layers, to_toml};
 pub(crate) use self::model::ModelConfig;
+use self::size::Amount;
 pub(crate) use self::value::{Auto, ByteSize, Span};
 
 /// Every setting, merged and typed.
@@ -26,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) server: ServerConfig,
     /// The device thread: how much runs at once.
     pub(crate) engine: EngineConfig,
+    /// What is remembered between requests, and where.
+    pub(crate) cache: CacheConfig,
     /// Models loaded at start, by the name each is served under.
     pub(crate) models: BTreeMap<String, ModelConfig>,
     /// Logs.
@@ -64,7 +71,7 @@ pub(crate) struct EngineConfig {
     /// Threads of the CPU backend.
     pub(crate) threads: Auto<usize>,
     /// Most bytes of weights, workspace and sequence state together.
-    pub(crate) memory_budget: Auto<ByteSize>,
+    pub(crate) memory_budget: Auto<Amount>,
     /// Most sequences that run at once on one model.
     pub(crate) sequences_max: usize,
     /// Most requests that wait on one model.
@@ -129,12 +136,13 @@ impl Default for Config {
                 device: DeviceChoice::Auto,
                 exact: plan.precision == Precision::Exact,
                 threads: plan.engine.threads.into(),
-                memory_budget: plan.engine.memory_budget.map(ByteSize).into(),
+                memory_budget: Auto::Auto,
                 sequences_max: plan.engine.sequences_max,
                 waiting_max: plan.engine.waiting_max,
                 prefill_chunk_tokens: plan.engine.prefill_chunk_tokens,
                 context_length_max: plan.engine.context_length_max,
             },
+            cache: CacheConfig::default(),
             models: BTreeMap::new(),
             telemetry: TelemetryConfig { log: "info".to_owned(), log_format: LogFormat::Auto },
         }

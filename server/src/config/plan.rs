@@ -3,6 +3,8 @@
 
 use sconce_server::serve::{DrainPlan, EnginePlan, Limits, ModelPlan, Precision, ServePlan};
 
+use super::machine::Machine;
+use super::size::{Amount, Share};
 use super::{Auto, Config, ConfigError, DeviceChoice, Layers};
 
 /// Most threads that make sense on one machine.
@@ -17,6 +19,9 @@ const PREFILL_CHUNK_MAX: usize = 1 << 16;
 const CONTEXT_MAX: usize = 1 << 24;
 /// Most connections.
 const CONNECTIONS_MAX: usize = 1 << 20;
+/// Of the machine's memory: the memory budget, unless set. The rest is for the system, and for what
+/// the edge holds.
+const MEMORY_SHARE: Share = Share::percent(80);
 /// Longest name of a model.
 const MODEL_NAME_BYTES_MAX: usize = 128;
 
@@ -26,6 +31,18 @@ impl Config {
     /// # Errors
     /// The first setting that breaks a rule, with its source from `layers`.
     pub(crate) fn plan(&self, layers: &Layers) -> Result<ServePlan, ConfigError> {
+        self.plan_on(&Machine::read(), layers)
+    }
+
+    /// The plan for `machine`.
+    ///
+    /// # Errors
+    /// As [`Config::plan`].
+    pub(super) fn plan_on(
+        &self,
+        machine: &Machine,
+        layers: &Layers,
+    ) -> Result<ServePlan, ConfigError> {
         let (server, engine) = (&self.server, &self.engine);
         let check = Checker { layers };
         check.device(engine.device)?;
@@ -38,17 +55,19 @@ impl Config {
         check.range("server", "connections_max", server.connections_max, CONNECTIONS_MAX)?;
         let streams = server.streams_per_connection_max as usize;
         check.range("server", "streams_per_connection_max", streams, CONNECTIONS_MAX)?;
+        let memory_budget = self.memory_budget(machine, &check)?;
         Ok(ServePlan {
             listen: server.listen.clone(),
             models: self.model_plans(&check)?,
             engine: EnginePlan {
-                memory_budget: engine.memory_budget.given().map(|size| size.0),
+                memory_budget,
                 sequences_max: engine.sequences_max,
                 waiting_max: engine.waiting_max,
                 prefill_chunk_tokens: engine.prefill_chunk_tokens,
                 context_length_max: engine.context_length_max,
                 threads: engine.threads.given(),
             },
+            cache: self.cache.plan(memory_budget, machine, &check)?,
             precision: if engine.exact { Precision::Exact } else { Precision::Fast },
             limits: Limits {
                 request_seconds_max: server.request_time_max.0,
@@ -58,6 +77,20 @@ impl Config {
             drain: DrainPlan { withdrawal: server.withdrawal.0, drain: server.drain.0 },
             reflection: server.reflection,
         })
+    }
+
+    /// `None` where none is set and the machine does not tell what it has.
+    fn memory_budget(
+        &self,
+        machine: &Machine,
+        check: &Checker<'_>,
+    ) -> Result<Option<u64>, ConfigError> {
+        match self.engine.memory_budget {
+            Auto::Auto => Ok(machine.memory.map(|memory| MEMORY_SHARE.of(memory))),
+            Auto::Given(amount) => {
+                check.bytes(&["engine", "memory_budget"], amount, machine.memory).map(Some)
+            }
+        }
     }
 
     fn model_plans(&self, check: &Checker<'_>) -> Result<Vec<ModelPlan>, ConfigError> {
@@ -84,12 +117,13 @@ impl Config {
     }
 }
 
-struct Checker<'a> {
+/// Tells which setting breaks a rule, and where it was set.
+pub(super) struct Checker<'a> {
     layers: &'a Layers,
 }
 
 impl Checker<'_> {
-    fn refuse(&self, key: &[&str], expected: &str, found: impl ToString) -> ConfigError {
+    pub(super) fn refuse(&self, key: &[&str], expected: &str, found: impl ToString) -> ConfigError {
         ConfigError::Value {
             key: key.join("."),
             origin: self.layers.origin_of(key),
@@ -107,6 +141,37 @@ impl Checker<'_> {
             return Ok(());
         }
         Err(self.refuse(key, &format!("a number from 1 to {max}"), found))
+    }
+
+    /// For a key of `[cache]` that 0 turns off.
+    pub(super) fn zero_or(
+        &self,
+        key: &str,
+        found: usize,
+        min: usize,
+        max: usize,
+    ) -> Result<(), ConfigError> {
+        if found == 0 || (min..=max).contains(&found) {
+            return Ok(());
+        }
+        Err(self.refuse(&["cache", key], &format!("0 or a number from {min} to {max}"), found))
+    }
+
+    /// The bytes that `amount` is of `whole`, if that is known.
+    pub(super) fn bytes(
+        &self,
+        key: &[&str],
+        amount: Amount,
+        whole: Option<u64>,
+    ) -> Result<u64, ConfigError> {
+        match (amount, whole) {
+            (Amount::Bytes(bytes), _) => Ok(bytes.0),
+            (Amount::Share(share), Some(whole)) => Ok(share.of(whole)),
+            (Amount::Share(_), None) => {
+                let expected = "`auto` or a byte size, for the system does not tell its memory";
+                Err(self.refuse(key, expected, amount))
+            }
+        }
     }
 
     fn device(&self, device: DeviceChoice) -> Result<(), ConfigError> {

@@ -2,7 +2,12 @@
 
 use std::io::Write as _;
 
+use super::machine::Machine;
 use super::*;
+
+/// A machine that tells nothing of itself.
+const UNKNOWN: Machine =
+    Machine { memory: None, disk: |_| Err(std::io::ErrorKind::Unsupported.into()) };
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -11,10 +16,19 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn load(text: &str, flags: Vec<Flag>) -> Result<(Config, ServePlan), ConfigError> {
+    load_on(&UNKNOWN, text, flags)
+}
+
+/// The settings of a file with `text`, and the plan that comes of them on `machine`.
+pub(super) fn load_on(
+    machine: &Machine,
+    text: &str,
+    flags: Vec<Flag>,
+) -> Result<(Config, ServePlan), ConfigError> {
     let file = file(text);
     let layers = Layers::new(Some(file.path()), flags)?;
     let config = layers.extract()?;
-    let plan = config.plan(&layers)?;
+    let plan = config.plan_on(machine, &layers)?;
     Ok((config, plan))
 }
 
@@ -23,7 +37,7 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
-fn without_a_file_the_plan_is_the_servers_default() {
+fn without_a_file_the_plan_is_the_servers_default_where_the_machine_tells_nothing() {
     let (config, plan) = load("", Vec::new()).unwrap();
     assert_eq!(config, Config::default());
     assert_eq!(plan, ServePlan::default());
@@ -69,6 +83,8 @@ fn a_wrong_setting_is_told_with_key_source_value_and_expectation() {
         ("[engine]\nsequences_max = 0", &["`engine.sequences_max`", "1 to 4096", "found 0"]),
         ("[engine]\nsequences_max = \"many\"", &["`engine.sequences_max`", "\"many\""]),
         ("[engine]\nmemory_budget = \"8 apples\"", &["`engine.memory_budget`", "8 apples"]),
+        ("[engine]\nmemory_budget = \"150%\"", &["`engine.memory_budget`", "150%", "`100%`"]),
+        ("[engine]\nmemory_budget = \"50%\"", &["`engine.memory_budget`", "50%", "byte size"]),
         ("[engine]\ndevice = \"cuda\"", &["`engine.device`", "`cpu`", "`cuda`", "file"]),
         ("[engine]\ndevice = \"tpu\"", &["`engine.device`", "`metal`", "tpu"]),
         ("[models]\n\"a b\" = \"x\"", &["`models.a b.path`", "letters, digits"]),
@@ -92,6 +108,7 @@ fn a_flag_that_is_wrong_is_named() {
 #[test]
 fn shown_settings_read_back_to_the_same() {
     let text = "[models]\n\"a.b/c\" = { path = \"sim:\", keep_alive = \"1m\" }\n\
+                [cache]\nhost = \"1MiB\"\ndevice = 0\ndirectory = \"/c\"\ndisk = \"7KB\"\npolicy = \"lru\"\n\
                 [engine]\nthreads = 2\nmemory_budget = \"1GiB\"\n[telemetry]\nlog = \"a=\\\"b\\\"\"";
     let first = file(text);
     let layers = Layers::new(Some(first.path()), Vec::new()).unwrap();

@@ -146,18 +146,6 @@ pub(crate) trait FromScalar: Sized {
     fn from_text(text: &str) -> Option<Self>;
 }
 
-impl FromScalar for ByteSize {
-    const EXPECTED: &'static str = "`auto` or a byte size such as `8GiB`";
-
-    fn from_number(number: u64) -> Option<Self> {
-        Some(Self(number))
-    }
-
-    fn from_text(text: &str) -> Option<Self> {
-        text.parse().ok()
-    }
-}
-
 impl FromScalar for Span {
     const EXPECTED: &'static str = "`auto` or a duration such as `30s`";
 
@@ -193,18 +181,6 @@ impl<'de, T: FromScalar> Deserialize<'de> for Auto<T> {
         }
         .map(Self::Given)
         .ok_or_else(|| scalar.refuse(T::EXPECTED))
-    }
-}
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let scalar = Scalar::deserialize(deserializer)?;
-        match &scalar {
-            Scalar::Number(number) => Some(Self(*number)),
-            Scalar::Text(text) => text.parse().ok(),
-            Scalar::Other(_) => None,
-        }
-        .ok_or_else(|| scalar.refuse(Self::EXPECTED))
     }
 }
 
@@ -283,7 +259,7 @@ macro_rules! serialize_as_text {
     )*};
 }
 
-serialize_as_text!(ByteSize, Span);
+serialize_as_text!(Span);
 
 #[cfg(test)]
 mod tests {

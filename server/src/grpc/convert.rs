@@ -1,13 +1,20 @@
 //! Between the wire's types and the domain's: every field is checked here, once, and every refusal
 //! names the field by its path in the request.
 
+mod cache;
 mod chat;
 mod complete;
 mod model;
+mod snapshot;
 
+pub use cache::{cache_report, described, nodes_max, reason_name, tier};
 pub use chat::chat;
 pub use complete::{completion, finished, logprobs, started};
 pub use model::{estimate, load_settings, model_info, progress, sampling_defaults, status};
+pub use snapshot::{
+    fingerprint, prefix_call, snapshot_call, snapshot_file, snapshot_header, snapshot_id,
+    snapshot_info,
+};
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! `sconce.v1.InferenceService`: each RPC decodes, asks [`Models`], encodes.
 
 use std::pin::Pin;
-use std::time::Instant;
 
 use futures::{Stream, StreamExt as _, stream};
+use sconce_engine::Started;
 use sconce_proto::v1::complete_response::Event;
 use sconce_proto::v1::inference_service_server::InferenceService;
 use sconce_proto::v1::tokenize_request::Prompt as TokenizePrompt;
@@ -13,12 +13,10 @@ use sconce_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::convert;
-use crate::completion::{CallContext, CompletionEvent, Prompt};
+use super::{call_context, convert};
+use crate::completion::{CompletionEvent, Prompt};
 use crate::error::CallError;
 use crate::layer::access_log::RequestFacts;
-use crate::layer::deadline::Deadline;
-use crate::layer::request_id::RequestId;
 use crate::models::Models;
 
 /// See the module.
@@ -53,8 +51,8 @@ impl InferenceService for Inference {
             }
         };
         let model = self.models.ready(&request.model).await?;
-        let token_ids = model.encode(prompt, request.add_special_tokens).await?;
-        let (token_ids, pieces) = model.pieces(token_ids).await?;
+        let prompt = model.encode(prompt, request.add_special_tokens).await?;
+        let (token_ids, pieces) = model.pieces(prompt.ids).await?;
         Ok(Response::new(TokenizeResponse { token_ids, pieces }))
     }
 
@@ -76,14 +74,14 @@ impl InferenceService for Inference {
         &self,
         request: Request<CompleteRequest>,
     ) -> Result<Response<CompleteStream>, Status> {
-        let context = context(&request)?;
+        let context = call_context(&request)?;
         let facts = RequestFacts::of(request.extensions());
         let call = convert::completion(request.into_inner())?;
         facts.tell(|facts| facts.model = Some(call.model.clone()));
-        let bypass_cache = call.bypass_cache;
+        let request_id = context.request_id.clone();
         let (started, completion) = self.models.complete(call, context).await?;
-        facts.tell(|facts| facts.prompt_tokens = Some(started.prompt_tokens));
-        let started = Event::Started(convert::started(started, bypass_cache));
+        note_start(&started, &request_id, &facts);
+        let started = Event::Started(convert::started(&started));
         let rest = stream::unfold(completion, |mut completion| async {
             let event = completion.next().await?;
             Some((event, completion))
@@ -98,13 +96,25 @@ impl InferenceService for Inference {
     }
 }
 
-fn context(request: &Request<CompleteRequest>) -> Result<CallContext, CallError> {
-    let extensions = request.extensions();
-    let Some(&Deadline(deadline)) = extensions.get() else {
-        return Err(CallError::Internal { problem: "a request without a deadline".into() });
-    };
-    let request_id = RequestId::of(extensions).as_str().to_owned();
-    Ok(CallContext { request_id, deadline, arrived: Instant::now() })
+/// Leaves what was remembered of a prompt for the access log, and for whoever traces the request.
+fn note_start(started: &Started, request_id: &str, facts: &RequestFacts) {
+    let Started { prompt_tokens, cache } = started;
+    let reason = convert::reason_name(cache.reason);
+    facts.tell(|facts| {
+        facts.prompt_tokens = Some(*prompt_tokens);
+        facts.tell_cache(cache, reason);
+    });
+    tracing::debug!(
+        request_id,
+        prompt_tokens,
+        matched_tokens = cache.matched,
+        resumed_tokens = cache.resumed,
+        recomputed_tokens = cache.recomputed,
+        tier = cache.tier.map(tracing::field::display),
+        reason,
+        divergence_index = cache.divergence,
+        "prefix cache"
+    );
 }
 
 /// Leaves the account of a completion for the access log.

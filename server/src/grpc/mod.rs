@@ -7,20 +7,27 @@ pub mod model;
 pub mod state;
 pub mod status;
 
+use std::time::Instant;
+
 use sconce_proto::FILE_DESCRIPTOR_SET;
 use sconce_proto::health::health_server::HealthServer;
 use sconce_proto::v1::inference_service_server::InferenceServiceServer;
 use sconce_proto::v1::model_service_server::ModelServiceServer;
 use sconce_proto::v1::state_service_server::StateServiceServer;
+use tonic::Request;
 use tonic::service::Routes;
 
+use crate::completion::CallContext;
+use crate::error::CallError;
+use crate::layer::deadline::Deadline;
+use crate::layer::request_id::RequestId;
 use crate::models::Models;
 use health::HealthBoard;
 use inference::Inference;
 use model::ModelManager;
-use state::NoState;
+use state::State;
 
-/// Largest request of the inference service: a prompt of a million tokens has room.
+/// Largest request of the services that take prompts: one of a million tokens has room.
 pub const INFERENCE_REQUEST_BYTES_MAX: usize = 32 << 20;
 
 /// Largest request of the other services.
@@ -38,7 +45,10 @@ pub fn routes(models: &Models, health: &HealthBoard, reflection: bool) -> Routes
             ModelServiceServer::new(ModelManager::new(models.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX),
         )
-        .add_service(StateServiceServer::new(NoState).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(
+            StateServiceServer::new(State::new(models.clone()))
+                .max_decoding_message_size(INFERENCE_REQUEST_BYTES_MAX),
+        )
         .add_service(
             HealthServer::new(health.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
         );
@@ -55,4 +65,14 @@ pub fn routes(models: &Models, health: &HealthBoard, reflection: bool) -> Routes
             .add_service(described().build_v1alpha().expect(why));
     }
     routes.routes()
+}
+
+/// Whose call it is and how long it may take.
+fn call_context<T>(request: &Request<T>) -> Result<CallContext, CallError> {
+    let extensions = request.extensions();
+    let Some(&Deadline(deadline)) = extensions.get() else {
+        return Err(CallError::Internal { problem: "a request without a deadline".into() });
+    };
+    let request_id = RequestId::of(extensions).as_str().to_owned();
+    Ok(CallContext { request_id, deadline, arrived: Instant::now() })
 }

@@ -1,4 +1,8 @@
-//! `sconce.v1.StateService`: part of the protocol, not served by this server; every RPC says so.
+//! `sconce.v1.StateService`: each RPC decodes, asks [`Models`], encodes. What a snapshot's stream
+//! looks like is in `export.rs` and `import.rs`.
+
+mod export;
+mod import;
 
 use std::pin::Pin;
 
@@ -12,37 +16,63 @@ use sconce_proto::v1::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::error::CallError;
+use super::{call_context, convert};
+use crate::layer::access_log::RequestFacts;
+use crate::models::Models;
 
 /// See the module.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoState;
+#[derive(Debug, Clone)]
+pub struct State {
+    models: Models,
+}
 
-fn not_offered<T>(rpc: &str) -> Result<T, Status> {
-    Err(CallError::not_offered(format!("StateService.{rpc}")).into())
+impl State {
+    /// A service on `models`.
+    pub fn new(models: Models) -> Self {
+        Self { models }
+    }
 }
 
 #[tonic::async_trait]
-impl StateService for NoState {
+impl StateService for State {
     async fn snapshot(
         &self,
-        _: Request<SnapshotRequest>,
+        request: Request<SnapshotRequest>,
     ) -> Result<Response<SnapshotResponse>, Status> {
-        not_offered("Snapshot")
+        let context = call_context(&request)?;
+        let facts = RequestFacts::of(request.extensions());
+        let call = convert::snapshot_call(request.into_inner())?;
+        facts.tell(|facts| facts.model = Some(call.prefix.model.clone()));
+        let kept = self.models.snapshot(call, context).await?;
+        facts.tell(|facts| facts.prompt_tokens = Some(kept.tokens));
+        Ok(Response::new(SnapshotResponse { snapshot: Some(convert::snapshot_info(kept)) }))
     }
 
     async fn list_snapshots(
         &self,
-        _: Request<ListSnapshotsRequest>,
+        request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
-        not_offered("ListSnapshots")
+        let ListSnapshotsRequest { model, name } = request.into_inner();
+        if let Some(model) = &model {
+            convert::model_name(model)?;
+        }
+        let mut snapshots = self.models.snapshots().await?;
+        snapshots.retain(|snapshot| {
+            model.as_ref().is_none_or(|model| *model == snapshot.model)
+                && name.as_ref().is_none_or(|name| *name == snapshot.name)
+        });
+        let snapshots = snapshots.into_iter().map(convert::snapshot_info).collect();
+        Ok(Response::new(ListSnapshotsResponse { snapshots }))
     }
 
     async fn drop_snapshot(
         &self,
-        _: Request<DropSnapshotRequest>,
+        request: Request<DropSnapshotRequest>,
     ) -> Result<Response<DropSnapshotResponse>, Status> {
-        not_offered("DropSnapshot")
+        let id = request.into_inner().id;
+        convert::snapshot_id(&id)?;
+        self.models.drop_snapshot(&id).await?;
+        Ok(Response::new(DropSnapshotResponse {}))
     }
 
     type ExportSnapshotStream =
@@ -50,29 +80,58 @@ impl StateService for NoState {
 
     async fn export_snapshot(
         &self,
-        _: Request<ExportSnapshotRequest>,
+        request: Request<ExportSnapshotRequest>,
     ) -> Result<Response<Self::ExportSnapshotStream>, Status> {
-        not_offered("ExportSnapshot")
+        let id = request.into_inner().id;
+        convert::snapshot_id(&id)?;
+        let (file, transfer) = self.models.export_snapshot(&id).await?;
+        Ok(Response::new(Box::pin(export::messages(file, transfer))))
     }
 
     async fn import_snapshot(
         &self,
-        _: Request<Streaming<ImportSnapshotRequest>>,
+        request: Request<Streaming<ImportSnapshotRequest>>,
     ) -> Result<Response<ImportSnapshotResponse>, Status> {
-        not_offered("ImportSnapshot")
+        let facts = RequestFacts::of(request.extensions());
+        let mut messages = request.into_inner();
+        let (model, file) = import::begin(messages.message().await?)?;
+        facts.tell(|facts| facts.model = Some(model.clone()));
+        let transfer = self.models.expect_snapshot(&model, &file)?;
+        let mut assembly = import::Assembly::new(file);
+        while let Some(message) = messages.message().await? {
+            assembly.take(message)?;
+        }
+        let file = assembly.finish()?;
+        let kept = import::kept(self.models.import_snapshot(&model, file, transfer).await)?;
+        Ok(Response::new(ImportSnapshotResponse { snapshot: Some(convert::snapshot_info(kept)) }))
     }
 
     async fn match_prefix(
         &self,
-        _: Request<MatchPrefixRequest>,
+        request: Request<MatchPrefixRequest>,
     ) -> Result<Response<MatchPrefixResponse>, Status> {
-        not_offered("MatchPrefix")
+        let facts = RequestFacts::of(request.extensions());
+        let call = convert::prefix_call(request.into_inner())?;
+        facts.tell(|facts| facts.model = Some(call.model.clone()));
+        let (tokens, report) = self.models.match_prefix(call).await?;
+        facts.tell(|facts| {
+            facts.prompt_tokens = Some(tokens);
+            facts.tell_cache(&report, convert::reason_name(report.reason));
+        });
+        Ok(Response::new(MatchPrefixResponse {
+            prompt_tokens: convert::count(tokens),
+            cache: Some(convert::cache_report(&report)),
+        }))
     }
 
     async fn describe_cache(
         &self,
-        _: Request<DescribeCacheRequest>,
+        request: Request<DescribeCacheRequest>,
     ) -> Result<Response<DescribeCacheResponse>, Status> {
-        not_offered("DescribeCache")
+        let DescribeCacheRequest { model, nodes_max } = request.into_inner();
+        convert::model_name(&model)?;
+        let nodes_max = convert::nodes_max(nodes_max)?;
+        let (nodes, status) = self.models.describe_cache(&model).await?;
+        Ok(Response::new(convert::described(&nodes, nodes_max, &status)))
     }
 }

@@ -36,8 +36,12 @@ fn code_and_reason(error: &CallError) -> (Code, &'static str) {
         CallError::NotOffered { .. } => (Code::Unimplemented, "NOT_OFFERED"),
         CallError::UnknownModel { .. } => (Code::NotFound, "MODEL_NOT_FOUND"),
         CallError::UnknownService { .. } => (Code::NotFound, "SERVICE_NOT_FOUND"),
+        CallError::UnknownSnapshot { .. } => (Code::NotFound, "SNAPSHOT_NOT_FOUND"),
+        CallError::SnapshotDamaged { .. } => (Code::DataLoss, "SNAPSHOT_DAMAGED"),
+        CallError::SnapshotForeign { .. } => (Code::FailedPrecondition, "SNAPSHOT_FOREIGN"),
         CallError::CheckpointNotFound { .. } => (Code::NotFound, "CHECKPOINT_NOT_FOUND"),
         CallError::ModelNotReady { .. } => (Code::FailedPrecondition, "MODEL_NOT_READY"),
+        CallError::CacheOff { .. } => (Code::FailedPrecondition, "CACHE_OFF"),
         CallError::ModelExists { .. } => (Code::AlreadyExists, "MODEL_EXISTS"),
         CallError::LoadCancelled { .. } => (Code::Aborted, "LOAD_CANCELLED"),
         CallError::QueueFull { .. } => (Code::ResourceExhausted, "QUEUE_FULL"),
@@ -64,11 +68,20 @@ fn details(error: &CallError) -> ErrorDetails {
         CallError::UnknownService { name } => {
             ErrorDetails::with_resource_info("service", shortened(name), "", text)
         }
+        CallError::UnknownSnapshot { id } => {
+            ErrorDetails::with_resource_info("snapshot", shortened(id), "", text)
+        }
+        CallError::SnapshotForeign { .. } => {
+            ErrorDetails::with_precondition_failure_violation("MODEL_FINGERPRINT", "", text)
+        }
         CallError::CheckpointNotFound { path, .. } => {
             ErrorDetails::with_resource_info("checkpoint", shortened(path), "", text)
         }
         CallError::ModelNotReady { name, .. } => {
             ErrorDetails::with_precondition_failure_violation("MODEL_STATE", shortened(name), text)
+        }
+        CallError::CacheOff { name } => {
+            ErrorDetails::with_precondition_failure_violation("CACHE", shortened(name), text)
         }
         CallError::QueueFull { what, .. } => ErrorDetails::with_quota_failure_violation(what, text),
         CallError::MemoryExhausted { .. } => {
@@ -76,6 +89,7 @@ fn details(error: &CallError) -> ErrorDetails {
         }
         CallError::InvalidMetadata { .. }
         | CallError::LoadCancelled { .. }
+        | CallError::SnapshotDamaged { .. }
         | CallError::Draining
         | CallError::EngineGone { .. }
         | CallError::DeadlineExceeded { .. }
@@ -90,9 +104,11 @@ fn metadata(error: &CallError) -> HashMap<String, String> {
         CallError::NotOffered { feature } => ("feature", feature.as_str()),
         CallError::UnknownModel { name }
         | CallError::ModelNotReady { name, .. }
+        | CallError::CacheOff { name }
         | CallError::ModelExists { name, .. }
         | CallError::LoadCancelled { name } => ("model", name.as_str()),
         CallError::UnknownService { name } => ("service", name.as_str()),
+        CallError::UnknownSnapshot { id } => ("snapshot", id.as_str()),
         CallError::CheckpointNotFound { path, .. } => ("path", path.as_str()),
         CallError::QueueFull { what, .. } => ("queue", what.as_str()),
         _ => return HashMap::new(),

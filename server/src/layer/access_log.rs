@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
+use sconce_cache::Tier;
+use sconce_engine::CacheReport;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_layer::Layer;
@@ -30,12 +32,28 @@ pub struct Facts {
     pub model: Option<String>,
     /// Length of the prompt.
     pub prompt_tokens: Option<usize>,
-    /// Of these, tokens that came from the cache.
+    /// Of these, leading tokens found in the cache.
+    pub matched_tokens: Option<usize>,
+    /// Of these, tokens whose state came from the cache.
     pub cached_tokens: Option<usize>,
+    /// The slowest tier where that state was.
+    pub cache_tier: Option<Tier>,
+    /// Why no more of it was resumed, as in the protocol.
+    pub cache_reason: Option<&'static str>,
     /// Tokens generated.
     pub completion_tokens: Option<usize>,
     /// From arrival to the first token.
     pub first_token: Option<Duration>,
+}
+
+impl Facts {
+    /// Adds what the prefix cache did; `reason` is the report's, as the protocol spells it.
+    pub fn tell_cache(&mut self, report: &CacheReport, reason: &'static str) {
+        self.matched_tokens = Some(report.matched);
+        self.cached_tokens = Some(report.resumed);
+        self.cache_tier = report.tier;
+        self.cache_reason = Some(reason);
+    }
 }
 
 /// Where a handler leaves [`Facts`]; in the extensions of every request.
@@ -138,7 +156,10 @@ impl Drop for Line {
             request_id,
             model = facts.model.as_deref(),
             prompt_tokens = facts.prompt_tokens,
+            matched_tokens = facts.matched_tokens,
             cached_tokens = facts.cached_tokens,
+            cache_tier = facts.cache_tier.map(tracing::field::display),
+            cache_reason = facts.cache_reason,
             completion_tokens = facts.completion_tokens,
             first_token_ms = facts.first_token.map(milliseconds),
             ms,

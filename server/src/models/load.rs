@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sconce_cache::Budgets;
+use sconce_cache::{Budgets, Policy};
 use sconce_engine::{
-    CheckpointLoader, EngineConfig, EngineError, EngineHandle, Estimate, LoadEvent, LoadProgress,
-    LoadSettings, Loading,
+    CacheConfig, CheckpointLoader, EngineConfig, EngineError, EngineHandle, Estimate, LoadEvent,
+    LoadProgress, LoadSettings, Loading, Spacing,
 };
 
 use super::text::{self, ModelText};
 use super::{Models, ReadyModel};
 use crate::error::CallError;
-use crate::serve::EnginePlan;
+use crate::serve::{CachePlan, CachePolicy, EnginePlan};
 
 /// Starts an engine as planned.
-pub(super) fn start_engine(plan: &EnginePlan) -> Result<EngineHandle, CallError> {
+pub(super) fn start_engine(
+    plan: &EnginePlan,
+    cache: &CachePlan,
+) -> Result<EngineHandle, CallError> {
     if let Some(threads) = plan.threads {
         sconce_models::threads::configure(threads)
             .map_err(|error| CallError::Internal { problem: error.to_string() })?;
@@ -26,12 +29,28 @@ pub(super) fn start_engine(plan: &EnginePlan) -> Result<EngineHandle, CallError>
         step_tokens_max: plan.prefill_chunk_tokens,
         budgets: Budgets {
             device: plan.memory_budget.unwrap_or(u64::MAX),
-            ..EngineConfig::default().budgets
+            host: cache.host,
+            disk: cache.disk,
         },
+        cache: cache_config(cache),
     };
-    let loader = CheckpointLoader { memory_budget: plan.memory_budget };
-    EngineHandle::start(config, Arc::new(loader))
-        .map_err(|error| CallError::Internal { problem: format!("no device thread: {error}") })
+    EngineHandle::start(config, Arc::new(CheckpointLoader))
+        .map_err(|error| CallError::Internal { problem: format!("no engine: {error}") })
+}
+
+fn cache_config(plan: &CachePlan) -> CacheConfig {
+    CacheConfig {
+        device: plan.device,
+        host: plan.host,
+        disk: plan.disk,
+        directory: plan.directory.clone(),
+        policy: match plan.policy {
+            CachePolicy::CostToLose => Policy::CostToLose,
+            CachePolicy::Lru => Policy::Lru,
+            CachePolicy::OldestDeepestLargest => Policy::OldestDeepestLargest,
+        },
+        spacing: Spacing { every: plan.spacing, tail_factor: plan.tail_factor },
+    }
 }
 
 /// What a load would take. A checkpoint that could be loaded but not quantized is the fault of the

@@ -7,8 +7,8 @@ use std::path::Path;
 use sconce_engine::Sampling;
 use sconce_models::checkpoint::{Checkpoint, GenerationConfig, GgufTokenizer, TokenizerSource};
 use sconce_text::{
-    ChatRequest, ChatTemplate, DetokenizeOptions, EncodeOptions, GgufVocabulary, StopMatcher,
-    TextError, Tokenizer, TokenizerConfig,
+    ChatRequest, ChatTemplate, DetokenizeOptions, EncodeOptions, GgufVocabulary, MarkedPrompt,
+    StopMatcher, TextError, Tokenizer, TokenizerConfig,
 };
 use serde_json::Value;
 
@@ -26,6 +26,23 @@ pub struct ModelText {
     tokenizer: Option<Tokenizer>,
     chat_template: Option<ChatTemplate>,
     sampling_defaults: Sampling,
+}
+
+/// A prompt in tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EncodedPrompt {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// Where messages end among them, if the prompt came as chat: ascending, from 1 to the number
+    /// of tokens, at most [`BOUNDARIES_MAX`](sconce_text::chat_template::BOUNDARIES_MAX).
+    pub boundaries: Vec<usize>,
+}
+
+impl From<Vec<u32>> for EncodedPrompt {
+    /// A prompt without messages.
+    fn from(ids: Vec<u32>) -> Self {
+        Self { ids, boundaries: Vec::new() }
+    }
 }
 
 /// Refuses a path at which nothing is, or something that could keep its reader waiting for ever, as
@@ -98,11 +115,23 @@ impl ModelText {
         self.chat_template.is_some()
     }
 
-    /// The text of a conversation.
+    /// The tokens of a conversation, and where its messages end among them.
     ///
     /// # Errors
-    /// No template, one that fails, naming its line, or tools for one that would drop them.
-    pub fn render(&self, chat: ChatCall) -> Result<String, CallError> {
+    /// No template, one that fails, naming its line, tools for one that would drop them, or a text
+    /// that cannot be tokenized.
+    pub fn encode_chat(&self, chat: ChatCall, special: bool) -> Result<EncodedPrompt, CallError> {
+        let MarkedPrompt { text, boundaries } = self.render(chat)?;
+        let options = EncodeOptions { add_special_tokens: special, ..EncodeOptions::CHAT };
+        let marked = self.tokenizer("chat")?.encode_marked(&text, options, &boundaries);
+        let marked = marked.map_err(|error| CallError::field("chat", error.to_string()))?;
+        let mut boundaries = marked.offsets;
+        boundaries.retain(|&offset| offset > 0);
+        boundaries.dedup();
+        Ok(EncodedPrompt { ids: marked.ids, boundaries })
+    }
+
+    fn render(&self, chat: ChatCall) -> Result<MarkedPrompt, CallError> {
         let Some(template) = &self.chat_template else {
             let problem =
                 "expected a prompt as `text` or `tokens`, for the model has no chat template";
@@ -119,7 +148,9 @@ impl ModelText {
             let problem = "expected none, for the model's chat template does not read tools";
             return Err(CallError::field("chat.tools", problem));
         }
-        template.render(&request).map_err(|error| CallError::field("chat", error.to_string()))
+        template
+            .render_marked(&request)
+            .map_err(|error| CallError::field("chat", error.to_string()))
     }
 
     /// The tokens of a text that came in `field`.
@@ -266,7 +297,33 @@ fn sampling_defaults(config: &GenerationConfig) -> Result<Sampling, CallError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Map, json};
+
     use super::*;
+
+    #[test]
+    fn the_messages_of_a_conversation_end_at_boundaries_of_its_tokens() {
+        let text = sim::text().expect("builds");
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
+        let chat = ChatCall {
+            messages: vec![message("system", "Be brief."), message("user", "Why?")],
+            tools: Vec::new(),
+            kwargs: Map::new(),
+            add_generation_prompt: true,
+        };
+        // A token of the simulated model is a byte.
+        let parts = ["system: Be brief.\n", "user: ", "Why?\n", "assistant:"];
+        let ends = parts.iter().scan(0, |end, part| {
+            *end += part.len();
+            Some(*end)
+        });
+        let mut expected: Vec<usize> = ends.collect();
+        let all = expected.pop().expect("parts");
+        let prompt = text.encode_chat(chat, false).expect("encodes");
+        assert_eq!(prompt.boundaries, expected);
+        assert_eq!(prompt.ids.len(), all);
+        assert_eq!(text.encode(&parts.concat(), false, "text").expect("encodes"), prompt.ids);
+    }
 
     #[test]
     fn the_checkpoints_sampling_wins_over_the_engines() {

@@ -19,6 +19,8 @@ pub struct ServePlan {
     pub models: Vec<ModelPlan>,
     /// Bounds of the device thread.
     pub engine: EnginePlan,
+    /// What is remembered between requests.
+    pub cache: CachePlan,
     /// How activations are computed.
     pub precision: Precision,
     /// Bounds of the edge.
@@ -30,12 +32,14 @@ pub struct ServePlan {
 }
 
 impl Default for ServePlan {
-    /// Port 50051 on loopback, no model.
+    /// Port 50051 on loopback, no model, and nothing that depends on the machine: no memory budget,
+    /// and state remembered where the models keep theirs only.
     fn default() -> Self {
         Self {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 50051)))],
             models: Vec::new(),
             engine: EnginePlan::default(),
+            cache: CachePlan::default(),
             precision: Precision::Fast,
             limits: Limits::default(),
             drain: DrainPlan::default(),
@@ -121,6 +125,53 @@ impl Default for EnginePlan {
             threads: None,
         }
     }
+}
+
+/// What is remembered between requests, where and for how long. A tier with 0 bytes is off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachePlan {
+    /// Most bytes of remembered state where the models compute, within
+    /// [`EnginePlan::memory_budget`]; `u64::MAX` where no limit is known.
+    pub device: u64,
+    /// Most bytes of remembered state in main memory.
+    pub host: u64,
+    /// Most bytes of remembered state on disk; 0 without a directory.
+    pub disk: u64,
+    /// Where on disk.
+    pub directory: Option<PathBuf>,
+    /// What is forgotten first.
+    pub policy: CachePolicy,
+    /// Most tokens of a prompt between restore points; 0 for none in between.
+    pub spacing: usize,
+    /// By what the distances of restore points from the end of a prompt grow, at least 2; 0 for
+    /// none there.
+    pub tail_factor: usize,
+}
+
+impl Default for CachePlan {
+    /// As much as the models' own pools of state hold, and nothing elsewhere.
+    fn default() -> Self {
+        Self {
+            device: u64::MAX,
+            host: 0,
+            disk: 0,
+            directory: None,
+            policy: CachePolicy::CostToLose,
+            spacing: 8192,
+            tail_factor: 4,
+        }
+    }
+}
+
+/// What is forgotten first when room is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// What is cheapest to compute again, for its bytes and its chance of being wanted.
+    CostToLose,
+    /// What was used longest ago.
+    Lru,
+    /// What was used longest ago, then deepest, then largest.
+    OldestDeepestLargest,
 }
 
 /// Bounds of the edge.

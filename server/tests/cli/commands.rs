@@ -138,7 +138,7 @@ fn prompt_tokens(line: &str) -> Option<usize> {
 fn completion_scripts_name_every_subcommand() {
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&run(&["completions", shell]));
-        for command in ["serve", "complete", "inspect", "detokenize"] {
+        for command in ["serve", "complete", "cache", "snapshot", "inspect", "detokenize"] {
             assert!(script.contains(command), "{shell} does not know {command}");
         }
     }

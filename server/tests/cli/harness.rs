@@ -63,19 +63,25 @@ impl Server {
         let mut command = sconce(&all);
         command.env("SCONCE__SERVER__WITHDRAWAL", "0s");
         let server = Self::spawn(command);
-        let ready =
-            run(&["health", "--wait", "--service", "readiness", "--server", &server.address]);
-        assert_eq!(stdout(&ready), "SERVING\n");
+        server.until_ready();
         server
     }
 
+    /// Waits until its models are loaded.
+    pub(crate) fn until_ready(&self) {
+        let ready = run(&["health", "--wait", "--service", "readiness", "--server", &self.address]);
+        assert_eq!(stdout(&ready), "SERVING\n");
+    }
+
     /// Starts a server and reads where it listens.
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the program starts");
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_with_log(command, Stdio::null())
+    }
+
+    /// Starts a server whose log goes to `log`, and reads where it listens.
+    pub(crate) fn spawn_with_log(mut command: Command, log: impl Into<Stdio>) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(log).spawn().expect("the program starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("the server announces its address");

@@ -7,3 +7,4 @@ mod harness;
 mod inspect;
 mod quantize;
 mod serve;
+mod state;

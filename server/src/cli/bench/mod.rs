@@ -1,7 +1,9 @@
-//! `sconce bench`: how fast a model steps and how exact it is. Both drive the model itself, without
-//! queue, sampler or wire, so that the numbers are the kernels' own.
+//! `sconce bench`: how fast a model steps, how exact it is, and what the cache saves. The first two
+//! drive the model itself, without queue, sampler or wire, so that the numbers are the kernels' own;
+//! the last drives the engine.
 
 mod accuracy;
+mod cache;
 mod engine;
 mod stepper;
 
@@ -28,6 +30,8 @@ enum Command {
     Engine(engine::Args),
     /// Compare the default computation with the exact one on a page of text
     Accuracy(accuracy::Args),
+    /// Measure what prompts cost that share something with one before
+    Cache(cache::Args),
 }
 
 /// Runs `sconce bench`.
@@ -36,6 +40,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     match args.command {
         Command::Engine(args) => engine::run(args),
         Command::Accuracy(args) => accuracy::run(args),
+        Command::Cache(args) => cache::run(args),
     }
 }
 
@@ -53,10 +58,7 @@ struct ModelArgs {
 impl ModelArgs {
     /// Loads the checkpoint for `sequences` of `context` tokens each.
     fn load(&self, exact: bool, context: usize, sequences: usize) -> Result<Stepper, CliError> {
-        if let Some(threads) = self.threads {
-            sconce_models::threads::configure(threads.get())
-                .map_err(|error| CliError::Usage(format!("--threads: {error}")))?;
-        }
+        self.configure_threads()?;
         let options = LoadOptions {
             context_length: Some(context),
             precision: if exact { Precision::Exact } else { Precision::Fast },
@@ -65,6 +67,15 @@ impl ModelArgs {
         };
         let model = load(&self.path, &options, &mut |_| ControlFlow::Continue(()));
         model.map(Stepper::new).map_err(|error| CliError::Usage(error.to_string()))
+    }
+
+    /// Has as many threads compute as the option says.
+    fn configure_threads(&self) -> Result<(), CliError> {
+        match self.threads {
+            Some(threads) => sconce_models::threads::configure(threads.get())
+                .map_err(|error| CliError::Usage(format!("--threads: {error}"))),
+            None => Ok(()),
+        }
     }
 
     /// Token ids of `text`.

@@ -3,11 +3,12 @@
 use sconce_engine::{FinishReason as EngineReason, TokenLogprobs};
 use sconce_proto::v1::complete_request::{Constraint, Prompt as WirePrompt};
 use sconce_proto::v1::{
-    CacheOptions, CacheReason, CacheReport, CompleteRequest, FinishReason, Finished,
-    Sampling as WireSampling, Started, Timings, TokenLogprob, TopLogprob, Usage,
+    ChatPrompt, CompleteRequest, FinishReason, Finished, Sampling as WireSampling, Started,
+    Timings, TokenLogprob, TokensPrompt, TopLogprob, Usage,
 };
 use sconce_text::{MAX_STOP_BYTES, MAX_STOPS};
 
+use super::cache::{cache_report, cache_use};
 use super::{chat, count, duration, model_name};
 use crate::completion::{Account, CompletionCall, End, Prompt, SamplingOverrides};
 use crate::error::CallError;
@@ -41,11 +42,14 @@ pub fn completion(request: CompleteRequest) -> Result<CompletionCall, CallError>
             Constraint::Choice(_) => "choice",
         }));
     }
-    let bypass_cache = cache_options(request.cache.unwrap_or_default())?;
     check_stops(&request.stop, &request.stop_token_ids)?;
     Ok(CompletionCall {
         model: request.model,
-        prompt: prompt(request.prompt)?,
+        prompt: prompt(request.prompt.map(|prompt| match prompt {
+            WirePrompt::Text(text) => Given::Text(text),
+            WirePrompt::Tokens(tokens) => Given::Tokens(tokens),
+            WirePrompt::Chat(chat) => Given::Chat(chat),
+        }))?,
         sampling: sampling(request.sampling.unwrap_or_default())?,
         max_tokens: max_tokens(request.max_tokens)?,
         stop: request.stop,
@@ -53,39 +57,36 @@ pub fn completion(request: CompleteRequest) -> Result<CompletionCall, CallError>
         ignore_eos: request.ignore_eos,
         logprobs: logprobs_asked(request.logprobs)?,
         priority: request.priority,
-        bypass_cache,
+        cache: cache_use(request.cache.unwrap_or_default())?,
     })
 }
 
-/// Whether the cache is bypassed; the other options are not offered.
-fn cache_options(options: CacheOptions) -> Result<bool, CallError> {
-    if !options.restore_points.is_empty() {
-        return Err(CallError::not_offered("cache.restore_points"));
-    }
-    if options.salt.is_some() {
-        return Err(CallError::not_offered("cache.salt"));
-    }
-    if options.pin {
-        return Err(CallError::not_offered("cache.pin"));
-    }
-    Ok(options.bypass)
+/// A prompt on the wire; each request that has one spells this as a type of its own.
+pub(super) enum Given {
+    /// Plain text.
+    Text(String),
+    /// Token ids.
+    Tokens(TokensPrompt),
+    /// A conversation.
+    Chat(ChatPrompt),
 }
 
-fn prompt(prompt: Option<WirePrompt>) -> Result<Prompt, CallError> {
+/// Checks a prompt.
+pub(super) fn prompt(prompt: Option<Given>) -> Result<Prompt, CallError> {
     match prompt {
         None => {
             let problem = "expected one of `text`, `tokens` and `chat`, found none";
             Err(CallError::field("prompt", problem))
         }
-        Some(WirePrompt::Text(text)) if text.is_empty() => {
+        Some(Given::Text(text)) if text.is_empty() => {
             Err(CallError::field("text", "expected a prompt, found an empty text"))
         }
-        Some(WirePrompt::Text(text)) => Ok(Prompt::Text(text)),
-        Some(WirePrompt::Tokens(tokens)) if tokens.ids.is_empty() => {
+        Some(Given::Text(text)) => Ok(Prompt::Text(text)),
+        Some(Given::Tokens(tokens)) if tokens.ids.is_empty() => {
             Err(CallError::field("tokens.ids", "expected at least one token, found none"))
         }
-        Some(WirePrompt::Tokens(tokens)) => Ok(Prompt::Tokens(tokens.ids)),
-        Some(WirePrompt::Chat(prompt)) => Ok(Prompt::Chat(chat(prompt, "chat")?)),
+        Some(Given::Tokens(tokens)) => Ok(Prompt::Tokens(tokens.ids)),
+        Some(Given::Chat(prompt)) => Ok(Prompt::Chat(chat(prompt, "chat")?)),
     }
 }
 
@@ -182,20 +183,11 @@ fn logit_bias(wire: std::collections::HashMap<u32, f32>) -> Result<Vec<(u32, f32
     Ok(biases)
 }
 
-/// The first message of a stream. The server keeps no prefix cache, and says so.
-pub fn started(started: sconce_engine::Started, bypass_cache: bool) -> Started {
-    let prompt_tokens = count(started.prompt_tokens);
-    let reason = if bypass_cache { CacheReason::Bypassed } else { CacheReason::Disabled };
-    let cached_tokens = count(started.cached_tokens);
+/// The first message of a stream.
+pub fn started(started: &sconce_engine::Started) -> Started {
     Started {
-        prompt_tokens,
-        cache: Some(CacheReport {
-            matched_tokens: cached_tokens,
-            resumed_tokens: cached_tokens,
-            recomputed_tokens: prompt_tokens - cached_tokens,
-            reason: reason.into(),
-            ..CacheReport::default()
-        }),
+        prompt_tokens: count(started.prompt_tokens),
+        cache: Some(cache_report(&started.cache)),
     }
 }
 

@@ -7,11 +7,11 @@ use sconce_engine::{LoadSettings, LoadedModel, ModelState, ModelStatus, Sampling
 use sconce_models::QuantizeFormat;
 use sconce_proto::v1::{
     EstimateLoadRequest, GetStatusResponse, LoadProgress, LoadRequest, LoadStage, MemoryLedger,
-    ModelInfo, Sampling as WireSampling, SequenceCounts, Tier as WireTier,
+    ModelInfo, Sampling as WireSampling, SequenceCounts,
 };
 use sconce_proto::v1::{ModelState as WireState, ModelStatus as WireStatus};
 
-use super::{MODEL_NAME_BYTES_MAX, count, duration};
+use super::{MODEL_NAME_BYTES_MAX, count, duration, fingerprint};
 use crate::error::CallError;
 use crate::models::{LoadStep, Stage};
 
@@ -126,7 +126,7 @@ pub fn model_info(model: &LoadedModel, defaults: &Sampling, has_chat_template: b
         bos_token_id: info.bos_token_id,
         has_chat_template,
         sampling_defaults: Some(sampling_defaults(defaults)),
-        fingerprint: format!("{:016x}", info.fingerprint),
+        fingerprint: fingerprint(info.fingerprint),
         weights_bytes: model.footprint.weights_bytes,
         workspace_bytes: model.footprint.workspace_bytes,
         state_bytes: model.state_bytes,
@@ -171,7 +171,7 @@ fn memory(status: &Status) -> Vec<MemoryLedger> {
         .map(|tier| {
             let held = status.memory.tier(tier);
             MemoryLedger {
-                tier: self::tier(tier).into(),
+                tier: super::tier(tier).into(),
                 budget_bytes: (held.budget != u64::MAX).then_some(held.budget),
                 weights_bytes: held.used(Class::Weights),
                 workspace_bytes: held.used(Class::Workspace),
@@ -180,14 +180,6 @@ fn memory(status: &Status) -> Vec<MemoryLedger> {
             }
         })
         .collect()
-}
-
-fn tier(tier: Tier) -> WireTier {
-    match tier {
-        Tier::Device => WireTier::Device,
-        Tier::Host => WireTier::Host,
-        Tier::Disk => WireTier::Disk,
-    }
 }
 
 fn model_status(model: &ModelStatus) -> WireStatus {
