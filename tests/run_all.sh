@@ -56,6 +56,7 @@ bash deploy/check.sh
 
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --package sconce-server --all-targets --locked --features object-store -- -D warnings
 
 step "models of the golden tests"
 bash tests/reference/fetch.sh
@@ -63,6 +64,9 @@ bash tests/reference/fetch.sh
 step "example clients"
 cargo build --locked --package sconce-server --bin sconce
 PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce
+
+step "snapshots in object stores"
+cargo test --package sconce-server --bin sconce --locked --quiet --features object-store snapshot
 
 step "doc tests"
 cargo test --workspace --locked --doc --quiet

@@ -1,0 +1,175 @@
+"""Runs `sconce bench cache` and llama.cpp's server in turn on one GGUF file and prints a markdown table.
+
+    python benches/peers/cache.py .models/SmolLM2-135M-Instruct.Q4_1.gguf --llama-server PATH
+
+Each round runs every scenario once on each side, in an order that turns from round to round, with another
+text. llama-server is asked the same token ids through /completion; where a conversation goes on, each server goes on from its own
+answer. What a request computed is what the server says of it. Times are medians over rounds, and so are the
+ratios, which are taken within a round. A swap or a restart is a restart for llama-server, which forgets.
+"""
+import argparse
+import http.client
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from compare import machine
+
+HERE = Path(__file__).resolve().parent
+START_SECONDS_MAX = 120
+MEBIBYTE = 1 << 20
+
+
+class Llama:
+    """llama-server for one scenario."""
+
+    def __init__(self, args, cache_bytes):
+        self.args, self.process = args, None
+        self.cache = ["--cache-ram", str(-(-cache_bytes // MEBIBYTE))] if cache_bytes else []
+
+    def start(self):
+        """Starts it, or another that knows nothing of the one before."""
+        self.stop()
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        slots, threads = str(self.args.slots), str(self.args.threads)
+        line = [
+            self.args.llama_server, "--model", self.args.file, "--host", "127.0.0.1", "--port", str(self.port),
+            "--ctx-size", str(self.args.context * self.args.slots), "--parallel", slots,
+            "--threads", threads, "--threads-batch", threads, *self.cache,
+        ]
+        self.process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        began = time.monotonic()
+        while not self.healthy():
+            if self.process.poll() is not None or time.monotonic() - began > START_SECONDS_MAX:
+                raise SystemExit(f"llama-server did not start: {' '.join(line)}")
+            time.sleep(0.1)
+
+    def stop(self):
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+    def healthy(self):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+
+    def complete(self, prompt, tokens):
+        """Seconds to the first token, tokens computed of the prompt, and the completion."""
+        body = dict(
+            prompt=prompt, n_predict=tokens, cache_prompt=True, return_tokens=True, ignore_eos=True, temperature=0.0,
+        )
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        began = time.perf_counter()
+        connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+        seconds = time.perf_counter() - began
+        if len(answer.get("tokens", [])) != tokens:
+            raise SystemExit(f"llama-server broke off a request of {len(prompt)} tokens: {answer.get('error')}")
+        # A stream would show the first token, but loses those that end inside a character. What is timed as
+        # prediction begins with the first token, so the rest of the time is what it took.
+        timings = answer["timings"]
+        return seconds - timings["predicted_ms"] / 1000, timings["prompt_n"], answer["tokens"]
+
+
+def ask_llama(args, scenario, cache_bytes):
+    """The reported requests of a scenario: [(label, prompt tokens, computed, seconds)]."""
+    server, asked, results = Llama(args, cache_bytes), [], []
+    try:
+        server.start()
+        for step in scenario["steps"]:
+            if step["do"] != "ask":
+                server.start()
+                continue
+            prompt = sum(asked[step["after"]], []) if step["after"] is not None else []
+            prompt = prompt + step["tokens"]
+            seconds, computed, completion = server.complete(prompt, step["completion"])
+            asked.append((prompt, completion))
+            if step["kind"] != "unmeasured":
+                results.append((step["label"], len(prompt), computed, seconds))
+    finally:
+        server.stop()
+    return results
+
+
+def sconce(args, extra):
+    """The rows of `sconce bench cache`; none where it only writes what it would ask."""
+    line = [args.sconce, "bench", "cache", "--path", args.file, "--threads", str(args.threads), "--json", *extra]
+    done = subprocess.run(line, capture_output=True, text=True)
+    # 1 says that a promise was not kept: that is a result too.
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(line)}: {done.stderr}")
+    return json.loads(done.stdout)["results"] if done.stdout else []
+
+
+def measure(args):
+    """{(scenario, label): [round's (sconce row, llama row)]}."""
+    names = args.only.split(",")
+    seen = {}
+    with tempfile.TemporaryDirectory() as folder:
+        plan = Path(folder) / "plan.json"
+        for i in range(args.rounds):
+            for name in names:
+                extra = ["--tokens", str(args.tokens), "--only", name, "--seed", str(args.seed + i), *args.options]
+                # The plan is the same in every run of a seed, and written before anything is measured.
+                sconce(args, [*extra, "--plan", str(plan), "--dry-run"])
+                (scenario,) = json.loads(plan.read_text())["rounds"][0]
+                # Under pressure both have the bytes of the same option, so sconce tells how many that are.
+                ours = sconce(args, extra) if i % 2 == 0 or name == "pressure" else None
+                theirs = ask_llama(args, scenario, ours[0]["device_bytes_max"] if name == "pressure" else None)
+                ours = ours or sconce(args, extra)
+                for a, b in zip(ours, theirs, strict=True):
+                    seen.setdefault((name, a["request"]), []).append((a, b))
+                    print(f"round {i + 1}: {name}, {a['request']}: {a['recomputed_tokens']} in "
+                          f"{a['ttft_seconds_median']:.3f} s, llama.cpp {b[2]} in {b[3]:.3f} s", file=sys.stderr, flush=True)
+    return seen
+
+
+def table(seen):
+    """Markdown: one row for each request."""
+    yield "| scenario | request | prompt | sconce computes | llama.cpp computes | sconce TTFT, s | llama.cpp TTFT, s | llama.cpp / sconce |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for (name, label), rounds in seen.items():
+        ours = [a["ttft_seconds_median"] for a, _ in rounds]
+        theirs = [b[3] for _, b in rounds]
+        computed = [max(a["recomputed_tokens"] for a, _ in rounds), max(b[2] for _, b in rounds)]
+        ratio = statistics.median(b / a for a, b in zip(ours, theirs))
+        yield (f"| {name} | {label} | {rounds[0][1][1]} | {computed[0]} | {computed[1]} | {statistics.median(ours):.3f} "
+               f"| {statistics.median(theirs):.3f} | {ratio:.1f} |")
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("file", help="a GGUF file with its tokenizer")
+    ap.add_argument("--llama-server", required=True, metavar="PATH", help="llama.cpp's server")
+    ap.add_argument("--sconce", default="target/release/sconce", help="the binary, built with --release")
+    ap.add_argument("--tokens", type=int, default=4096, help="tokens of a prompt")
+    ap.add_argument("--context", type=int, default=8192, help="tokens of context of each slot of llama-server")
+    ap.add_argument("--slots", type=int, default=1, help="slots of llama-server")
+    ap.add_argument("--only", default="repeat,changed-4,changed-100,changed-1000,changed-half,conversation,alternating,"
+                    "pressure,swap", help="scenarios, by their names in sconce")
+    ap.add_argument("--rounds", type=int, default=3)
+    ap.add_argument("--seed", type=int, default=1, help="of the first round's text")
+    ap.add_argument("--threads", type=int, default=os.cpu_count())
+    ap.add_argument("options", nargs="*", help="more options for `sconce bench cache`, after --")
+    args = ap.parse_args()
+    seen = measure(args)
+    print(f"{machine()}; {args.threads} threads; {Path(args.file).name}")
+    print(f"tokens computed: the most of {args.rounds} rounds; times: medians\n")
+    print("\n".join(table(seen)))
+
+
+if __name__ == "__main__":
+    main()
