@@ -7,9 +7,13 @@ use std::collections::BTreeSet;
 
 use sconce_models::PAGE_TOKENS;
 
-/// Most restore points of one request, besides one in its middle. What is asked for and what serves a
-/// repeat comes first.
+/// Most restore points of one request, besides those in its first half. What is asked for and what
+/// serves a repeat comes first.
 pub(crate) const POINTS_PER_REQUEST_MAX: usize = 32;
+/// Most restore points that fill gaps at the front of a prompt, and up to which offset a gap may
+/// stay.
+const FRONT_POINTS_MAX: usize = 4;
+const FRONT_TOKENS: usize = 1024;
 
 /// Tokens before the end of a prompt that may change from one request to the next, as templates
 /// often end with a few that do. The state before them is kept where it is, off the grid, so that a
@@ -76,13 +80,26 @@ pub(crate) fn restore_points(outlook: &Outlook<'_>, spacing: Spacing) -> Vec<usi
         // From the end, for those at the front are the likeliest to be there already.
         (1..=last / every).rev().for_each(|number| choose(number * every));
     }
-    // The distances grow fast: a short prompt may have none in its first half.
-    let middle = on_grid(tokens / 2);
-    let is_bare = middle > 0 && chosen.range(on_grid(tokens / 4)..=middle).next().is_none();
-    if spacing.tail_factor > 1 && is_bare && resumed < middle / 2 {
-        chosen.insert(middle);
+    if spacing.tail_factor > 1 {
+        fill_front(&mut chosen, tokens, resumed);
     }
     chosen.into_iter().collect()
+}
+
+/// Distances from the end grow fast: a prompt may have no point in its first half, or none for long
+/// near its front, where those part that share only their beginning. Halves what is bare.
+fn fill_front(chosen: &mut BTreeSet<usize>, tokens: usize, resumed: usize) {
+    let middle = on_grid(tokens / 2);
+    if resumed < middle / 2 && chosen.range(on_grid(tokens / 4)..=middle).next().is_none() {
+        chosen.insert(middle);
+    }
+    for _ in 0..FRONT_POINTS_MAX {
+        let befores = std::iter::once(resumed).chain(chosen.iter().copied());
+        let gap = befores.zip(chosen.iter().copied());
+        let wide = |&(before, after): &(usize, usize)| after > FRONT_TOKENS && after > 4 * before;
+        let Some((_, after)) = gap.filter(wide).last() else { return };
+        chosen.insert(on_grid(after / 2));
+    }
 }
 
 /// `offset` rounded down to where a page ends.
@@ -109,13 +126,13 @@ mod tests {
     #[test]
     fn a_long_prompt_has_points_on_the_way_and_denser_ones_near_its_end() {
         let found = points(&Outlook { tokens: 20_000, ..Outlook::default() });
-        assert_eq!(found, [3584, 8192, 15_872, 16_384, 18_944, 19_712, 19_904, 19_996]);
+        assert_eq!(found, [896, 1792, 3584, 8192, 15_872, 16_384, 18_944, 19_712, 19_904, 19_996]);
     }
 
     #[test]
-    fn a_prompt_that_is_new_has_a_point_in_its_middle() {
+    fn a_prompt_that_is_new_has_points_in_its_first_half() {
         let found = points(&Outlook { tokens: 4096, ..Outlook::default() });
-        assert_eq!(found, [2048, 3072, 3840, 4032, 4092]);
+        assert_eq!(found, [1024, 2048, 3072, 3840, 4032, 4092]);
         let outlook = Outlook { tokens: 4096, resumed: 1024, ..Outlook::default() };
         assert_eq!(points(&outlook), [3072, 3840, 4032, 4092]);
     }
@@ -147,10 +164,22 @@ mod tests {
         let outlook = Outlook { tokens: 100_000, hints: &hints, ..Outlook::default() };
         let found = points(&outlook);
         assert_eq!(found[..POINTS_PER_REQUEST_MAX], hints[..POINTS_PER_REQUEST_MAX]);
-        assert_eq!(found[POINTS_PER_REQUEST_MAX..], [on_grid(50_000)]);
+        assert_eq!(found[POINTS_PER_REQUEST_MAX..], [6208, 12_480, 24_960, 49_984]);
     }
 
     proptest! {
+        #[test]
+        fn a_beginning_that_is_shared_is_not_computed_whole(
+            tokens in 1_usize..40_000,
+            shared in 2048_usize..40_000,
+        ) {
+            prop_assume!(shared < tokens);
+            let found = points(&Outlook { tokens, ..Outlook::default() });
+            let usable = found.iter().rev().find(|&&offset| offset <= shared);
+            let resumed = usable.copied().unwrap_or(0);
+            prop_assert!(4 * (resumed + PAGE_TOKENS) >= shared, "{} of {}", resumed, shared);
+        }
+
         #[test]
         fn a_change_near_the_end_costs_little(
             tokens in 1_usize..40_000,
