@@ -22,6 +22,7 @@ pub mod isa;
 pub mod latent_attention;
 pub mod matmul;
 pub mod moe;
+pub mod peaks;
 pub mod pool;
 mod recurrence;
 pub mod rms_norm;
@@ -47,6 +48,7 @@ pub use matmul::{
     CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, ScaleType, matmul,
 };
 pub use moe::{PairInput, RouterOptions, Routing, Scoring, combine_experts, expert_matmul};
+pub use peaks::{PeakOptions, Peaks};
 pub use pool::Pool;
 pub use recurrence::{Emit, Recurrence, RecurrentSegment};
 pub use rms_norm::rms_norm;
