@@ -99,6 +99,10 @@ impl Architecture for Gemma3 {
         StateShape::attention(self.common.layers, &self.attention)
     }
 
+    fn window(&self, index: usize) -> Option<usize> {
+        self.windows[index]
+    }
+
     fn ropes(&self) -> Vec<RopeSpec> {
         let head_dim = self.attention.head_dim;
         [&self.full_rope, &self.sliding_rope]

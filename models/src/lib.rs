@@ -24,6 +24,7 @@ mod qwen3_next;
 pub mod sim;
 pub mod state;
 pub mod threads;
+mod work;
 
 pub use checkpoint::Checkpoint;
 pub use error::Error;
@@ -33,3 +34,4 @@ pub use quantize::QuantizeFormat;
 pub use state::{
     PAGE_TOKENS, PointId, Prefix, PrefixPoint, SequenceId, StateError, StateLayout, StatePool,
 };
+pub use work::{StepShape, StepWork, TokenWork};

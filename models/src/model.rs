@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::state::{PointId, SequenceId, StatePool};
+use crate::work::TokenWork;
 
 /// A run of consecutive tokens of one sequence inside a [`Batch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +142,11 @@ pub trait Model: Send {
 
     /// What it holds besides sequence state.
     fn footprint(&self) -> ModelFootprint;
+
+    /// What it does for a token; none where nothing is computed, as in a simulated model.
+    fn work(&self) -> Option<&TokenWork> {
+        None
+    }
 
     /// The state of its sequences.
     fn state(&self) -> &StatePool;

@@ -28,7 +28,7 @@ pub enum ActivationType {
 
 impl ActivationType {
     /// Rows of 8-bit codes that one row of activations makes.
-    pub(crate) fn planes(self) -> usize {
+    pub fn planes(self) -> usize {
         match self {
             Self::F32 => 0,
             Self::Int8 => 1,

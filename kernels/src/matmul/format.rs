@@ -2,6 +2,8 @@
 //! codes, groups of coded numbers, or plain numbers, handed over one row at a time. How it is stored
 //! is `matrix.rs`.
 
+use super::codes::Integers;
+
 /// How the scales and biases of a weight in groups are kept in memory. Choose one only where it
 /// holds every scale and bias exactly: packing rounds without a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -164,4 +166,15 @@ pub enum MatrixFormat {
     Affine(AffineFormat),
     /// Groups of coded numbers.
     Coded(CodedFormat),
+}
+
+impl MatrixFormat {
+    /// Whether its codes are integers, so that it can be multiplied with quantized activations.
+    pub fn has_integer_codes(self) -> bool {
+        match self {
+            Self::Dense(_) => false,
+            Self::Affine(_) => true,
+            Self::Coded(format) => Integers::of(format.code).is_some(),
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::load::architecture::Architecture;
 use crate::load::weights::Weights;
 use crate::model::{Batch, Logits, Model, ModelFootprint, ModelInfo};
 use crate::state::{LayerKv, LayerRecurrent, StateLayout, StatePool};
+use crate::work::{TokenWork, Use, WeightsWork};
 
 /// One layer: reads and adds to the residual stream, `work.hidden`.
 pub(crate) trait DecoderLayer: Send + std::fmt::Debug + 'static {
@@ -75,7 +76,10 @@ impl<L: DecoderLayer> DecoderWeights<L> {
     ) -> Result<(Self, WeightsSummary), Error> {
         let (common, frame) = (architecture.common(), architecture.frame());
         let (vocab, hidden) = (common.vocab_size, common.hidden_size);
-        let embed_tokens = Arc::new(weights.matrix("model.embed_tokens.weight", vocab, hidden)?);
+        let table = if common.tied { Use::Head } else { Use::LookedUp };
+        let embed_tokens = weights
+            .used(table, |weights| weights.matrix("model.embed_tokens.weight", vocab, hidden))?;
+        let embed_tokens = Arc::new(embed_tokens);
         let layers = (0..common.layers)
             .map(|index| architecture.layer(&mut weights, index))
             .collect::<Result<Vec<_>, Error>>()?;
@@ -83,7 +87,9 @@ impl<L: DecoderLayer> DecoderWeights<L> {
             RmsNorm::load(&mut weights, "model.norm", hidden, (frame.norm, common.rms_norm_eps))?;
         let lm_head = match common.tied {
             true => Linear::shared(Arc::clone(&embed_tokens)),
-            false => Linear::load(&mut weights, "lm_head", (vocab, hidden), false)?,
+            false => weights.used(Use::Head, |weights| {
+                Linear::load(weights, "lm_head", (vocab, hidden), false)
+            })?,
         };
         let summary = weights.finish(&common.model_type)?;
         let embedding_scale = frame.embedding_scale;
@@ -98,6 +104,8 @@ pub(crate) struct WeightsSummary {
     pub(crate) bytes: u64,
     /// Elements.
     pub(crate) parameters: u64,
+    /// By when they are read.
+    pub(crate) work: WeightsWork,
     /// Packing that most bytes of the matrices have.
     pub(crate) format: String,
 }
@@ -108,6 +116,7 @@ pub(crate) struct Decoder<L> {
     weights: DecoderWeights<L>,
     info: ModelInfo,
     footprint: ModelFootprint,
+    token_work: TokenWork,
     limits: StepLimits,
     state: StatePool,
     step: Step,
@@ -121,6 +130,7 @@ pub(crate) struct Decoder<L> {
 pub(crate) struct DecoderParts {
     pub(crate) info: ModelInfo,
     pub(crate) footprint: ModelFootprint,
+    pub(crate) token_work: TokenWork,
     pub(crate) step_tokens_max: usize,
     pub(crate) layout: StateLayout,
     pub(crate) ropes: Vec<RopeTable>,
@@ -138,7 +148,8 @@ impl<L: DecoderLayer> Decoder<L> {
         parts: DecoderParts,
         device: &Device,
     ) -> Result<Self, Error> {
-        let DecoderParts { info, footprint, step_tokens_max, layout, ropes, work, head } = parts;
+        let DecoderParts { info, footprint, token_work, step_tokens_max, .. } = parts;
+        let DecoderParts { layout, ropes, work, head, .. } = parts;
         let limits = StepLimits {
             tokens: step_tokens_max,
             context_length: info.context_length,
@@ -146,7 +157,7 @@ impl<L: DecoderLayer> Decoder<L> {
         };
         let state = StatePool::new(layout, device)?;
         let step = Step::default();
-        Ok(Self { weights, info, footprint, limits, state, step, ropes, work, head })
+        Ok(Self { weights, info, footprint, token_work, limits, state, step, ropes, work, head })
     }
 
     /// Evaluates the planned step up to the residual stream after the last layer.
@@ -184,6 +195,10 @@ impl<L: DecoderLayer> Model for Decoder<L> {
 
     fn footprint(&self) -> ModelFootprint {
         self.footprint
+    }
+
+    fn work(&self) -> Option<&TokenWork> {
+        Some(&self.token_work)
     }
 
     fn state(&self) -> &StatePool {

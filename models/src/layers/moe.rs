@@ -14,6 +14,7 @@ use super::mlp::{Mlp, MlpShape, Output};
 use super::workspace::{Allocator, Workspace, WorkspaceShape};
 use crate::error::Error;
 use crate::load::weights::Weights;
+use crate::work::Use;
 
 /// Rows of a step whose experts are computed together. It bounds the buffers, which have a row for
 /// each pair of a row and an expert; with fewer rows, the weights of an expert would be read again for
@@ -147,10 +148,11 @@ impl Moe {
             Some(shared) => Some(SharedExpert::load(weights, name, &shape, shared)?),
             None => None,
         };
+        let used = Use::Expert { chosen: shape.router.experts_per_token, of: experts };
         Ok(Self {
             gate,
             e_score_correction_bias: correction,
-            experts: Experts::load(weights, name, &shape)?,
+            experts: weights.used(used, |weights| Experts::load(weights, name, &shape))?,
             shared,
             router: shape.router,
             activation: shape.activation,

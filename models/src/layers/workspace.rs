@@ -50,6 +50,17 @@ impl WorkspaceShape {
     }
 }
 
+impl WorkspaceShape {
+    /// Multiply-adds of a token and one that it sees, in one attention layer: a score and a
+    /// weighted value for each head.
+    pub(crate) fn attention_macs(&self) -> u64 {
+        let plain = self.attention.map_or(0, |shape| 2 * shape.q_dim());
+        let latent =
+            self.latent.map_or(0, |shape| shape.heads * (shape.rope_dim + 2 * shape.kv_lora_rank));
+        (plain + latent) as u64
+    }
+}
+
 /// Buffers of a step, `[rows, columns]` in f32 each.
 #[derive(Debug)]
 pub(crate) struct Workspace {

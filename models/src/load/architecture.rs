@@ -42,6 +42,13 @@ pub(crate) trait Architecture: Sized {
     /// State of its attention and recurrent layers.
     fn state(&self) -> StateShape;
 
+    /// Tokens that one sees in attention layer `index`, counted over the attention layers; all of
+    /// them if `None`.
+    fn window(&self, index: usize) -> Option<usize> {
+        let _ = index;
+        None
+    }
+
     /// The rotary embeddings of its layers, which name them by index, and the heads they turn.
     fn ropes(&self) -> Vec<RopeSpec>;
 

@@ -60,6 +60,12 @@ impl<'a> Part<'a> {
         Matrix::bytes_for(self.format(), rows, cols)
     }
 
+    /// Elements of the matrix.
+    pub(super) fn elements(&self) -> u64 {
+        let [rows, cols] = self.shape();
+        rows as u64 * cols as u64
+    }
+
     /// Makes the matrix.
     ///
     /// # Errors
@@ -95,7 +101,8 @@ impl<'a> Part<'a> {
         }
     }
 
-    fn format(&self) -> MatrixFormat {
+    /// What the matrix holds.
+    pub(super) fn format(&self) -> MatrixFormat {
         let format = match self.orientation {
             Orientation::AsStored => self.rows.format(),
             Orientation::Turned => turned_format(self.rows.format()),

@@ -18,6 +18,7 @@ use crate::layers::workspace::{
 };
 use crate::model::{Model, ModelFootprint, ModelInfo, Precision};
 use crate::state::StateLayout;
+use crate::work::TokenWork;
 
 /// How an architecture is loaded and estimated, without its type.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +85,7 @@ fn load<A: Architecture>(
     let parts = DecoderParts {
         info: plan.info(),
         footprint,
+        token_work: plan.work(),
         step_tokens_max: options.step_tokens_max,
         layout: plan.layout,
         ropes: buffers.ropes,
@@ -157,6 +159,16 @@ impl<'a, A: Architecture> Plan<'a, A> {
         let rows = self.options.sequences_max;
         let head = HeadWorkspace::new(rows, common.hidden_size, common.vocab_size, allocator)?;
         Ok(Buffers { ropes, work, head })
+    }
+
+    fn work(&self) -> TokenWork {
+        let mut shape = WorkspaceShape::new(self.architecture.common().hidden_size);
+        self.architecture.workspace(&mut shape);
+        let layers = self.layout.attention.iter().map(|group| group.layers).sum();
+        let windows = (0..layers).map(|index| self.architecture.window(index)).collect();
+        let activation = activation_type(self.options.precision);
+        let attention = (windows, shape.attention_macs());
+        TokenWork::new(self.summary.work, activation, &self.layout, attention)
     }
 
     fn info(&self) -> ModelInfo {

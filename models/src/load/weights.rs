@@ -17,6 +17,7 @@ use crate::checkpoint::{Checkpoint, Conventions, RowSelection, Weight};
 use crate::error::Error;
 use crate::layers::decoder::WeightsSummary;
 use crate::quantize::QuantizeFormat;
+use crate::work::{Use, WeightsWork};
 
 /// Takes each weight that a model needs once, and knows at the end which tensors were not taken.
 pub(crate) struct Weights<'a> {
@@ -29,6 +30,9 @@ pub(crate) struct Weights<'a> {
     left: BTreeSet<&'a str>,
     bytes: u64,
     parameters: u64,
+    /// When what is read now will be used.
+    used: Use,
+    work: WeightsWork,
     /// Bytes of matrices in the file by the name of the packing they get.
     formats: BTreeMap<String, u64>,
 }
@@ -53,6 +57,8 @@ impl<'a> Weights<'a> {
             left,
             bytes: 0,
             parameters: 0,
+            used: Use::default(),
+            work: WeightsWork::default(),
             formats: BTreeMap::new(),
         }
     }
@@ -76,6 +82,14 @@ impl<'a> Weights<'a> {
     /// Quantizes matrices to `format` where it is given; the model has `layers` layers.
     pub(crate) fn quantized(self, format: Option<QuantizeFormat>, layers: usize) -> Self {
         Self { quantizing: format.map(|format| Quantizing { format, layers }), ..self }
+    }
+
+    /// Runs `read` with weights that will be used as `used` says, not for every token.
+    pub(crate) fn used<T>(&mut self, used: Use, read: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.used, used);
+        let outcome = read(self);
+        self.used = before;
+        outcome
     }
 
     /// How the checkpoint writes down what can be written in several ways.
@@ -131,6 +145,7 @@ impl<'a> Weights<'a> {
                 format = packing.to_string();
             }
             self.bytes += part.bytes();
+            self.work.matrix(self.used, part.format(), part.bytes(), part.elements());
             matrices.push(match &self.packing {
                 Some(packing) => part.pack(packing.device)?,
                 None => Matrix::pack_dense(&Nothing, &Device::Cpu)?,
@@ -178,7 +193,9 @@ impl<'a> Weights<'a> {
         make: impl FnOnce(Vec<f32>) -> (Vec<f32>, Vec<usize>),
     ) -> Result<Tensor, Error> {
         let weight = self.take(name, shape)?;
-        self.bytes += (weight.elements() * size_of::<f32>()) as u64;
+        let bytes = (weight.elements() * size_of::<f32>()) as u64;
+        self.bytes += bytes;
+        self.work.tensor(bytes);
         let tensor = match &self.packing {
             Some(packing) => {
                 let (values, shape) = make(weight.to_f32()?);
@@ -207,7 +224,8 @@ impl<'a> Weights<'a> {
         }
         let most = self.formats.into_iter().max_by_key(|(_, bytes)| *bytes);
         let format = most.map_or_else(|| "none".to_string(), |(name, _)| name);
-        Ok(WeightsSummary { bytes: self.bytes, parameters: self.parameters, format })
+        let Self { bytes, parameters, work, .. } = self;
+        Ok(WeightsSummary { bytes, parameters, work, format })
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Weight<'a>, Error> {

@@ -1,0 +1,333 @@
+//! What a step costs at least, by the weights and the state of a model: bytes that must be read,
+//! multiply-adds that must be done. Counted while weights are read; how fast they go is measured
+//! elsewhere.
+
+use sconce_kernels::{ActivationType, MatrixFormat};
+
+use crate::state::StateLayout;
+
+/// What a step costs at least.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepWork {
+    /// Bytes of weights, each read once in the step.
+    pub weight_bytes: f64,
+    /// Bytes of state: keys and values that are attended to, read once in the step; recurrent
+    /// state, read and written.
+    pub state_bytes: f64,
+    /// Multiply-adds of 8-bit integers: products of weights with quantized activations.
+    pub integer_macs: f64,
+    /// Multiply-adds of f32: all other products of weights, attention, and the recurrent layers.
+    pub float_macs: f64,
+}
+
+impl StepWork {
+    /// The work of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            state_bytes: self.state_bytes + other.state_bytes,
+            integer_macs: self.integer_macs + other.integer_macs,
+            float_macs: self.float_macs + other.float_macs,
+        }
+    }
+
+    /// Bytes of weights and state.
+    pub fn bytes(&self) -> f64 {
+        self.weight_bytes + self.state_bytes
+    }
+}
+
+/// Which step it is: each of `sequences` sequences holds `first_position` tokens and advances by
+/// `len`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepShape {
+    /// Sequences in the step.
+    pub sequences: usize,
+    /// Tokens that each holds before.
+    pub first_position: usize,
+    /// Tokens that each advances by.
+    pub len: usize,
+    /// Whether logits are wanted after the last token of each.
+    pub logits: bool,
+}
+
+/// What a model does for a token, from which the work of any step follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenWork {
+    pub(crate) weights: WeightsWork,
+    /// How weights of integers read activations.
+    pub(crate) activation: ActivationType,
+    /// For each attention layer, how many tokens one sees; all if `None`.
+    pub(crate) windows: Vec<Option<usize>>,
+    /// Multiply-adds of a token and one that it sees, in one attention layer.
+    pub(crate) attention_macs: u64,
+    /// State of one position in one attention layer.
+    pub(crate) position_bytes: u64,
+    /// Recurrent state of one sequence.
+    pub(crate) recurrent_bytes: u64,
+    /// Multiply-adds of a token in all recurrent layers, token by token.
+    pub(crate) recurrent_macs: u64,
+}
+
+impl TokenWork {
+    /// The work of a model of these weights and this state, with `attention_macs` for a token and
+    /// one that it sees in one layer, and a window for each attention layer.
+    pub(crate) fn new(
+        weights: WeightsWork,
+        activation: ActivationType,
+        layout: &StateLayout,
+        (windows, attention_macs): (Vec<Option<usize>>, u64),
+    ) -> Self {
+        let recurrent_macs = layout.recurrent.map_or(0, |group| {
+            // The state times a key, a product of two vectors added, the state times a query.
+            let delta = 3 * group.value_heads * group.key_dim * group.value_dim;
+            let convolution = (group.conv_tail + 1) * group.conv_channels;
+            (group.layers * (delta + convolution)) as u64
+        });
+        Self {
+            weights,
+            activation,
+            attention_macs,
+            position_bytes: layout.bytes_per_token() / windows.len().max(1) as u64,
+            windows,
+            recurrent_bytes: layout.bytes_per_sequence(),
+            recurrent_macs,
+        }
+    }
+
+    /// The work of a step. Experts are taken to be chosen evenly and independently by its tokens.
+    pub fn step(&self, shape: StepShape) -> StepWork {
+        let (sequences, tokens) = (shape.sequences as f64, (shape.sequences * shape.len) as f64);
+        let (mut read, mut seen) = (0.0, 0.0);
+        for window in &self.windows {
+            let end = shape.first_position + shape.len;
+            let first =
+                window.map_or(0, |window| (shape.first_position + 1).saturating_sub(window));
+            read += (end - first.min(end)) as f64;
+            seen += seen_by(shape.first_position, shape.len, *window);
+        }
+        let weights = &self.weights;
+        let mut macs = weights.layers.times(tokens).and(weights.chosen().times(tokens));
+        let mut weight_bytes = weights.bytes as f64 + weights.expert_bytes(tokens);
+        if shape.logits {
+            macs = macs.and(weights.head.times(sequences));
+            weight_bytes += weights.head_bytes as f64;
+        }
+        let planes = self.activation.planes() as f64;
+        let state = self.position_bytes as f64 * read + 2.0 * self.recurrent_bytes as f64;
+        StepWork {
+            weight_bytes,
+            state_bytes: sequences * state,
+            integer_macs: planes * macs.integer,
+            float_macs: macs.float
+                + if planes == 0.0 { macs.integer } else { 0.0 }
+                + sequences * seen * self.attention_macs as f64
+                + tokens * self.recurrent_macs as f64,
+        }
+    }
+}
+
+/// Tokens that `len` tokens from `first` on see together, themselves included.
+fn seen_by(first: usize, len: usize, window: Option<usize>) -> f64 {
+    let window = window.unwrap_or(usize::MAX);
+    // As long as a token sees all before it, it sees one more than the token before.
+    let growing = window.saturating_sub(first).min(len) as f64;
+    let (first, len) = (first as f64, len as f64);
+    let full = if len > growing { (len - growing) * window as f64 } else { 0.0 };
+    growing * first + growing * (growing + 1.0) / 2.0 + full
+}
+
+/// When a weight is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// For every token.
+    #[default]
+    Always,
+    /// For tokens whose logits are wanted.
+    Head,
+    /// A row of it for a token, which is not worth counting.
+    LookedUp,
+    /// One of `of` experts, of which a token chooses `chosen`.
+    Expert { chosen: usize, of: usize },
+}
+
+/// Weights by when they are read: their bytes, and their elements, which are the multiply-adds of one
+/// token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct WeightsWork {
+    bytes: u64,
+    layers: Elements,
+    head_bytes: u64,
+    head: Elements,
+    experts_bytes: u64,
+    experts: Elements,
+    /// Experts of a layer that a token chooses, and how many there are.
+    choice: Option<(usize, usize)>,
+}
+
+/// Elements of matrices by whether integer products can be had with them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Elements {
+    integer: u64,
+    float: u64,
+}
+
+/// Multiply-adds, as expected values.
+#[derive(Debug, Clone, Copy)]
+struct Macs {
+    integer: f64,
+    float: f64,
+}
+
+impl Elements {
+    fn times(self, factor: f64) -> Macs {
+        Macs { integer: self.integer as f64 * factor, float: self.float as f64 * factor }
+    }
+}
+
+impl Macs {
+    fn times(self, factor: f64) -> Self {
+        Self { integer: self.integer * factor, float: self.float * factor }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { integer: self.integer + other.integer, float: self.float + other.float }
+    }
+}
+
+impl WeightsWork {
+    /// Counts a matrix.
+    pub(crate) fn matrix(&mut self, used: Use, format: MatrixFormat, bytes: u64, elements: u64) {
+        let (all_bytes, all) = match used {
+            Use::LookedUp => return,
+            Use::Always => (&mut self.bytes, &mut self.layers),
+            Use::Head => (&mut self.head_bytes, &mut self.head),
+            Use::Expert { chosen, of } => {
+                self.choice = Some((chosen, of));
+                (&mut self.experts_bytes, &mut self.experts)
+            }
+        };
+        *all_bytes += bytes;
+        match format.has_integer_codes() {
+            true => all.integer += elements,
+            false => all.float += elements,
+        }
+    }
+
+    /// Counts a small tensor, which every token reads.
+    pub(crate) fn tensor(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// Multiply-adds of one token with the experts it chooses.
+    fn chosen(&self) -> Macs {
+        let share = self.choice.map_or(0.0, |(chosen, of)| chosen as f64 / of.max(1) as f64);
+        self.experts.times(share)
+    }
+
+    /// Bytes of the experts that at least one of `tokens` chooses.
+    fn expert_bytes(&self, tokens: f64) -> f64 {
+        let missed = self.choice.map_or(1.0, |(chosen, of)| 1.0 - chosen as f64 / of.max(1) as f64);
+        self.experts_bytes as f64 * (1.0 - missed.powf(tokens))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sconce_kernels::{AffineFormat, DenseType, ScaleType};
+
+    use super::*;
+    use crate::state::{AttentionGroup, RecurrentGroup};
+
+    const INTEGER: MatrixFormat = MatrixFormat::Affine(AffineFormat {
+        bits: 4,
+        group_size: 32,
+        zero_point: Some(8),
+        scales: ScaleType::F16,
+    });
+    const FLOAT: MatrixFormat = MatrixFormat::Dense(DenseType::F32);
+
+    /// Two attention layers, the second with a window of 4, and one recurrent layer.
+    fn work(activation: ActivationType) -> TokenWork {
+        let mut weights = WeightsWork::default();
+        weights.matrix(Use::LookedUp, FLOAT, 9999, 9999);
+        weights.matrix(Use::Always, INTEGER, 500, 1000);
+        weights.matrix(Use::Always, FLOAT, 40, 10);
+        weights.matrix(Use::Head, INTEGER, 5, 100);
+        for _ in 0..8 {
+            weights.matrix(Use::Expert { chosen: 2, of: 8 }, INTEGER, 64, 128);
+        }
+        weights.tensor(7);
+        let layout = StateLayout {
+            attention: vec![AttentionGroup { layers: 2, kv_heads: 1, key_dim: 4, value_dim: 4 }],
+            recurrent: Some(RecurrentGroup {
+                layers: 1,
+                conv_tail: 3,
+                conv_channels: 10,
+                value_heads: 2,
+                key_dim: 4,
+                value_dim: 8,
+            }),
+            page_tokens: 64,
+            pages_max: 1,
+            sequences_max: 1,
+            points_max: 0,
+        };
+        TokenWork::new(weights, activation, &layout, (vec![None, Some(4)], 3))
+    }
+
+    fn step(sequences: usize, first_position: usize, len: usize, logits: bool) -> StepShape {
+        StepShape { sequences, first_position, len, logits }
+    }
+
+    #[test]
+    fn a_token_reads_what_it_uses_and_experts_it_chooses() {
+        let work = work(ActivationType::Int8);
+        let first = work.step(step(1, 0, 1, true));
+        assert_eq!(first.weight_bytes, 547.0 + 5.0 + 2.0 * 64.0);
+        assert_eq!(first.integer_macs, 1000.0 + 100.0 + 2.0 * 128.0);
+        let recurrent = 3.0 * 2.0 * 4.0 * 8.0 + 4.0 * 10.0;
+        assert_eq!(first.float_macs, 10.0 + 2.0 * 3.0 + recurrent);
+        let without = work.step(step(1, 0, 1, false));
+        assert_eq!(without.weight_bytes, first.weight_bytes - 5.0);
+        assert_eq!(without.integer_macs, first.integer_macs - 100.0);
+    }
+
+    #[test]
+    fn state_grows_with_the_depth_up_to_the_window() {
+        let work = work(ActivationType::Int8);
+        let recurrent = 2.0 * work.recurrent_bytes as f64;
+        let position = work.position_bytes as f64;
+        assert_eq!(work.step(step(1, 9, 1, true)).state_bytes, (10.0 + 4.0) * position + recurrent);
+        let streams = work.step(step(3, 1, 1, true));
+        assert_eq!(streams.state_bytes, 3.0 * ((2.0 + 2.0) * position + recurrent));
+        // Five tokens from 2 on: each sees all before it, or the last four.
+        assert_eq!(seen_by(2, 5, None), (3 + 4 + 5 + 6 + 7) as f64);
+        assert_eq!(seen_by(2, 5, Some(4)), (3 + 4 + 4 + 4 + 4) as f64);
+        assert_eq!(seen_by(9, 2, Some(4)), 8.0);
+        assert_eq!(work.step(step(1, 2, 5, true)).state_bytes, (7.0 + 7.0) * position + recurrent);
+        assert_eq!(work.step(step(1, 9, 2, true)).state_bytes, (11.0 + 5.0) * position + recurrent);
+    }
+
+    #[test]
+    fn weights_are_read_once_for_all_tokens_of_a_step() {
+        let work = work(ActivationType::Int8);
+        let (one, many) = (work.step(step(1, 0, 1, true)), work.step(step(1, 0, 64, true)));
+        assert_eq!(many.integer_macs, 64.0 * (one.integer_macs - 100.0) + 100.0);
+        // With so many tokens hardly an expert is left out.
+        let all = 547.0 + 5.0 + 8.0 * 64.0;
+        assert!(many.weight_bytes <= all && many.weight_bytes > all - 1.0);
+    }
+
+    #[test]
+    fn precision_decides_what_kind_of_product_it_is() {
+        let [exact, int8, int16] =
+            [ActivationType::F32, ActivationType::Int8, ActivationType::Int16]
+                .map(|activation| work(activation).step(step(1, 0, 1, true)));
+        assert_eq!(exact.integer_macs, 0.0);
+        assert_eq!(exact.float_macs, int8.float_macs + int8.integer_macs);
+        assert_eq!(int16.integer_macs, 2.0 * int8.integer_macs);
+        assert_eq!(int16.bytes(), int8.bytes());
+    }
+}
