@@ -9,6 +9,7 @@ use std::process::Command;
 const WALLS: &[(&str, &[&str])] = &[
     ("sconce-proto", &["sconce-server", "sconce-engine", "sconce-models", "candle-core"]),
     ("sconce-kernels", &["sconce-models", "sconce-server", "tokio", "tonic"]),
+    ("sconce-bench", &["sconce-models", "sconce-engine", "tokio", "tonic", "clap"]),
     ("sconce-models", &["tokio", "tonic", "sconce-cache"]),
     ("sconce-cache", &["candle-core", "tokio", "tonic", "prost", "sconce-proto"]),
     ("sconce-text", &["candle-core", "tonic", "sconce-engine", "sconce-models"]),

@@ -56,8 +56,8 @@ pub struct StepShape {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenWork {
     pub(crate) weights: WeightsWork,
-    /// How weights of integers read activations.
-    pub(crate) activation: ActivationType,
+    /// How weights of integers read activations, in the layers and in the head.
+    pub(crate) activations: [ActivationType; 2],
     /// For each attention layer, how many tokens one sees; all if `None`.
     pub(crate) windows: Vec<Option<usize>>,
     /// Multiply-adds of a token and one that it sees, in one attention layer.
@@ -75,7 +75,7 @@ impl TokenWork {
     /// one that it sees in one layer, and a window for each attention layer.
     pub(crate) fn new(
         weights: WeightsWork,
-        activation: ActivationType,
+        activations: [ActivationType; 2],
         layout: &StateLayout,
         (windows, attention_macs): (Vec<Option<usize>>, u64),
     ) -> Self {
@@ -87,7 +87,7 @@ impl TokenWork {
         });
         Self {
             weights,
-            activation,
+            activations,
             attention_macs,
             position_bytes: layout.bytes_per_token() / windows.len().max(1) as u64,
             windows,
@@ -108,20 +108,20 @@ impl TokenWork {
             seen += seen_by(shape.first_position, shape.len, *window);
         }
         let weights = &self.weights;
-        let mut macs = weights.layers.times(tokens).and(weights.chosen().times(tokens));
+        let [layers, head] = self.activations;
+        let mut macs =
+            weights.layers.times(tokens).and(weights.chosen().times(tokens)).with(layers);
         let mut weight_bytes = weights.bytes as f64 + weights.expert_bytes(tokens);
         if shape.logits {
-            macs = macs.and(weights.head.times(sequences));
+            macs = macs.and(weights.head.times(sequences).with(head));
             weight_bytes += weights.head_bytes as f64;
         }
-        let planes = self.activation.planes() as f64;
         let state = self.position_bytes as f64 * read + 2.0 * self.recurrent_bytes as f64;
         StepWork {
             weight_bytes,
             state_bytes: sequences * state,
-            integer_macs: planes * macs.integer,
+            integer_macs: macs.integer,
             float_macs: macs.float
-                + if planes == 0.0 { macs.integer } else { 0.0 }
                 + sequences * seen * self.attention_macs as f64
                 + tokens * self.recurrent_macs as f64,
         }
@@ -191,6 +191,14 @@ impl Macs {
         Self { integer: self.integer * factor, float: self.float * factor }
     }
 
+    /// The products that are made of these with quantized activations, or without any.
+    fn with(self, activation: ActivationType) -> Self {
+        match activation.planes() {
+            0 => Self { integer: 0.0, float: self.float + self.integer },
+            planes => Self { integer: planes as f64 * self.integer, float: self.float },
+        }
+    }
+
     fn and(self, other: Self) -> Self {
         Self { integer: self.integer + other.integer, float: self.float + other.float }
     }
@@ -249,7 +257,8 @@ mod tests {
     const FLOAT: MatrixFormat = MatrixFormat::Dense(DenseType::F32);
 
     /// Two attention layers, the second with a window of 4, and one recurrent layer.
-    fn work(activation: ActivationType) -> TokenWork {
+    fn work(layers: ActivationType) -> TokenWork {
+        let head = if layers == ActivationType::F32 { layers } else { ActivationType::Int16 };
         let mut weights = WeightsWork::default();
         weights.matrix(Use::LookedUp, FLOAT, 9999, 9999);
         weights.matrix(Use::Always, INTEGER, 500, 1000);
@@ -274,7 +283,7 @@ mod tests {
             sequences_max: 1,
             points_max: 0,
         };
-        TokenWork::new(weights, activation, &layout, (vec![None, Some(4)], 3))
+        TokenWork::new(weights, [layers, head], &layout, (vec![None, Some(4)], 3))
     }
 
     fn step(sequences: usize, first_position: usize, len: usize, logits: bool) -> StepShape {
@@ -286,12 +295,12 @@ mod tests {
         let work = work(ActivationType::Int8);
         let first = work.step(step(1, 0, 1, true));
         assert_eq!(first.weight_bytes, 547.0 + 5.0 + 2.0 * 64.0);
-        assert_eq!(first.integer_macs, 1000.0 + 100.0 + 2.0 * 128.0);
+        assert_eq!(first.integer_macs, 1000.0 + 2.0 * 100.0 + 2.0 * 128.0);
         let recurrent = 3.0 * 2.0 * 4.0 * 8.0 + 4.0 * 10.0;
         assert_eq!(first.float_macs, 10.0 + 2.0 * 3.0 + recurrent);
         let without = work.step(step(1, 0, 1, false));
         assert_eq!(without.weight_bytes, first.weight_bytes - 5.0);
-        assert_eq!(without.integer_macs, first.integer_macs - 100.0);
+        assert_eq!(without.integer_macs, first.integer_macs - 2.0 * 100.0);
     }
 
     #[test]
@@ -314,7 +323,7 @@ mod tests {
     fn weights_are_read_once_for_all_tokens_of_a_step() {
         let work = work(ActivationType::Int8);
         let (one, many) = (work.step(step(1, 0, 1, true)), work.step(step(1, 0, 64, true)));
-        assert_eq!(many.integer_macs, 64.0 * (one.integer_macs - 100.0) + 100.0);
+        assert_eq!(many.integer_macs, 64.0 * (one.integer_macs - 200.0) + 200.0);
         // With so many tokens hardly an expert is left out.
         let all = 547.0 + 5.0 + 8.0 * 64.0;
         assert!(many.weight_bytes <= all && many.weight_bytes > all - 1.0);
@@ -326,8 +335,8 @@ mod tests {
             [ActivationType::F32, ActivationType::Int8, ActivationType::Int16]
                 .map(|activation| work(activation).step(step(1, 0, 1, true)));
         assert_eq!(exact.integer_macs, 0.0);
-        assert_eq!(exact.float_macs, int8.float_macs + int8.integer_macs);
-        assert_eq!(int16.integer_macs, 2.0 * int8.integer_macs);
+        assert_eq!(exact.float_macs, int8.float_macs + int8.integer_macs - 100.0);
+        assert_eq!(int16.integer_macs, 2.0 * (int8.integer_macs - 100.0));
         assert_eq!(int16.bytes(), int8.bytes());
     }
 }

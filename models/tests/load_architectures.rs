@@ -12,10 +12,10 @@ mod stepping;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use sconce_models::{Precision, estimate};
+use sconce_models::{Precision, StepShape, StepWork, estimate};
 use serde_json::{Value, json};
 
-use stepping::{fixture, options};
+use stepping::{fixture, load, options};
 
 /// The error of loading a fixture whose configuration has other values.
 fn refused(name: &str, change: Value) -> String {
@@ -73,4 +73,35 @@ fn a_token_is_cached_as_its_latent_and_one_rope_key_a_layer() {
     let foreseen = estimate(&fixture("glm4_moe_lite_f32"), &options(Precision::Exact)).unwrap();
     let (layers, latent, rope_key, f32_bytes) = (2, 16, 8, 4);
     assert_eq!(foreseen.state_bytes_per_token, layers * (latent + rope_key) * f32_bytes);
+}
+
+/// The loaded fixture's account of a step in which one sequence advances by `len` tokens.
+fn step_work(name: &str, first_position: usize, len: usize) -> (StepWork, u64) {
+    let model = load(&fixture(name), &options(Precision::Exact));
+    let shape = StepShape { sequences: 1, first_position, len, logits: true };
+    (model.work().unwrap().step(shape), model.footprint().weights_bytes)
+}
+
+#[test]
+fn a_long_step_reads_every_weight_but_an_untied_table() {
+    for (name, table) in [("gemma3_f32", 0), ("qwen3_moe_f32", 96 * 32 * 4)] {
+        let (work, held) = step_work(name, 0, 10_000);
+        assert_eq!(work.weight_bytes.round() as u64 + table, held, "{name}");
+        let (one, _) = step_work(name, 0, 1);
+        assert!(one.weight_bytes <= work.weight_bytes, "{name}");
+    }
+}
+
+#[test]
+fn windows_bound_what_a_late_token_reads() {
+    let (early, late, later) = (
+        step_work("gemma3_f32", 0, 1).0,
+        step_work("gemma3_f32", 40, 1).0,
+        step_work("gemma3_f32", 80, 1).0,
+    );
+    assert!(early.state_bytes < late.state_bytes && late.state_bytes < later.state_bytes);
+    let per_token = estimate(&fixture("gemma3_f32"), &options(Precision::Exact)).unwrap();
+    // Two of the four layers have windows.
+    let expected = 40.0 / 2.0 * per_token.state_bytes_per_token as f64;
+    assert_eq!(later.state_bytes - late.state_bytes, expected);
 }

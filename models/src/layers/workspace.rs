@@ -128,7 +128,7 @@ pub(crate) enum Part {
 }
 
 /// How a precision lets quantized weights read activations.
-fn activation_type(precision: Precision, part: Part) -> ActivationType {
+pub(crate) fn activation_type(precision: Precision, part: Part) -> ActivationType {
     match (precision, part) {
         (Precision::Fast, Part::Layers) => ActivationType::Int8,
         // An error of the head falls on the logits undamped, and a prefill has one row of them:

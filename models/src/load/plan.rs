@@ -13,7 +13,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::layers::decoder::{Decoder, DecoderParts, DecoderWeights, WeightsSummary};
 use crate::layers::rope::{Frequencies, RopeTable};
-use crate::layers::workspace::{Allocator, HeadWorkspace, Workspace, WorkspaceShape};
+use crate::layers::workspace::{
+    Allocator, HeadWorkspace, Part, Workspace, WorkspaceShape, activation_type,
+};
 use crate::model::{Model, ModelFootprint, ModelInfo, Precision};
 use crate::state::StateLayout;
 use crate::work::TokenWork;
@@ -163,9 +165,10 @@ impl<'a, A: Architecture> Plan<'a, A> {
         self.architecture.workspace(&mut shape);
         let layers = self.layout.attention.iter().map(|group| group.layers).sum();
         let windows = (0..layers).map(|index| self.architecture.window(index)).collect();
-        let activation = activation_type(self.options.precision);
+        let activations =
+            [Part::Layers, Part::Head].map(|part| activation_type(self.options.precision, part));
         let attention = (windows, shape.attention_macs());
-        TokenWork::new(self.summary.work, activation, &self.layout, attention)
+        TokenWork::new(self.summary.work, activations, &self.layout, attention)
     }
 
     fn info(&self) -> ModelInfo {

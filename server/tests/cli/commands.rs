@@ -151,35 +151,6 @@ fn the_version_is_the_packages() {
 }
 
 #[test]
-fn bench_engine_reports_every_case_it_was_asked_for() {
-    let args = ["bench", "engine", "--path", "sim:", "--json", "--threads", "1", "-r", "2"];
-    let sizes = ["-p", "8,16", "-g", "4", "-d", "0,5", "-b", "1,2"];
-    let report = json(&stdout(&run(&[&args[..], &sizes].concat())));
-    assert_eq!(report["threads"], 1);
-    let cases: Vec<String> = report["results"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|case| {
-            assert!(case["tokens_per_second_median"].as_f64().unwrap() > 0.0, "{case}");
-            assert_eq!(case["seconds"].as_array().unwrap().len(), 2);
-            format!("{} {}@{}x{}", case["work"], case["tokens"], case["depth"], case["batch"])
-        })
-        .collect();
-    let expected = [
-        "\"prefill\" 8@0x1",
-        "\"prefill\" 16@0x1",
-        "\"decode\" 4@0x1",
-        "\"decode\" 4@0x2",
-        "\"prefill\" 8@5x1",
-        "\"prefill\" 16@5x1",
-        "\"decode\" 4@5x1",
-        "\"decode\" 4@5x2",
-    ];
-    assert_eq!(cases, expected);
-}
-
-#[test]
 fn bench_accuracy_finds_that_the_simulated_model_has_one_precision() {
     let args = ["bench", "accuracy", "--path", "sim:", "--json", "--tokens-max", "65"];
     let report = json(&stdout(&run(&args)));

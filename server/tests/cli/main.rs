@@ -1,6 +1,7 @@
 //! Tests of the `sconce` program as a user sees it: arguments in, output and exit code out. What
 //! the server answers over a socket is tested at the root of the repository.
 
+mod bench;
 mod commands;
 mod config;
 mod harness;

@@ -5,6 +5,9 @@
 mod accuracy;
 mod cache;
 mod engine;
+mod format;
+mod machine;
+mod stats;
 mod stepper;
 
 use std::num::NonZeroUsize;

@@ -35,15 +35,21 @@ impl Stepper {
         sequences.iter().try_for_each(|id| self.model.state_mut().close(*id))
     }
 
-    /// Evaluates `tokens` after what `sequence` holds, in chunks of the model's largest step.
+    /// Evaluates `tokens` after what `sequence` holds, in steps of at most `chunk`, and of what
+    /// the model takes.
     /// Logits are computed for the last token alone, as for a prompt.
     ///
     /// # Errors
     /// A pool without room, or an operator that failed.
-    pub(super) fn prefill(&mut self, sequence: SequenceId, tokens: &[u32]) -> Result<(), Error> {
+    pub(super) fn prefill(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        chunk: usize,
+    ) -> Result<(), Error> {
         let mut position = self.model.state().len(sequence)?;
         self.model.state_mut().reserve(sequence, tokens.len())?;
-        let chunk = self.model.step_tokens_max();
+        let chunk = chunk.clamp(1, self.model.step_tokens_max());
         let last = tokens.len().div_ceil(chunk).saturating_sub(1);
         for (index, tokens) in tokens.chunks(chunk).enumerate() {
             self.batch.clear();

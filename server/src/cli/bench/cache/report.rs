@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::plan::Kind;
 use super::runner::{Cost, Outcome};
+use crate::cli::bench::stats::median;
 use crate::cli::output;
 
 /// Prompts whose lengths differ by no more than this share are compared in time.
@@ -37,7 +38,8 @@ pub(super) fn rows(rounds: &[Outcome]) -> Vec<Row> {
                 scenario: first.scenario.clone(),
                 device_max: first.device_max,
                 worst: worst.clone(),
-                ttft: median(costs().map(|cost| cost.ttft).collect()).unwrap_or_default(),
+                ttft: median(costs().map(|cost| cost.ttft.as_secs_f64()).collect())
+                    .map_or(Duration::ZERO, Duration::from_secs_f64),
                 ratio: median(ratios),
             }
         })
@@ -51,11 +53,6 @@ fn ratio(costs: &[Cost], index: usize) -> Option<f64> {
     let cold = costs.iter().filter(|cost| cost.kind == Kind::Cold).min_by_key(difference)?;
     let near = difference(&cold) as f64 <= COMPARABLE * cost.prompt_tokens as f64;
     near.then(|| cost.ttft.as_secs_f64() / cold.ttft.as_secs_f64())
-}
-
-fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> Option<T> {
-    values.sort_by(|a, b| a.partial_cmp(b).expect("times are finite"));
-    values.get(values.len() / 2).copied()
 }
 
 impl Row {

@@ -1,0 +1,30 @@
+//! In which form the results of a measurement are written.
+
+/// Forms of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Aligned columns, for people
+    Table,
+    /// One JSON document
+    Json,
+    /// A JSON object on a line of its own for each result
+    Jsonl,
+}
+
+/// Which form is wanted.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct FormatArgs {
+    /// How results are written
+    #[arg(long, short = 'o', value_enum, default_value = "table", value_name = "FORMAT")]
+    output: Format,
+    /// Print JSON: --output json
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
+}
+
+impl FormatArgs {
+    /// The form that was asked for.
+    pub(super) fn format(self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}

@@ -1,0 +1,111 @@
+//! `sconce bench engine` and `sconce bench kernels`: which cases, which form, and what is refused.
+//! How long anything takes is of no concern here.
+
+use serde_json::Value;
+
+use crate::harness::{run, stderr, stdout};
+
+/// A llama of a few kilobytes with real weights, of which the work can be counted.
+const LLAMA: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tests/fixtures/gguf_llama_q4_0.gguf");
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn engine(path: &str, line: &str) -> std::process::Output {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    run(&[&["bench", "engine", "--path", path][..], &words].concat())
+}
+
+#[test]
+fn bench_engine_reports_every_case_it_was_asked_for() {
+    let line = "--json --threads 1 -r 2 -p 8,16 -g 4 -d 0,5 -s 1,2 --pairs 8+2 --no-peaks";
+    let report = json(&stdout(&engine("sim:", line)));
+    let cases: Vec<String> = report["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|case| {
+            assert!(case["tokens_per_second_median"].as_f64().unwrap() > 0.0, "{case}");
+            assert_eq!(case["seconds"].as_array().unwrap().len(), 2);
+            assert_eq!(case["threads"], 1);
+            let work = case["work"].as_str().unwrap();
+            format!("{work} {}@{}x{}", case["tokens"], case["depth"], case["streams"])
+        })
+        .collect();
+    let at = |depth| {
+        [
+            format!("prefill 8@{depth}x1"),
+            format!("prefill 16@{depth}x1"),
+            format!("decode 4@{depth}x1"),
+            format!("decode 4@{depth}x2"),
+            format!("prefill+decode 10@{depth}x1"),
+            format!("prefill+decode 10@{depth}x2"),
+        ]
+    };
+    assert_eq!(cases, [at(0), at(5)].concat());
+}
+
+#[test]
+fn bench_engine_counts_work_and_shares_of_peaks_on_each_number_of_threads() {
+    let line = "-o json -r 3 -p 8 -g 4 -t 1,2 --step-tokens 4,8 --precision exact";
+    let report = json(&stdout(&engine(LLAMA, line)));
+    assert!(!report["machine"]["processor"].as_str().unwrap().is_empty());
+    assert!(!report["machine"]["isa"].as_str().unwrap().is_empty());
+    assert_eq!(report["precision"], "exact");
+    assert_eq!(report["weight_format"], "Q4_0");
+    for (peaks, threads) in report["peaks"].as_array().unwrap().iter().zip([1, 2]) {
+        assert_eq!(peaks["threads"], threads);
+        assert!(peaks["read_bytes_per_second"].as_f64().unwrap() > 0.0, "{peaks}");
+    }
+    let results = report["results"].as_array().unwrap();
+    let held = report["weight_bytes"].as_f64().unwrap();
+    assert_eq!(results.len(), 2 * 3);
+    for case in results {
+        let number = |field: &str| case[field].as_f64().unwrap_or_else(|| panic!("{field}: {case}"));
+        for field in ["read_bandwidth_share", "compute_share", "float_macs_per_token"] {
+            assert!(number(field) > 0.0 && number(field).is_finite(), "{field}: {case}");
+        }
+        assert_eq!(number("integer_macs_per_token"), 0.0);
+        let (least, most) = (number("seconds_min"), number("seconds_max"));
+        assert!(least <= number("seconds_median") && number("seconds_median") <= most);
+        assert!(number("seconds_stddev") <= most - least);
+        // The table of embeddings is held, and not read by a token.
+        let read = number("weight_bytes_per_token");
+        assert!(if case["work"] == "decode" { read <= held } else { read <= held / 4.0 }, "{case}");
+    }
+}
+
+#[test]
+fn bench_engine_writes_a_line_for_each_result_or_a_table() {
+    let line = "-r 1 -p 4 -g 2 -s 1,3 --threads 1 --no-peaks --warm-up 0";
+    let lines = stdout(&engine(LLAMA, &format!("{line} --output jsonl")));
+    let lines: Vec<Value> = lines.lines().map(json).collect();
+    assert_eq!(lines.len(), 3);
+    for line in &lines {
+        assert_eq!((&line["path"], &line["threads"]), (&Value::from(LLAMA), &Value::from(1)));
+        assert!(line["read_bandwidth_share"].is_null() && line["machine"].is_object());
+    }
+    let table = stdout(&engine(LLAMA, line));
+    let row = table.lines().find(|line| line.starts_with("decode")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(row.split_whitespace().skip(1).take(5).collect::<Vec<_>>(), ["2", "0", "1", "1", "1"]);
+    assert!(table.contains("llama") && table.contains("Q4_0"), "{table}");
+}
+
+#[test]
+fn bench_engine_refuses_what_the_model_has_no_room_for_by_its_flag() {
+    for (line, flag) in [
+        ("-d 100000000", "--depths"),
+        ("-s 100000", "--streams"),
+        ("--step-tokens 100000", "--step-tokens"),
+        ("--threads 0", "--threads"),
+        ("--threads 5000", "--threads"),
+        ("-r 0", "--repetitions"),
+        ("-p 0 -g 0", "--prompts"),
+    ] {
+        let output = engine(LLAMA, &format!("{line} --no-peaks"));
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(stderr(&output).contains(flag), "{line}: {}", stderr(&output));
+    }
+}
