@@ -3,4 +3,32 @@
 //! Here so that the command line can measure them without knowing the kernels. Models are not known
 //! here, and nothing is printed.
 
+mod error;
+mod formats;
+mod operators;
+mod options;
+mod runner;
+mod sizes;
+
 pub use sconce_kernels::{Isa, PeakOptions, Peaks, Pool};
+
+pub use self::error::Error;
+pub use self::formats::{Activations, WeightFormat};
+pub use self::operators::Operator;
+pub use self::options::Options;
+pub use self::runner::{Bound, Labels, Measurement, Work};
+pub use self::sizes::Sizes;
+
+use self::runner::Runner;
+
+/// Measures the operators that `options` wants, with the level and the pool that operators called
+/// from this thread use, and hands each measurement to `heard` as soon as it is made.
+///
+/// # Errors
+/// Options that no operator takes, sizes that do not go together, or more memory than a measurement
+/// may take.
+pub fn measure(options: &Options, heard: &mut dyn FnMut(Measurement)) -> Result<(), Error> {
+    options.check()?;
+    let mut runner = Runner::new(options, heard);
+    operators::ALL.iter().try_for_each(|operator| operator.measure(&mut runner))
+}
