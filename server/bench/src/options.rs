@@ -60,7 +60,10 @@ impl Options {
     }
 
     /// Refuses what cannot be measured.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Option`] naming the option.
+    pub fn check(&self) -> Result<(), Error> {
         self.sizes.check()?;
         if !(1..=REPETITIONS_MAX).contains(&self.repetitions) {
             let expected = format!("1 to {REPETITIONS_MAX}");

@@ -85,8 +85,7 @@ impl Work {
     /// add up.
     pub fn least_seconds(&self, peaks: &Peaks) -> (f64, Bound) {
         let read = self.bytes / peaks.read_bytes;
-        let compute =
-            self.integer_macs / peaks.integer_macs + self.float_macs / peaks.float_macs;
+        let compute = self.integer_macs / peaks.integer_macs + self.float_macs / peaks.float_macs;
         if read >= compute { (read, Bound::Read) } else { (compute, Bound::Compute) }
     }
 }

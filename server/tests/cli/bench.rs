@@ -63,7 +63,8 @@ fn bench_engine_counts_work_and_shares_of_peaks_on_each_number_of_threads() {
     let held = report["weight_bytes"].as_f64().unwrap();
     assert_eq!(results.len(), 2 * 3);
     for case in results {
-        let number = |field: &str| case[field].as_f64().unwrap_or_else(|| panic!("{field}: {case}"));
+        let number =
+            |field: &str| case[field].as_f64().unwrap_or_else(|| panic!("{field}: {case}"));
         for field in ["read_bandwidth_share", "compute_share", "float_macs_per_token"] {
             assert!(number(field) > 0.0 && number(field).is_finite(), "{field}: {case}");
         }
@@ -88,8 +89,12 @@ fn bench_engine_writes_a_line_for_each_result_or_a_table() {
         assert!(line["read_bandwidth_share"].is_null() && line["machine"].is_object());
     }
     let table = stdout(&engine(LLAMA, line));
-    let row = table.lines().find(|line| line.starts_with("decode")).unwrap_or_else(|| panic!("{table}"));
-    assert_eq!(row.split_whitespace().skip(1).take(5).collect::<Vec<_>>(), ["2", "0", "1", "1", "1"]);
+    let row =
+        table.lines().find(|line| line.starts_with("decode")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(
+        row.split_whitespace().skip(1).take(5).collect::<Vec<_>>(),
+        ["2", "0", "1", "1", "1"]
+    );
     assert!(table.contains("llama") && table.contains("Q4_0"), "{table}");
 }
 
@@ -105,6 +110,70 @@ fn bench_engine_refuses_what_the_model_has_no_room_for_by_its_flag() {
         ("-p 0 -g 0", "--prompts"),
     ] {
         let output = engine(LLAMA, &format!("{line} --no-peaks"));
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(stderr(&output).contains(flag), "{line}: {}", stderr(&output));
+    }
+}
+
+/// Sizes of operators that take no time.
+const TINY: &str = "--hidden 64 --intermediate 128 --vocab 80 --heads 4 --kv-heads 2 --head-dim 16 \
+                    --experts 4 --experts-per-token 2 --expert-width 64 --key-heads 2 \
+                    --value-heads 4 --key-dim 16 --value-dim 16 --latent-heads 2 --latent-dim 64 \
+                    --rope-dim 8";
+
+fn kernels(line: &str) -> std::process::Output {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    run(&[&["bench", "kernels"][..], &words].concat())
+}
+
+#[test]
+fn bench_kernels_measures_what_it_is_asked_for_on_each_level_and_number_of_threads() {
+    let wanted = "--only matmul,attention,rope --formats q4_0 --activations f32,int8 --rows 1,3";
+    let how = "-d 0,70 -r 2 --warm --isa portable -t 1,2 --output json";
+    let report = json(&stdout(&kernels(&format!("{TINY} {wanted} {how}"))));
+    assert_eq!(report["sizes"]["hidden"], 64);
+    assert_eq!(report["peaks"].as_array().unwrap().len(), 2);
+    let results = report["results"].as_array().unwrap();
+    let count = |operator: &str| results.iter().filter(|row| row["operator"] == operator).count();
+    // Two shapes, two forms, two rows; storage of keys and values, two depths, two rows; two rows.
+    assert_eq!([count("matmul"), count("attention"), count("rope")], [2 * 8, 2 * 8, 2 * 2]);
+    assert_eq!(results.len(), 2 * (8 + 8 + 2));
+    for row in results {
+        assert_eq!(row["isa"], "portable");
+        assert_eq!(row["seconds"].as_array().unwrap().len(), 2);
+        let share = row["bound_share"].as_f64().unwrap();
+        assert!(share > 0.0 && share.is_finite(), "{row}");
+        assert!(row["bound"] == "read" || row["bound"] == "compute", "{row}");
+        assert!(row["gigabytes_per_second"].as_f64().unwrap() > 0.0, "{row}");
+    }
+}
+
+#[test]
+fn bench_kernels_writes_a_table_or_lines() {
+    let line = format!("{TINY} --only rms_norm --rows 1 -r 1 --no-peaks -t 1 --warm");
+    let table = stdout(&kernels(&line));
+    assert!(table.contains("operator") && table.contains("rms_norm"), "{table}");
+    let lines = stdout(&kernels(&format!("{line} --output jsonl")));
+    let row = json(&lines);
+    assert_eq!((&row["operator"], &row["rows"]), (&Value::from("rms_norm"), &Value::from(1)));
+    assert!(row["bound_share"].is_null() && row["machine"].is_object(), "{row}");
+}
+
+#[test]
+fn bench_kernels_refuses_bad_values_by_their_flag() {
+    for (line, flag) in [
+        ("--only matmul,frobnicate", "--only"),
+        ("--formats q9", "--formats"),
+        ("--activations int4", "--activations"),
+        ("--isa sse9", "--isa"),
+        ("--rows 0", "--rows"),
+        ("--hidden 100", "--hidden"),
+        ("--heads 5 --kv-heads 2", "--heads"),
+        ("--repetitions 0", "--repetitions"),
+        ("--threads 0", "--threads"),
+        ("--preset gpt", "--preset"),
+    ] {
+        let output = kernels(&format!("{line} --no-peaks"));
         assert_eq!(output.status.code(), Some(2), "{line}");
         assert!(stderr(&output).contains(flag), "{line}: {}", stderr(&output));
     }

@@ -65,8 +65,7 @@ fn stacks(runner: &mut Runner<'_>, format: WeightFormat) -> Result<(), Error> {
     let bytes = usize::try_from(format.bytes(outputs, inputs)).unwrap_or(usize::MAX);
     let copies = runner.copies(bytes.saturating_mul(sizes.experts));
     let stack = || (0..sizes.experts).map(|_| format.pack(outputs, inputs)).collect();
-    let stacks: Vec<Vec<Matrix>> =
-        (0..copies).map(|_| stack()).collect::<Result<_, Error>>()?;
+    let stacks: Vec<Vec<Matrix>> = (0..copies).map(|_| stack()).collect::<Result<_, Error>>()?;
     for form in forms {
         for &rows in &options.rows {
             let x = random(rows, inputs)?;

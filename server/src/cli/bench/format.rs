@@ -1,5 +1,7 @@
 //! In which form the results of a measurement are written.
 
+use serde_json::{Map, Value};
+
 /// Forms of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
@@ -26,5 +28,13 @@ impl FormatArgs {
     /// The form that was asked for.
     pub(super) fn format(self) -> Format {
         if self.json { Format::Json } else { self.output }
+    }
+}
+
+/// The fields of an object of JSON; of anything else, one field.
+pub(super) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        other => Map::from_iter([("value".to_owned(), other)]),
     }
 }

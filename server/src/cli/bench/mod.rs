@@ -1,11 +1,12 @@
-//! `sconce bench`: how fast a model steps, how exact it is, and what the cache saves. The first two
-//! drive the model itself, without queue, sampler or wire, so that the numbers are the kernels' own;
-//! the last drives the engine.
+//! `sconce bench`: how fast a model steps, how exact it is, what the cache saves, and what operators
+//! reach of the machine's peaks. The first two drive the model itself, without queue, sampler or
+//! wire, so that the numbers are the kernels' own; `cache` drives the engine, `kernels` neither.
 
 mod accuracy;
 mod cache;
 mod engine;
 mod format;
+mod kernels;
 mod machine;
 mod stats;
 mod stepper;
@@ -35,6 +36,8 @@ enum Command {
     Accuracy(accuracy::Args),
     /// Measure what prompts cost that share something with one before
     Cache(cache::Args),
+    /// Measure what each operator reaches of the machine's peaks
+    Kernels(kernels::Args),
 }
 
 /// Runs `sconce bench`.
@@ -44,6 +47,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         Command::Engine(args) => engine::run(args),
         Command::Accuracy(args) => accuracy::run(args),
         Command::Cache(args) => cache::run(args),
+        Command::Kernels(args) => kernels::run(args),
     }
 }
 

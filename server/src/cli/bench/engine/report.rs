@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::Args;
 use super::plan::Case;
 use super::run::work_of;
-use crate::cli::bench::format::Format;
+use crate::cli::bench::format::{Format, object};
 use crate::cli::bench::machine::{self, Threads};
 use crate::cli::bench::stats::Summary;
 use crate::cli::error::CliError;
@@ -119,13 +119,6 @@ impl Shares {
     fn of(work: &StepWork, peaks: &Peaks, seconds: f64) -> Self {
         let products = work.integer_macs / peaks.integer_macs + work.float_macs / peaks.float_macs;
         Self { read: work.bytes() / peaks.read_bytes / seconds, compute: products / seconds }
-    }
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        other => Map::from_iter([("value".to_owned(), other)]),
     }
 }
 
