@@ -108,11 +108,12 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
 /// The model, with room for the largest of `cases` in each respect.
 fn load_for(args: &Args, cases: &[Case]) -> Result<Box<dyn Model>, CliError> {
     let most = |of: fn(&Case) -> usize| cases.iter().map(of).max().unwrap_or(1);
+    let (streams, step_tokens) = (most(|case| case.streams), most(|case| case.step_tokens));
     let options = LoadOptions {
         context_length: Some(most(Case::context)),
         precision: args.precision.precision(),
-        sequences_max: most(|case| case.streams),
-        step_tokens_max: most(|case| case.step_tokens.max(case.streams)),
+        sequences_max: streams,
+        step_tokens_max: step_tokens.max(streams),
         ..LoadOptions::default()
     };
     load(&args.path, &options, &mut |_| ControlFlow::Continue(())).map_err(|error| {
@@ -121,6 +122,8 @@ fn load_for(args: &Args, cases: &[Case]) -> Result<Box<dyn Model>, CliError> {
             Error::Option { option, .. } => match option.as_str() {
                 "context_length" => "--depths, --prompts, --generate or --pairs: ",
                 "sequences_max" => "--streams: ",
+                // A step of decoding has a token of each stream.
+                "step_tokens_max" if streams > step_tokens => "--streams: ",
                 "step_tokens_max" => "--step-tokens: ",
                 _ => "",
             },
