@@ -152,8 +152,8 @@ pub(crate) enum Use {
     Expert { chosen: usize, of: usize },
 }
 
-/// Weights by when they are read: their bytes, and their elements, which are the multiply-adds of one
-/// token.
+/// Weights by when they are read: their bytes, and their elements, which are the multiply-adds of
+/// one token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct WeightsWork {
     bytes: u64,

@@ -1,5 +1,5 @@
-//! Multiply-adds a second that all threads together do on registers, through the operations that the
-//! kernels are written in. How many chains of them hide their latency and still fit the registers
+//! Multiply-adds a second that all threads together do on registers, through the operations that
+//! the kernels are written in. How many chains of them hide their latency and still fit the registers
 //! depends on the level, so several numbers are tried.
 
 use std::hint::black_box;
@@ -93,8 +93,8 @@ unsafe fn float_chains<S: Simd, const N: usize>(steps: usize) -> f32 {
     }
 }
 
-/// `steps` dot products in each of `chains` vectors, which read a row of `activations` each; returns
-/// the sum of all lanes.
+/// `steps` dot products in each of `chains` vectors, which read a row of `activations` each;
+/// returns the sum of all lanes.
 struct IntegerChains<'a> {
     chains: usize,
     steps: usize,

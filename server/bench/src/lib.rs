@@ -30,5 +30,5 @@ use self::runner::Runner;
 pub fn measure(options: &Options, heard: &mut dyn FnMut(Measurement)) -> Result<(), Error> {
     options.check()?;
     let mut runner = Runner::new(options, heard);
-    operators::ALL.iter().try_for_each(|operator| operator.measure(&mut runner))
+    Operator::ALL.iter().try_for_each(|operator| operator.measure(&mut runner))
 }

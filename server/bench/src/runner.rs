@@ -81,8 +81,8 @@ pub struct Measurement {
 
 impl Work {
     /// Seconds that a call takes at the peaks of the machine, and what bounds it: the roofline of
-    /// Williams, Waterman and Patterson (2009). Integers and f32 share the same units, so their times
-    /// add up.
+    /// Williams, Waterman and Patterson (2009). Integers and f32 share the same units, so their
+    /// times add up.
     pub fn least_seconds(&self, peaks: &Peaks) -> (f64, Bound) {
         let read = self.bytes / peaks.read_bytes;
         let compute = self.integer_macs / peaks.integer_macs + self.float_macs / peaks.float_macs;
@@ -106,8 +106,8 @@ impl<'a> Runner<'a> {
         self.options
     }
 
-    /// How many copies of something of `bytes` bytes take turns, so that none is in a cache when its
-    /// turn comes.
+    /// How many copies of something of `bytes` bytes take turns, so that none is in a cache when
+    /// its turn comes.
     pub(crate) fn copies(&self, bytes: usize) -> usize {
         if !self.options.cold {
             return 1;

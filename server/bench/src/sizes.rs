@@ -69,8 +69,8 @@ impl Sizes {
         rope_dim: 64,
     };
 
-    /// A dense model of a billion parameters, as Llama-3.2-1B; experts of GLM-4.7-Flash, gated delta
-    /// of Qwen3-Next.
+    /// A dense model of a billion parameters, as Llama-3.2-1B; experts of GLM-4.7-Flash, gated
+    /// delta of Qwen3-Next.
     pub const DENSE_1B: Self = Self {
         hidden: 2048,
         intermediate: 8192,

@@ -102,8 +102,8 @@ fn routings(sizes: &Sizes, rows: usize) -> Result<Vec<Routing>, Error> {
     (0..ROUTINGS).map(routing).collect()
 }
 
-/// The work of the products of `rows` rows, on average over what they choose, where `one` is that of
-/// a row with an expert.
+/// The work of the products of `rows` rows, on average over what they choose, where `one` is that
+/// of a row with an expert.
 fn work(sizes: &Sizes, rows: usize, one: Work, routings: &[Routing]) -> Work {
     let read = |routing: &Routing| {
         let mut chosen = vec![false; sizes.experts];

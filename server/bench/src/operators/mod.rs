@@ -52,28 +52,25 @@ pub enum Operator {
     Embedding,
 }
 
-/// All operators, in the order in which they are measured.
-pub(crate) const ALL: &[Operator] = &[
-    Operator::Matmul,
-    Operator::LmHead,
-    Operator::Quantize,
-    Operator::HeadMatmul,
-    Operator::ExpertMatmul,
-    Operator::Route,
-    Operator::Attention,
-    Operator::LatentAttention,
-    Operator::GatedDelta,
-    Operator::ShortConv,
-    Operator::RmsNorm,
-    Operator::RmsNormGated,
-    Operator::Rope,
-    Operator::GateMul,
-    Operator::Embedding,
-];
-
 impl Operator {
     /// All of them, in the order in which they are measured.
-    pub const ALL: &[Self] = ALL;
+    pub const ALL: &[Self] = &[
+        Self::Matmul,
+        Self::LmHead,
+        Self::Quantize,
+        Self::HeadMatmul,
+        Self::ExpertMatmul,
+        Self::Route,
+        Self::Attention,
+        Self::LatentAttention,
+        Self::GatedDelta,
+        Self::ShortConv,
+        Self::RmsNorm,
+        Self::RmsNormGated,
+        Self::Rope,
+        Self::GateMul,
+        Self::Embedding,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -126,7 +123,7 @@ impl FromStr for Operator {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        by_name(ALL, Self::name, text)
+        by_name(Self::ALL, Self::name, text)
     }
 }
 
@@ -206,7 +203,7 @@ mod tests {
     #[test]
     fn every_operator_is_measured_and_does_some_work() {
         let found = all(&tiny());
-        for &operator in ALL {
+        for &operator in Operator::ALL {
             assert_eq!(operator.name().parse(), Ok(operator));
             let cases = found.iter().filter(|measurement| measurement.operator == operator);
             assert!(cases.count() > 0, "{}", operator.name());

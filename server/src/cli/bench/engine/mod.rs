@@ -1,5 +1,5 @@
-//! `sconce bench engine`: tokens per second of prefill and decode, at depth and in batches, and what
-//! share of the machine's peaks that is.
+//! `sconce bench engine`: tokens per second of prefill and decode, at depth and in batches, and
+//! what share of the machine's peaks that is.
 
 mod plan;
 mod report;

@@ -1,5 +1,5 @@
-//! Runs cases and takes their time. Every repetition runs all of them in turn, so that a machine that
-//! slows down meanwhile slows all of them alike.
+//! Runs cases and takes their time. Every repetition runs all of them in turn, so that a machine
+//! that slows down meanwhile slows all of them alike.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

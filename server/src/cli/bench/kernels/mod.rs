@@ -13,7 +13,7 @@ use super::format::FormatArgs;
 use super::machine::Threads;
 use crate::cli::error::CliError;
 
-/// Arguments of `sconce bench kernels`. Flags that take several values are combined, each with each.
+/// Arguments of `sconce bench kernels`. Flags that take several values are combined.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Args {
@@ -58,10 +58,10 @@ pub(crate) struct Args {
 }
 
 const HELP: &str = "\
-`share` is the least time that a call could take by the machine's measured peaks, reading memory or \
-multiplying, whichever takes longer, by the median time. Weights, keys and values and recurrent \
-state come from memory, as several copies take turns; rows of activations come from caches, where a \
-step has just put them, so the bytes of operators without weights or state may come faster than \
+`share` is the least time that a call could take by the machine's measured peaks, reading memory \
+or multiplying, whichever takes longer, by the median time. Weights, keys and values and recurrent \
+state come from memory, as several copies take turns; rows of activations come from caches, where \
+a step has just put them, so the bytes of operators without weights or state may come faster than \
 memory gives them.";
 
 /// Runs `sconce bench kernels`.
