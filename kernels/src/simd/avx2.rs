@@ -1,12 +1,14 @@
-//! Two 256-bit registers for 16 lanes: lanes 0 to 7, then 8 to 15.
+//! Two 256-bit registers for 16 lanes: lanes 0 to 7, then 8 to 15. Integer products by multiplying
+//! and adding pairs, or by VNNI.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// AVX2, FMA and F16C.
+/// AVX2, FMA and F16C; with `VNNI`, integer products by AVX-VNNI.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Avx2<const VNNI: bool>;
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
@@ -18,7 +20,48 @@ type I = [__m256i; 2];
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx2>() }
+    unsafe { kernel.run::<Avx2<false>>() }
+}
+
+/// Compiles a kernel with the level's instructions and AVX-VNNI.
+///
+/// # Safety
+/// The processor has them.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe { kernel.run::<Avx2<true>>() }
+}
+
+/// `acc + a * x`, four bytes to a lane. Written out, as the two encodings of the instruction belong
+/// to different extensions and everything else should be compiled alike for both.
+///
+/// # Safety
+/// The processor has the instruction in the encoding that is asked for.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot_vnni(mut acc: __m256i, a: __m256i, x: __m256i) -> __m256i {
+    /// The instruction with an encoding.
+    macro_rules! product {
+        ($encoding:literal) => {
+            asm!(
+                concat!($encoding, " vpdpbusd {acc}, {a}, {x}"),
+                acc = inout(ymm_reg) acc,
+                a = in(ymm_reg) a,
+                x = in(ymm_reg) x,
+                options(pure, nomem, nostack, preserves_flags)
+            )
+        };
+    }
+    // SAFETY: touches `acc` only.
+    unsafe {
+        if cfg!(feature = "evex-vnni") {
+            product!("{{evex}}");
+        } else {
+            product!("{{vex}}");
+        }
+    }
+    acc
 }
 
 /// Applies an intrinsic to both halves.
@@ -36,12 +79,12 @@ macro_rules! both {
 
 // Each method is a few instructions, whose requirements are those of the trait.
 #[expect(clippy::undocumented_unsafe_blocks, reason = "all by the promise of `Simd`'s callers")]
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = F;
     type I = I;
     type C = I;
 
-    const TILE_ROWS: usize = 2;
+    const TILE_ROWS: usize = if VNNI { 4 } else { 2 };
     const ATTENTION_ROWS: usize = 1;
     const STATE_VECTORS: usize = 2;
 
@@ -238,7 +281,9 @@ impl Simd for Avx2 {
     unsafe fn dot<const WIDE: bool>(acc: I, a: I, x: *const i8) -> I {
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            if WIDE {
+            if VNNI {
+                both!(|acc, a| dot_vnni(acc, a, x), acc, a)
+            } else if WIDE {
                 // Pairs of full bytes would saturate 16 bits, so even and odd bytes go apart.
                 let even_x = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
                 let odd_x = _mm256_srai_epi16::<8>(x);

@@ -113,6 +113,10 @@ pub(crate) trait Kernel {
     /// What it computes.
     type Output;
 
+    /// Whether it uses [`Simd::dot`]. What does not is compiled once for levels that differ in
+    /// their integer products only.
+    const PRODUCTS: bool = false;
+
     /// Runs it; `#[inline(always)]`, so that it is compiled with the level's instructions.
     ///
     /// # Safety
@@ -120,19 +124,20 @@ pub(crate) trait Kernel {
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
-/// Runs `kernel` at level `isa`, or at the highest the machine has.
+/// Runs `kernel` at level `isa`, or at the highest below it that the machine has.
 pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    match isa.min(Isa::detected()) {
-        // SAFETY: the portable level needs no instructions of its own.
-        Isa::Portable => unsafe { kernel.run::<Portable>() },
-        // SAFETY: detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::run(kernel) },
-        // SAFETY: detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::run(kernel) },
-        // SAFETY: as for the portable level; these levels are never detected here.
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => unsafe { kernel.run::<Portable>() },
+    // SAFETY: the machine has the level's instructions.
+    unsafe {
+        match isa.usable() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni if K::PRODUCTS => avx512::run_vnni(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni | Isa::Avx512 => avx512::run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni if K::PRODUCTS => avx2::run_vnni(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni | Isa::Avx2 => avx2::run(kernel),
+            _ => kernel.run::<Portable>(),
+        }
     }
 }

@@ -64,6 +64,8 @@ struct IntegersOut {
 impl Kernel for Integers {
     type Output = IntegersOut;
 
+    const PRODUCTS: bool = true;
+
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> IntegersOut {
         let mut out = IntegersOut {
