@@ -6,6 +6,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod exp;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -137,6 +139,12 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
             Isa::Avx2Vnni if K::PRODUCTS => avx2::run_vnni(kernel),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2Vnni | Isa::Avx2 => avx2::run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm if K::PRODUCTS => neon::run_i8mm(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod if K::PRODUCTS => neon::run_dotprod(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm | Isa::NeonDotprod | Isa::Neon => neon::run(kernel),
             _ => kernel.run::<Portable>(),
         }
     }
