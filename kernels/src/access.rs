@@ -1,10 +1,9 @@
 //! The f32 elements behind CPU tensors, to read and to write in place, and the checks every
 //! operator makes on its operands. No arithmetic here.
 
-use std::cell::{Cell, RefCell};
-
+use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, DType, DeviceLocation, InplaceOp1, Layout, Storage, StorageRef, Tensor,
+    CpuStorage, DType, DeviceLocation, Layout, Storage, StorageMutRef, StorageRef, Tensor,
 };
 
 use crate::error::{Error, Result};
@@ -65,14 +64,21 @@ impl<'a> View<'a> {
         let range = bounds(self.op, self.operand, self.layout)?;
         match storage {
             CpuStorage::F32(values) => Ok(&values[range]),
-            other => Err(Error::DType {
-                op: self.op,
-                operand: self.operand,
-                expected: DType::F32,
-                found: candle_core::backend::BackendStorage::dtype(other),
-            }),
+            other => Err(dtype(self.op, self.operand, other)),
         }
     }
+}
+
+/// A tensor's storage, locked for writing, and where the tensor's elements lie in it.
+///
+/// Takes no memory, unlike the tensor library's in-place operations, which gather the dimensions of
+/// a tensor into a vector to see whether its elements overlap: what writes checks for itself that
+/// the layout is contiguous. A storage that is being read meanwhile is waited for.
+pub fn storage_mut(tensor: &Tensor) -> (StorageMutRef<'_>, &Layout) {
+    let (guard, layout) = tensor.storage_and_layout();
+    let lock = StorageRef::rwlock(&guard);
+    drop(guard);
+    (lock.write(), layout)
 }
 
 /// Hands the elements of `out` to `body`, to be written.
@@ -82,47 +88,15 @@ pub(crate) fn write<F>(op: &'static str, out: &Tensor, body: F) -> Result<()>
 where
     F: FnOnce(&mut [f32]) -> Result<()>,
 {
-    let device = out.device().location();
-    if device != DeviceLocation::Cpu {
-        return Err(Error::Unsupported { op, device });
-    }
-    let call = WriteCall { op, body: Cell::new(Some(body)), error: RefCell::new(None) };
-    let outcome = out.inplace_op1(&call);
-    match call.error.into_inner() {
-        Some(error) => Err(error),
-        None => Ok(outcome?),
-    }
-}
-
-/// An in-place operation of the tensor library that runs a closure.
-struct WriteCall<F> {
-    op: &'static str,
-    body: Cell<Option<F>>,
-    error: RefCell<Option<Error>>,
-}
-
-impl<F: FnOnce(&mut [f32]) -> Result<()>> WriteCall<F> {
-    fn run(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let range = bounds(self.op, "out", layout)?;
-        let found = candle_core::backend::BackendStorage::dtype(storage);
-        match (storage, self.body.take()) {
-            (CpuStorage::F32(values), Some(body)) => body(&mut values[range]),
-            _ => Err(Error::DType { op: self.op, operand: "out", expected: DType::F32, found }),
-        }
-    }
-}
-
-impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for WriteCall<F> {
-    fn name(&self) -> &'static str {
-        self.op
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        // Our own error travels beside the tensor library's, which could not carry it whole.
-        if let Err(error) = self.run(storage, layout) {
-            *self.error.borrow_mut() = Some(error);
-        }
-        Ok(())
+    let (mut storage, layout) = storage_mut(out);
+    let storage = match &mut *storage {
+        Storage::Cpu(storage) => storage,
+        other => return Err(Error::Unsupported { op, device: location(other) }),
+    };
+    let range = bounds(op, "out", layout)?;
+    match storage {
+        CpuStorage::F32(values) => body(&mut values[range]),
+        other => Err(dtype(op, "out", other)),
     }
 }
 
@@ -217,6 +191,10 @@ fn bounds(
             strides: layout.stride().to_vec(),
         }),
     }
+}
+
+fn dtype(op: &'static str, operand: &'static str, storage: &CpuStorage) -> Error {
+    Error::DType { op, operand, expected: DType::F32, found: BackendStorage::dtype(storage) }
 }
 
 fn location(storage: &Storage) -> DeviceLocation {

@@ -11,7 +11,7 @@ use sconce_kernels::{
 use super::experts::Experts;
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpShape, Output};
-use super::workspace::{Allocator, Workspace, WorkspaceShape};
+use super::workspace::{Allocator, Part, Workspace, WorkspaceShape};
 use crate::error::Error;
 use crate::load::weights::Weights;
 
@@ -121,7 +121,7 @@ impl MoeBuffers {
             up: allocator.tensor(pairs, width)?,
             gated: allocator.tensor(pairs, width)?,
             down: allocator.tensor(pairs, shape.hidden_size)?,
-            activations: allocator.activations(pairs, width)?,
+            activations: allocator.activations(Part::Layers, pairs, width)?,
             shared_gate: allocator.buffer(usize::from(gated))?,
         })
     }
