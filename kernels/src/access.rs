@@ -1,5 +1,5 @@
-//! The f32 elements behind CPU tensors, to read and to write in place, and the checks every
-//! operator makes on its operands. No arithmetic here.
+//! The elements behind CPU tensors, to read and to write in place, and the checks every operator
+//! makes on its operands. No arithmetic here.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -39,6 +39,42 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
     })
 }
 
+/// What tensors of operands hold: numbers, or words whose bytes mean something to one operator.
+pub(crate) trait Element: Sized {
+    /// The tensor type.
+    const DTYPE: DType;
+
+    /// All elements of a storage, if they are of this type.
+    fn of(storage: &CpuStorage) -> Option<&[Self]>;
+
+    /// The same, to be written.
+    fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+
+    fn of(storage: &CpuStorage) -> Option<&[Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+
+    fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Element for u32 {
+    const DTYPE: DType = DType::U32;
+
+    fn of(storage: &CpuStorage) -> Option<&[Self]> {
+        if let CpuStorage::U32(values) = storage { Some(values) } else { None }
+    }
+
+    fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::U32(values) = storage { Some(values) } else { None }
+    }
+}
+
 /// A tensor whose elements are being read; holds the storage's lock.
 pub(crate) struct View<'a> {
     op: &'static str,
@@ -55,6 +91,11 @@ impl<'a> View<'a> {
 
     /// The elements, in row-major order.
     pub(crate) fn slice(&self) -> Result<&[f32]> {
+        self.elements()
+    }
+
+    /// The elements of any type, in row-major order.
+    pub(crate) fn elements<T: Element>(&self) -> Result<&[T]> {
         let storage = match &*self.storage {
             Storage::Cpu(storage) => storage,
             other => {
@@ -62,9 +103,9 @@ impl<'a> View<'a> {
             }
         };
         let range = bounds(self.op, self.operand, self.layout)?;
-        match storage {
-            CpuStorage::F32(values) => Ok(&values[range]),
-            other => Err(dtype(self.op, self.operand, other)),
+        match T::of(storage) {
+            Some(elements) => Ok(&elements[range]),
+            None => Err(dtype::<T>(self.op, self.operand, storage)),
         }
     }
 }
@@ -84,9 +125,10 @@ pub fn storage_mut(tensor: &Tensor) -> (StorageMutRef<'_>, &Layout) {
 /// Hands the elements of `out` to `body`, to be written.
 ///
 /// The lock on its storage is held meanwhile: operands must be distinct, see [`distinct`].
-pub(crate) fn write<F>(op: &'static str, out: &Tensor, body: F) -> Result<()>
+pub(crate) fn write<T, F>(op: &'static str, out: &Tensor, body: F) -> Result<()>
 where
-    F: FnOnce(&mut [f32]) -> Result<()>,
+    T: Element,
+    F: FnOnce(&mut [T]) -> Result<()>,
 {
     let (mut storage, layout) = storage_mut(out);
     let storage = match &mut *storage {
@@ -94,9 +136,10 @@ where
         other => return Err(Error::Unsupported { op, device: location(other) }),
     };
     let range = bounds(op, "out", layout)?;
-    match storage {
-        CpuStorage::F32(values) => body(&mut values[range]),
-        other => Err(dtype(op, "out", other)),
+    let found = BackendStorage::dtype(storage);
+    match T::of_mut(storage) {
+        Some(elements) => body(&mut elements[range]),
+        None => Err(Error::DType { op, operand: "out", expected: T::DTYPE, found }),
     }
 }
 
@@ -193,8 +236,8 @@ fn bounds(
     }
 }
 
-fn dtype(op: &'static str, operand: &'static str, storage: &CpuStorage) -> Error {
-    Error::DType { op, operand, expected: DType::F32, found: BackendStorage::dtype(storage) }
+fn dtype<T: Element>(op: &'static str, operand: &'static str, storage: &CpuStorage) -> Error {
+    Error::DType { op, operand, expected: T::DTYPE, found: BackendStorage::dtype(storage) }
 }
 
 fn location(storage: &Storage) -> DeviceLocation {

@@ -145,7 +145,7 @@ impl<L: DecoderLayer> Decoder<L> {
             vocab_size: info.vocab_size,
         };
         let state = StatePool::new(layout, device)?;
-        let step = Step::default();
+        let step = Step::new(limits, state.layout());
         Ok(Self { weights, info, footprint, limits, state, step, ropes, work, head })
     }
 

@@ -91,10 +91,11 @@ impl Workspace {
         let gate = shape.attention.filter(|_| shape.attention_gate).map_or(0, |of| of.q_dim());
         let delta = shape.delta.map(|shape| DeltaBuffers::new(&shape, allocator));
         let mlp = shape.intermediate_size.map(|width| MlpBuffers::new(width, allocator));
-        let moe = shape.moe.map(|shape| MoeBuffers::new(&shape, allocator));
+        let (stream, normed) = (allocator.buffer(hidden)?, allocator.buffer(hidden)?);
+        let moe = shape.moe.map(|shape| MoeBuffers::new(&shape, allocator, [&normed, &stream]));
         Ok(Self {
-            hidden: allocator.buffer(hidden)?,
-            normed: allocator.buffer(hidden)?,
+            hidden: stream,
+            normed,
             branch: allocator.buffer(if shape.branch { hidden } else { 0 })?,
             attention: attention.transpose()?,
             latent: latent.transpose()?,
