@@ -4,11 +4,11 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{DOT, Kernel, NONE, Simd};
 
-/// AVX2, FMA and F16C; with `VNNI`, integer products by AVX-VNNI.
+/// AVX2, FMA and F16C, with `PRODUCTS` of bytes (by AVX-VNNI, if `DOT`).
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2<const VNNI: bool>;
+pub(crate) struct Avx2<const PRODUCTS: usize>;
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
@@ -18,19 +18,9 @@ type I = [__m256i; 2];
 /// # Safety
 /// The processor has them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+pub(super) unsafe fn run<K: Kernel, const PRODUCTS: usize>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx2<false>>() }
-}
-
-/// Compiles a kernel with the level's instructions and AVX-VNNI.
-///
-/// # Safety
-/// The processor has them.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx2<true>>() }
+    unsafe { kernel.run::<Avx2<PRODUCTS>>() }
 }
 
 /// `acc + a * x`, four bytes to a lane. Written out, as the two encodings of the instruction belong
@@ -79,12 +69,12 @@ macro_rules! both {
 
 // Each method is a few instructions, whose requirements are those of the trait.
 #[expect(clippy::undocumented_unsafe_blocks, reason = "all by the promise of `Simd`'s callers")]
-impl<const VNNI: bool> Simd for Avx2<VNNI> {
+impl<const PRODUCTS: usize> Simd for Avx2<PRODUCTS> {
     type F = F;
     type I = I;
     type C = I;
 
-    const TILE_ROWS: usize = if VNNI { 4 } else { 2 };
+    const TILE_ROWS: usize = if PRODUCTS == DOT { 4 } else { 2 };
     const ATTENTION_ROWS: usize = 1;
     const STATE_VECTORS: usize = 2;
 
@@ -279,9 +269,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: I, a: I, x: *const i8) -> I {
+        debug_assert!(PRODUCTS != NONE, "the kernel says that it has products");
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            if VNNI {
+            if PRODUCTS == DOT {
                 both!(|acc, a| dot_vnni(acc, a, x), acc, a)
             } else if WIDE {
                 // Pairs of full bytes would saturate 16 bits, so even and odd bytes go apart.

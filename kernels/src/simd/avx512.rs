@@ -3,20 +3,20 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{DOT, Kernel, NONE, Simd};
 
-/// AVX-512 F, BW, DQ and VL; with `VNNI`, integer products by AVX-512 VNNI.
+/// AVX-512 F, BW, DQ and VL, with `PRODUCTS` of bytes (by VNNI, if `DOT`).
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512<const VNNI: bool>;
+pub(crate) struct Avx512<const PRODUCTS: usize>;
 
 /// Compiles a kernel with the level's instructions.
 ///
 /// # Safety
 /// The processor has them.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+pub(super) unsafe fn run<K: Kernel, const PRODUCTS: usize>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx512<false>>() }
+    unsafe { kernel.run::<Avx512<PRODUCTS>>() }
 }
 
 /// Compiles a kernel with the level's instructions and VNNI.
@@ -26,7 +26,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2")]
 pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx512<true>>() }
+    unsafe { kernel.run::<Avx512<DOT>>() }
 }
 
 /// `acc + a * x`, four bytes to a lane, `x` broadcast from memory. Written out, as the compiler would
@@ -72,7 +72,7 @@ unsafe fn fma_broadcast(a: __m512, x: *const f32, mut c: __m512) -> __m512 {
 
 // Each method is one or two instructions, whose requirements are those of the trait.
 #[expect(clippy::undocumented_unsafe_blocks, reason = "all by the promise of `Simd`'s callers")]
-impl<const VNNI: bool> Simd for Avx512<VNNI> {
+impl<const PRODUCTS: usize> Simd for Avx512<PRODUCTS> {
     type F = __m512;
     type I = __m512i;
     type C = __m512i;
@@ -221,8 +221,9 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: __m512i, a: __m512i, x: *const i8) -> __m512i {
+        debug_assert!(PRODUCTS != NONE, "the kernel says that it has products");
         unsafe {
-            if VNNI {
+            if PRODUCTS == DOT {
                 return dot_broadcast(acc, a, x);
             }
             let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());

@@ -19,6 +19,16 @@ use crate::isa::Isa;
 /// Lanes of a vector, whatever the instruction set.
 pub(crate) const LANES: usize = 16;
 
+/// How a level multiplies bytes: not at all, for kernels that do not.
+const NONE: usize = 0;
+/// By several instructions.
+const SEVERAL: usize = 1;
+/// By one instruction for four products (VNNI; on aarch64, of signed bytes).
+const DOT: usize = 2;
+/// On aarch64, by one instruction for four products of unsigned with signed bytes.
+#[cfg(target_arch = "aarch64")]
+const MIXED_DOT: usize = 3;
+
 /// Vector operations of one level.
 ///
 /// # Safety
@@ -96,7 +106,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// The high half of each byte.
     unsafe fn high(a: Self::C) -> Self::C;
     /// `acc + a[0] * x[0] + ... + a[3] * x[3]` in each lane, with the four signed bytes at `x`
-    /// (-127..=127), exactly. Bytes of `a` are below 128 unless `WIDE`.
+    /// (-127..=127), exactly. Bytes of `a` are below 128 unless `WIDE`. For kernels that say
+    /// [`Kernel::PRODUCTS`].
     unsafe fn dot<const WIDE: bool>(acc: Self::I, a: Self::C, x: *const i8) -> Self::I;
     /// Byte `j` of each lane as a number.
     unsafe fn byte<const J: u32>(a: Self::C) -> Self::F;
@@ -132,20 +143,44 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     unsafe {
         match isa.usable() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni if K::PRODUCTS => avx512::run_vnni(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni | Isa::Avx512 => avx512::run(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2Vnni if K::PRODUCTS => avx2::run_vnni(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2Vnni | Isa::Avx2 => avx2::run(kernel),
+            level @ (Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 | Isa::Avx512Vnni) => {
+                x86_64(level, kernel)
+            }
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm if K::PRODUCTS => neon::run_i8mm(kernel),
-            #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod if K::PRODUCTS => neon::run_dotprod(kernel),
-            #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm | Isa::NeonDotprod | Isa::Neon => neon::run(kernel),
+            level @ (Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm) => aarch64(level, kernel),
             _ => kernel.run::<Portable>(),
+        }
+    }
+}
+
+/// # Safety
+/// The processor has the level's instructions.
+#[cfg(target_arch = "x86_64")]
+unsafe fn x86_64<K: Kernel>(level: Isa, kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (level, K::PRODUCTS) {
+            (Isa::Avx512Vnni, true) => avx512::run_vnni(kernel),
+            (Isa::Avx512, true) => avx512::run::<K, SEVERAL>(kernel),
+            (Isa::Avx512Vnni | Isa::Avx512, false) => avx512::run::<K, NONE>(kernel),
+            (Isa::Avx2Vnni, true) => avx2::run::<K, DOT>(kernel),
+            (_, true) => avx2::run::<K, SEVERAL>(kernel),
+            (_, false) => avx2::run::<K, NONE>(kernel),
+        }
+    }
+}
+
+/// # Safety
+/// The processor has the level's instructions.
+#[cfg(target_arch = "aarch64")]
+unsafe fn aarch64<K: Kernel>(level: Isa, kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (level, K::PRODUCTS) {
+            (Isa::NeonI8mm, true) => neon::run_i8mm(kernel),
+            (Isa::NeonDotprod, true) => neon::run_dotprod(kernel),
+            (_, true) => neon::run::<K, SEVERAL>(kernel),
+            (_, false) => neon::run::<K, NONE>(kernel),
         }
     }
 }

@@ -4,16 +4,9 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Kernel, Simd};
+use super::{DOT, Kernel, MIXED_DOT, NONE, Simd};
 
-/// Products of the baseline.
-pub(super) const WIDENING: usize = 0;
-/// Products of `FEAT_DotProd`.
-pub(super) const DOTPROD: usize = 1;
-/// Products of `FEAT_I8MM`.
-pub(super) const I8MM: usize = 2;
-
-/// NEON, with integer products of the given kind.
+/// NEON, with `PRODUCTS` of bytes (by `FEAT_DotProd`, if `DOT`; by `FEAT_I8MM`, if `MIXED_DOT`).
 #[derive(Clone, Copy)]
 pub(crate) struct Neon<const PRODUCTS: usize>;
 
@@ -26,9 +19,9 @@ type C = [uint8x16_t; 4];
 /// # Safety
 /// The processor has them.
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+pub(super) unsafe fn run<K: Kernel, const PRODUCTS: usize>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Neon<WIDENING>>() }
+    unsafe { kernel.run::<Neon<PRODUCTS>>() }
 }
 
 /// Compiles a kernel with the baseline's instructions and dot products of signed bytes.
@@ -38,7 +31,7 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn run_dotprod<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Neon<DOTPROD>>() }
+    unsafe { kernel.run::<Neon<DOT>>() }
 }
 
 /// Compiles a kernel with these instructions and dot products of unsigned with signed bytes.
@@ -48,7 +41,7 @@ pub(super) unsafe fn run_dotprod<K: Kernel>(kernel: K) -> K::Output {
 #[target_feature(enable = "neon,dotprod,i8mm")]
 pub(super) unsafe fn run_i8mm<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Neon<I8MM>>() }
+    unsafe { kernel.run::<Neon<MIXED_DOT>>() }
 }
 
 /// `acc + a * x`, four signed bytes to a lane. Written out, as the intrinsic is not stable.
@@ -301,9 +294,10 @@ impl<const PRODUCTS: usize> Simd for Neon<PRODUCTS> {
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: I, a: C, x: *const i8) -> I {
+        debug_assert!(PRODUCTS != NONE, "the kernel says that it has products");
         unsafe {
             let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
-            if PRODUCTS == I8MM {
+            if PRODUCTS == MIXED_DOT {
                 return all!(|acc, a| dot_mixed(acc, a, x), acc, a);
             }
             if !WIDE {
@@ -391,8 +385,8 @@ unsafe fn signed<const PRODUCTS: usize>(acc: int32x4_t, a: int8x16_t, x: int8x16
     // SAFETY: the promise of `Simd`'s callers.
     unsafe {
         match PRODUCTS {
-            WIDENING => dot_widening(acc, a, x),
-            _ => dot_signed(acc, a, x),
+            DOT => dot_signed(acc, a, x),
+            _ => dot_widening(acc, a, x),
         }
     }
 }
