@@ -25,6 +25,8 @@ mod latent_attention;
 mod matmul;
 #[path = "parity/moe.rs"]
 mod moe;
+#[path = "parity/odd_sizes.rs"]
+mod odd_sizes;
 #[path = "parity/recurrent.rs"]
 mod recurrent;
 #[path = "parity/routing.rs"]

@@ -247,11 +247,13 @@ impl<const PRODUCTS: usize> Simd for Avx2<PRODUCTS> {
     #[inline(always)]
     unsafe fn store_i8(to: *mut i8, a: I) {
         unsafe {
-            // Packing works within 128-bit halves; the permutation puts the quarters in order.
-            let words = _mm256_packs_epi32(a[0], a[1]);
+            // Packing saturates, so that only low bytes may be left; and it works within 128-bit
+            // halves: the permutation puts the quarters in order.
+            let low = both!(|a| _mm256_and_si256(a, _mm256_set1_epi32(0xff)), a);
+            let words = _mm256_packus_epi32(low[0], low[1]);
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             let low = _mm256_castsi256_si128(words);
-            let bytes = _mm_packs_epi16(low, _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_packus_epi16(low, _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), bytes);
         }
     }
