@@ -25,12 +25,16 @@ mod latent_attention;
 mod matmul;
 #[path = "parity/moe.rs"]
 mod moe;
+#[path = "parity/odd_sizes.rs"]
+mod odd_sizes;
 #[path = "parity/recurrent.rs"]
 mod recurrent;
 #[path = "parity/routing.rs"]
 mod routing;
 #[path = "parity/rows.rs"]
 mod rows;
+
+use sconce_kernels::Isa;
 
 /// Operators with rows in this suite, in alphabetical order.
 const COVERED: &[&str] = &[
@@ -52,6 +56,19 @@ const COVERED: &[&str] = &[
 ];
 /// Folders that are no operators.
 const OTHERS: [&str; 3] = ["peaks", "pool", "simd"];
+
+/// Names, space between, of the levels that the machine must have: so that a script can tell that
+/// the tests ran on what it meant them to.
+const LEVELS: &str = "SCONCE_LEVELS";
+
+#[test]
+fn the_levels_a_script_names_are_those_of_this_machine() {
+    let available: Vec<String> = Isa::available().map(|isa| isa.to_string()).collect();
+    assert_eq!(available[0], "portable", "the level every machine has");
+    if let Ok(expected) = std::env::var(LEVELS) {
+        assert_eq!(available.join(" "), expected, "levels found, levels that {LEVELS} names");
+    }
+}
 
 #[test]
 fn every_operator_has_a_reference_and_rows_here() {

@@ -2,9 +2,12 @@
 //! multiply-adds that must be done. Counted while weights are read; how fast they go is measured
 //! elsewhere.
 
-use sconce_kernels::{ActivationType, MatrixFormat};
+use sconce_kernels::{ActivationType, KvType, MatrixFormat};
 
 use crate::state::StateLayout;
+
+/// Products with keys and values in 8 bits: queries and weights come in two halves of 8 bits.
+const CODE_PLANES: f64 = 2.0;
 
 /// What a step costs at least.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -14,9 +17,11 @@ pub struct StepWork {
     /// Bytes of state: keys and values that are attended to, read once in the step; recurrent
     /// state, read and written.
     pub state_bytes: f64,
-    /// Multiply-adds of 8-bit integers: products of weights with quantized activations.
+    /// Multiply-adds of 8-bit integers: products of weights with quantized activations, and of keys
+    /// and values in 8 bits.
     pub integer_macs: f64,
-    /// Multiply-adds of f32: all other products of weights, attention, and the recurrent layers.
+    /// Multiply-adds of f32: all other products of weights and of keys and values, and those of the
+    /// recurrent layers.
     pub float_macs: f64,
 }
 
@@ -62,6 +67,8 @@ pub struct TokenWork {
     pub(crate) windows: Vec<Option<usize>>,
     /// Multiply-adds of a token and one that it sees, in one attention layer.
     pub(crate) attention_macs: u64,
+    /// How keys and values are kept.
+    pub(crate) kv_type: KvType,
     /// State of one position in one attention layer.
     pub(crate) position_bytes: u64,
     /// Recurrent state of one sequence.
@@ -89,6 +96,7 @@ impl TokenWork {
             weights,
             activations,
             attention_macs,
+            kv_type: layout.attention.first().map_or(KvType::F32, |group| group.kv_type),
             position_bytes: layout.bytes_per_token() / windows.len().max(1) as u64,
             windows,
             recurrent_bytes: layout.bytes_per_sequence(),
@@ -116,14 +124,17 @@ impl TokenWork {
             macs = macs.and(weights.head.times(sequences).with(head));
             weight_bytes += weights.head_bytes as f64;
         }
+        let attended = sequences * seen * self.attention_macs as f64;
+        macs = macs.and(match self.kv_type {
+            KvType::F32 => Macs { integer: 0.0, float: attended },
+            KvType::Int8 => Macs { integer: CODE_PLANES * attended, float: 0.0 },
+        });
         let state = self.position_bytes as f64 * read + 2.0 * self.recurrent_bytes as f64;
         StepWork {
             weight_bytes,
             state_bytes: sequences * state,
             integer_macs: macs.integer,
-            float_macs: macs.float
-                + sequences * seen * self.attention_macs as f64
-                + tokens * self.recurrent_macs as f64,
+            float_macs: macs.float + tokens * self.recurrent_macs as f64,
         }
     }
 }
@@ -258,6 +269,10 @@ mod tests {
 
     /// Two attention layers, the second with a window of 4, and one recurrent layer.
     fn work(layers: ActivationType) -> TokenWork {
+        work_with(layers, KvType::F32)
+    }
+
+    fn work_with(layers: ActivationType, kv_type: KvType) -> TokenWork {
         let head = if layers == ActivationType::F32 { layers } else { ActivationType::Int16 };
         let mut weights = WeightsWork::default();
         weights.matrix(Use::LookedUp, FLOAT, 9999, 9999);
@@ -269,7 +284,13 @@ mod tests {
         }
         weights.tensor(7);
         let layout = StateLayout {
-            attention: vec![AttentionGroup { layers: 2, kv_heads: 1, key_dim: 4, value_dim: 4 }],
+            attention: vec![AttentionGroup {
+                layers: 2,
+                kv_heads: 1,
+                key_dim: 16,
+                value_dim: 16,
+                kv_type,
+            }],
             recurrent: Some(RecurrentGroup {
                 layers: 1,
                 conv_tail: 3,
@@ -317,6 +338,16 @@ mod tests {
         assert_eq!(seen_by(9, 2, Some(4)), 8.0);
         assert_eq!(work.step(step(1, 2, 5, true)).state_bytes, (7.0 + 7.0) * position + recurrent);
         assert_eq!(work.step(step(1, 9, 2, true)).state_bytes, (11.0 + 5.0) * position + recurrent);
+    }
+
+    #[test]
+    fn keys_in_eight_bits_are_fewer_bytes_and_integer_products() {
+        let [wide, narrow] = [KvType::F32, KvType::Int8]
+            .map(|kv_type| work_with(ActivationType::Int8, kv_type).step(step(1, 9, 1, true)));
+        assert!(narrow.state_bytes < wide.state_bytes);
+        let attended = (10.0 + 4.0) * 3.0;
+        assert_eq!(narrow.float_macs, wide.float_macs - attended);
+        assert_eq!(narrow.integer_macs, wide.integer_macs + 2.0 * attended);
     }
 
     #[test]

@@ -43,7 +43,10 @@ pub(super) fn paged_attention(
                 let rows = first..segment.len.min(first + tokens);
                 let call =
                     Block { out: &out, inputs, table, shape, options, segment, rows, kv_head };
-                return SCRATCH.with_borrow_mut(|scratch| dispatch(isa, Job { call, scratch }));
+                return SCRATCH.with_borrow_mut(|scratch| match shape.kv_type {
+                    KvType::F32 => dispatch(isa, Job::<false> { call, scratch }),
+                    KvType::Int8 => dispatch(isa, Job::<true> { call, scratch }),
+                });
             }
             block -= blocks_of(segment);
         }
@@ -67,13 +70,16 @@ struct Block<'a> {
     kv_head: usize,
 }
 
-struct Job<'a> {
+/// `INT8` says that keys and values are in 8 bits.
+struct Job<'a, const INT8: bool> {
     call: Block<'a>,
     scratch: &'a mut Scratch,
 }
 
-impl Kernel for Job<'_> {
+impl<const INT8: bool> Kernel for Job<'_, INT8> {
     type Output = ();
+
+    const PRODUCTS: bool = INT8;
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -89,15 +95,18 @@ impl Kernel for Job<'_> {
         };
         let mut lines = scratch.begin(call.rows.len() * queries, widths);
         call.load(&mut lines);
-        if shape.kv_type == KvType::Int8 {
+        if INT8 {
             // SAFETY: the caller's promise.
             unsafe { lines.round_queries::<S>() };
         }
         let first = call.first_token(call.rows.start);
         let last = call.segment.first_position + call.rows.end - 1;
+        let pages = &call.table.pages[call.segment.first_page..];
         for index in first / tokens..=last / tokens {
-            let page = call.table.pages[call.segment.first_page + index] as usize;
-            let blocks = call.blocks(page);
+            if index < last / tokens {
+                call.blocks(pages[index + 1] as usize).prefetch();
+            }
+            let blocks = call.blocks(pages[index] as usize);
             let visible = |line: usize| {
                 let row = call.rows.start + line / queries;
                 let end = call.segment.first_position + row + 1;
@@ -106,7 +115,7 @@ impl Kernel for Job<'_> {
                 clip(call.first_token(row))..clip(end)
             };
             // SAFETY: the caller's promise.
-            unsafe { lines.page::<S>(blocks, call.options.scale, &visible) };
+            unsafe { lines.page::<S, INT8>(blocks, call.options.scale, &visible) };
         }
         call.store(&lines);
     }

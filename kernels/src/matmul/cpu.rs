@@ -111,15 +111,21 @@ impl Task<'_> {
     /// The source has the rows and the panels, `out` has the rows, and no other thread reads or
     /// writes these panels of these rows of `out` meanwhile.
     pub(crate) unsafe fn run(self, isa: Isa) {
-        dispatch(isa, Job(self));
+        if self.source.is_quantized() {
+            dispatch(isa, Job::<true>(self));
+        } else {
+            dispatch(isa, Job::<false>(self));
+        }
     }
 }
 
-/// A task whose promises were made.
-struct Job<'a>(Task<'a>);
+/// A task whose promises were made; `QUANTIZED` as its source is.
+struct Job<'a, const QUANTIZED: bool>(Task<'a>);
 
-impl Kernel for Job<'_> {
+impl<const QUANTIZED: bool> Kernel for Job<'_, QUANTIZED> {
     type Output = ();
+
+    const PRODUCTS: bool = QUANTIZED;
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -127,7 +133,7 @@ impl Kernel for Job<'_> {
             let mut row = self.0.rows.start;
             while row < self.0.rows.end {
                 // SAFETY: the promises of the level's and of the task's caller.
-                row += unsafe { self.0.tile::<S>(panel, row) };
+                row += unsafe { self.0.tile::<S, QUANTIZED>(panel, row) };
             }
         }
     }
@@ -136,14 +142,14 @@ impl Kernel for Job<'_> {
 impl Task<'_> {
     /// Computes as many rows from `row` on as a tile holds; returns how many.
     #[inline(always)]
-    unsafe fn tile<S: Simd>(&self, panel: usize, row: usize) -> usize {
+    unsafe fn tile<S: Simd, const QUANTIZED: bool>(&self, panel: usize, row: usize) -> usize {
         let left = self.rows.end - row;
         let planes = self.source.planes();
         let lines = (left * planes).min(S::TILE_ROWS.max(planes));
         let lines = 1 << lines.ilog2();
         let mut out = [[0.0; PANEL]; 8];
         // SAFETY: the caller's promise.
-        unsafe { tile::<S>(self.source, panel, row * planes, lines, &mut out) };
+        unsafe { tile::<S, QUANTIZED>(self.source, panel, row * planes, lines, &mut out) };
         if planes == 2 {
             for index in 0..lines / 2 {
                 for lane in 0..PANEL {

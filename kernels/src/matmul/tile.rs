@@ -40,6 +40,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Whether the products are those of integers.
+    pub(super) fn is_quantized(&self) -> bool {
+        matches!(self, Self::Quantized { .. })
+    }
+
     /// Lines of a tile that make one row.
     #[inline(always)]
     pub(super) fn planes(&self) -> usize {
@@ -51,12 +56,13 @@ impl<'a> Source<'a> {
 }
 
 /// Multiplies `count` rows (1, 2, 4 or 8; planes, if quantized) from `first` on with a panel.
+/// `QUANTIZED` says what the source is, so that only such sources' code is compiled.
 ///
 /// # Safety
 /// The processor has the instructions of `S`; the panel and the rows exist; they are at most two, or
 /// `S::TILE_ROWS`.
 #[inline(always)]
-pub(super) unsafe fn tile<S: Simd>(
+pub(super) unsafe fn tile<S: Simd, const QUANTIZED: bool>(
     source: Source<'_>,
     panel: usize,
     first: usize,
@@ -67,20 +73,20 @@ pub(super) unsafe fn tile<S: Simd>(
     // SAFETY: the caller's promise.
     unsafe {
         if S::TILE_ROWS >= 8 && count == 8 {
-            rows::<S, 8>(source, panel, first, out);
+            rows::<S, 8, QUANTIZED>(source, panel, first, out);
         } else if S::TILE_ROWS >= 4 && count == 4 {
-            rows::<S, 4>(source, panel, first, out);
+            rows::<S, 4, QUANTIZED>(source, panel, first, out);
         } else if count == 2 {
-            rows::<S, 2>(source, panel, first, out);
+            rows::<S, 2, QUANTIZED>(source, panel, first, out);
         } else {
             debug_assert_eq!(count, 1, "tiles have 1, 2, 4 or 8 rows");
-            rows::<S, 1>(source, panel, first, out);
+            rows::<S, 1, QUANTIZED>(source, panel, first, out);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn rows<S: Simd, const R: usize>(
+unsafe fn rows<S: Simd, const R: usize, const QUANTIZED: bool>(
     source: Source<'_>,
     panel: usize,
     first: usize,
@@ -88,16 +94,50 @@ unsafe fn rows<S: Simd, const R: usize>(
 ) {
     // SAFETY: the caller's promise; a row of `out` has 16 elements.
     unsafe {
-        let acc: [S::F; R] = match source {
-            Source::Quantized { x, weight, integers } => {
-                let call = Integral { x, weight, integers, panel, first };
-                match (weight.layout.nibbles, weight.layout.group_size < GROUP) {
-                    (true, false) => nibbles::<S, R, GROUP>(call),
-                    (true, true) => nibbles::<S, R, HALF>(call),
-                    (false, false) => quantized::<S, R, BYTES, GROUP>(call),
-                    (false, true) => quantized::<S, R, BYTES, HALF>(call),
-                }
-            }
+        let acc = if QUANTIZED {
+            quantized_source::<S, R>(source, panel, first)
+        } else {
+            exact_source::<S, R>(source, panel, first)
+        };
+        for r in 0..R {
+            S::store(out[r].as_mut_ptr(), acc[r]);
+        }
+    }
+}
+
+/// A tile of a source with quantized activations.
+#[inline(always)]
+unsafe fn quantized_source<S: Simd, const R: usize>(
+    source: Source<'_>,
+    panel: usize,
+    first: usize,
+) -> [S::F; R] {
+    let Source::Quantized { x, weight, integers } = source else {
+        unreachable!("only quantized sources are called such");
+    };
+    let call = Integral { x, weight, integers, panel, first };
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (weight.layout.nibbles, weight.layout.group_size < GROUP) {
+            (true, false) => nibbles::<S, R, GROUP>(call),
+            (true, true) => nibbles::<S, R, HALF>(call),
+            (false, false) => quantized::<S, R, BYTES, GROUP>(call),
+            (false, true) => quantized::<S, R, BYTES, HALF>(call),
+        }
+    }
+}
+
+/// A tile of a source with f32 activations.
+#[inline(always)]
+unsafe fn exact_source<S: Simd, const R: usize>(
+    source: Source<'_>,
+    panel: usize,
+    first: usize,
+) -> [S::F; R] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match source {
+            Source::Quantized { .. } => unreachable!("quantized sources are called such"),
             Source::Affine { x, cols, weight, zero } => {
                 let x = x.as_ptr().add(first * cols);
                 match weight.layout.nibbles {
@@ -121,9 +161,6 @@ unsafe fn rows<S: Simd, const R: usize>(
                     DenseType::F16 => dense::<S, R, 2>(x, cols, weight, panel),
                 }
             }
-        };
-        for r in 0..R {
-            S::store(out[r].as_mut_ptr(), acc[r]);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::fastest;
 use crate::isa::Isa;
+use crate::memory::gather_huge_pages;
 use crate::pool::Pool;
 use crate::simd::{Kernel, LANES, Simd, dispatch};
 
@@ -20,6 +21,8 @@ pub(super) fn bytes_per_second(bytes: usize, time: Duration) -> f64 {
     let mut buffer = vec![0.0_f32; elements];
     // Written by the threads that read it, so that each finds its memory near.
     Pool::current(|pool| pool.run_chunks(&mut buffer, BLOCK, |_, block| block.fill(1.0)));
+    // As weights are.
+    gather_huge_pages(&buffer);
     let seconds = fastest(time, || {
         std::hint::black_box(sum(&buffer));
     });

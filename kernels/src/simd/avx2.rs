@@ -1,12 +1,14 @@
-//! Two 256-bit registers for 16 lanes: lanes 0 to 7, then 8 to 15.
+//! Two 256-bit registers for 16 lanes: lanes 0 to 7, then 8 to 15. Integer products by multiplying
+//! and adding pairs, or by VNNI.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{DOT, Kernel, NONE, Simd};
 
-/// AVX2, FMA and F16C.
+/// AVX2, FMA and F16C, with `PRODUCTS` of bytes (by AVX-VNNI, if `DOT`).
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Avx2<const PRODUCTS: usize>;
 
 type F = [__m256; 2];
 type I = [__m256i; 2];
@@ -16,9 +18,40 @@ type I = [__m256i; 2];
 /// # Safety
 /// The processor has them.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+pub(super) unsafe fn run<K: Kernel, const PRODUCTS: usize>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx2>() }
+    unsafe { kernel.run::<Avx2<PRODUCTS>>() }
+}
+
+/// `acc + a * x`, four bytes to a lane. Written out, as the two encodings of the instruction belong
+/// to different extensions and everything else should be compiled alike for both.
+///
+/// # Safety
+/// The processor has the instruction in the encoding that is asked for.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot_vnni(mut acc: __m256i, a: __m256i, x: __m256i) -> __m256i {
+    /// The instruction with an encoding.
+    macro_rules! product {
+        ($encoding:literal) => {
+            asm!(
+                concat!($encoding, " vpdpbusd {acc}, {a}, {x}"),
+                acc = inout(ymm_reg) acc,
+                a = in(ymm_reg) a,
+                x = in(ymm_reg) x,
+                options(pure, nomem, nostack, preserves_flags)
+            )
+        };
+    }
+    // SAFETY: touches `acc` only.
+    unsafe {
+        if cfg!(feature = "evex-vnni") {
+            product!("{{evex}}");
+        } else {
+            product!("{{vex}}");
+        }
+    }
+    acc
 }
 
 /// Applies an intrinsic to both halves.
@@ -36,12 +69,12 @@ macro_rules! both {
 
 // Each method is a few instructions, whose requirements are those of the trait.
 #[expect(clippy::undocumented_unsafe_blocks, reason = "all by the promise of `Simd`'s callers")]
-impl Simd for Avx2 {
+impl<const PRODUCTS: usize> Simd for Avx2<PRODUCTS> {
     type F = F;
     type I = I;
     type C = I;
 
-    const TILE_ROWS: usize = 2;
+    const TILE_ROWS: usize = if PRODUCTS == DOT { 4 } else { 2 };
     const ATTENTION_ROWS: usize = 1;
     const STATE_VECTORS: usize = 2;
 
@@ -214,11 +247,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn store_i8(to: *mut i8, a: I) {
         unsafe {
-            // Packing works within 128-bit halves; the permutation puts the quarters in order.
-            let words = _mm256_packs_epi32(a[0], a[1]);
+            // Packing saturates, so that only low bytes may be left; and it works within 128-bit
+            // halves: the permutation puts the quarters in order.
+            let low = both!(|a| _mm256_and_si256(a, _mm256_set1_epi32(0xff)), a);
+            let words = _mm256_packus_epi32(low[0], low[1]);
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             let low = _mm256_castsi256_si128(words);
-            let bytes = _mm_packs_epi16(low, _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_packus_epi16(low, _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(to.cast(), bytes);
         }
     }
@@ -236,9 +271,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: I, a: I, x: *const i8) -> I {
+        debug_assert!(PRODUCTS != NONE, "the kernel says that it has products");
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            if WIDE {
+            if PRODUCTS == DOT {
+                both!(|acc, a| dot_vnni(acc, a, x), acc, a)
+            } else if WIDE {
                 // Pairs of full bytes would saturate 16 bits, so even and odd bytes go apart.
                 let even_x = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
                 let odd_x = _mm256_srai_epi16::<8>(x);

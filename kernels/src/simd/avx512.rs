@@ -1,22 +1,32 @@
-//! One 512-bit register for 16 lanes; integer products by VNNI.
+//! One 512-bit register for 16 lanes. Integer products by multiplying and adding pairs, or by VNNI.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{DOT, Kernel, NONE, Simd};
 
-/// AVX-512 F, BW, DQ, VL and VNNI.
+/// AVX-512 F, BW, DQ and VL, with `PRODUCTS` of bytes (by VNNI, if `DOT`).
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const PRODUCTS: usize>;
 
 /// Compiles a kernel with the level's instructions.
 ///
 /// # Safety
 /// The processor has them.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
+pub(super) unsafe fn run<K: Kernel, const PRODUCTS: usize>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx512>() }
+    unsafe { kernel.run::<Avx512<PRODUCTS>>() }
+}
+
+/// Compiles a kernel with the level's instructions and VNNI.
+///
+/// # Safety
+/// The processor has them.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2")]
+pub(super) unsafe fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe { kernel.run::<Avx512<DOT>>() }
 }
 
 /// `acc + a * x`, four bytes to a lane, `x` broadcast from memory. Written out, as the compiler would
@@ -62,7 +72,7 @@ unsafe fn fma_broadcast(a: __m512, x: *const f32, mut c: __m512) -> __m512 {
 
 // Each method is one or two instructions, whose requirements are those of the trait.
 #[expect(clippy::undocumented_unsafe_blocks, reason = "all by the promise of `Simd`'s callers")]
-impl Simd for Avx512 {
+impl<const PRODUCTS: usize> Simd for Avx512<PRODUCTS> {
     type F = __m512;
     type I = __m512i;
     type C = __m512i;
@@ -211,7 +221,28 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot<const WIDE: bool>(acc: __m512i, a: __m512i, x: *const i8) -> __m512i {
-        unsafe { dot_broadcast(acc, a, x) }
+        debug_assert!(PRODUCTS != NONE, "the kernel says that it has products");
+        unsafe {
+            if PRODUCTS == DOT {
+                return dot_broadcast(acc, a, x);
+            }
+            let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+            if WIDE {
+                // Pairs of full bytes would saturate 16 bits, so even and odd bytes go apart.
+                let even_x = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x));
+                let odd_x = _mm512_srai_epi16::<8>(x);
+                let even = _mm512_and_si512(a, _mm512_set1_epi16(0xff));
+                let odd = _mm512_srli_epi16::<8>(a);
+                let even = _mm512_madd_epi16(even, even_x);
+                let odd = _mm512_madd_epi16(odd, odd_x);
+                _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
+            } else {
+                // At most 2 * 127 * 127, below saturation.
+                let pairs = _mm512_maddubs_epi16(a, x);
+                let quads = _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+                _mm512_add_epi32(acc, quads)
+            }
+        }
     }
     #[inline(always)]
     unsafe fn byte<const J: u32>(a: __m512i) -> __m512 {

@@ -6,6 +6,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod exp;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,16 @@ use crate::isa::Isa;
 
 /// Lanes of a vector, whatever the instruction set.
 pub(crate) const LANES: usize = 16;
+
+/// How a level multiplies bytes: not at all, for kernels that do not.
+const NONE: usize = 0;
+/// By several instructions.
+const SEVERAL: usize = 1;
+/// By one instruction for four products (VNNI; on aarch64, of signed bytes).
+const DOT: usize = 2;
+/// On aarch64, by one instruction for four products of unsigned with signed bytes.
+#[cfg(target_arch = "aarch64")]
+const MIXED_DOT: usize = 3;
 
 /// Vector operations of one level.
 ///
@@ -94,7 +106,8 @@ pub(crate) trait Simd: Copy + 'static {
     /// The high half of each byte.
     unsafe fn high(a: Self::C) -> Self::C;
     /// `acc + a[0] * x[0] + ... + a[3] * x[3]` in each lane, with the four signed bytes at `x`
-    /// (-127..=127), exactly. Bytes of `a` are below 128 unless `WIDE`.
+    /// (-127..=127), exactly. Bytes of `a` are below 128 unless `WIDE`. For kernels that say
+    /// [`Kernel::PRODUCTS`].
     unsafe fn dot<const WIDE: bool>(acc: Self::I, a: Self::C, x: *const i8) -> Self::I;
     /// Byte `j` of each lane as a number.
     unsafe fn byte<const J: u32>(a: Self::C) -> Self::F;
@@ -113,6 +126,10 @@ pub(crate) trait Kernel {
     /// What it computes.
     type Output;
 
+    /// Whether it uses [`Simd::dot`]. What does not is compiled once for levels that differ in
+    /// their integer products only.
+    const PRODUCTS: bool = false;
+
     /// Runs it; `#[inline(always)]`, so that it is compiled with the level's instructions.
     ///
     /// # Safety
@@ -120,19 +137,71 @@ pub(crate) trait Kernel {
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
-/// Runs `kernel` at level `isa`, or at the highest the machine has.
+/// Asks for memory that will be read soon, where the processor can be asked. A page of keys is too
+/// short for a processor to see by itself that it is read from end to end.
+#[inline(always)]
+pub(crate) fn prefetch<T>(elements: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        /// Bytes that are fetched together.
+        const LINE: usize = 64;
+        let start = elements.as_ptr().cast::<i8>();
+        for offset in (0..size_of_val(elements)).step_by(LINE) {
+            // SAFETY: a hint, of baseline x86-64, that reads nothing.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset));
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = elements;
+}
+
+/// Runs `kernel` at level `isa`, or at the highest below it that the machine has.
 pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    match isa.min(Isa::detected()) {
-        // SAFETY: the portable level needs no instructions of its own.
-        Isa::Portable => unsafe { kernel.run::<Portable>() },
-        // SAFETY: detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::run(kernel) },
-        // SAFETY: detected.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { avx512::run(kernel) },
-        // SAFETY: as for the portable level; these levels are never detected here.
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => unsafe { kernel.run::<Portable>() },
+    // SAFETY: the machine has the level's instructions.
+    unsafe {
+        match isa.usable() {
+            #[cfg(target_arch = "x86_64")]
+            level @ (Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 | Isa::Avx512Vnni) => {
+                x86_64(level, kernel)
+            }
+            #[cfg(target_arch = "aarch64")]
+            level @ (Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm) => aarch64(level, kernel),
+            _ => kernel.run::<Portable>(),
+        }
+    }
+}
+
+/// # Safety
+/// The processor has the level's instructions.
+#[cfg(target_arch = "x86_64")]
+unsafe fn x86_64<K: Kernel>(level: Isa, kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (level, K::PRODUCTS) {
+            (Isa::Avx512Vnni, true) => avx512::run_vnni(kernel),
+            (Isa::Avx512, true) => avx512::run::<K, SEVERAL>(kernel),
+            (Isa::Avx512Vnni | Isa::Avx512, false) => avx512::run::<K, NONE>(kernel),
+            (Isa::Avx2Vnni, true) => avx2::run::<K, DOT>(kernel),
+            (_, true) => avx2::run::<K, SEVERAL>(kernel),
+            (_, false) => avx2::run::<K, NONE>(kernel),
+        }
+    }
+}
+
+/// # Safety
+/// The processor has the level's instructions.
+#[cfg(target_arch = "aarch64")]
+unsafe fn aarch64<K: Kernel>(level: Isa, kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (level, K::PRODUCTS) {
+            (Isa::NeonI8mm, true) => neon::run_i8mm(kernel),
+            (Isa::NeonDotprod, true) => neon::run_dotprod(kernel),
+            (_, true) => neon::run::<K, SEVERAL>(kernel),
+            (_, false) => neon::run::<K, NONE>(kernel),
+        }
     }
 }

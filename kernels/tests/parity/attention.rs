@@ -58,6 +58,7 @@ fn coded(case: Case) -> Case {
 
 fn cases() -> Vec<Case> {
     vec![
+        case([1, 1, 16, 16], None, &[]),
         case([1, 1, 16, 16], None, &[(0, 1)]),
         case([9, 3, 64, 64], None, &[(0, 70), (63, 1), (64, 1), (200, 1)]),
         case([4, 2, 16, 32], None, &[(0, 33), (5, 12), (100, 3)]),
@@ -67,6 +68,7 @@ fn cases() -> Vec<Case> {
         case([6, 2, 16, 64], Some(1), &[(0, 20), (40, 1)]),
         case([6, 2, 16, 64], Some(20), &[(0, 50), (77, 3)]),
         case([3, 1, 64, 48], Some(64), &[(100, 70)]),
+        coded(case([1, 1, 16, 16], None, &[])),
         coded(case([1, 1, 16, 16], None, &[(0, 1)])),
         coded(case([9, 3, 64, 64], None, &[(0, 70), (63, 1), (64, 1), (200, 1)])),
         coded(case([4, 2, 16, 32], None, &[(0, 33), (5, 12), (100, 3)])),
@@ -190,6 +192,31 @@ fn written_keys_and_values_match_their_reference() {
     assert_eq!(values(&found_values), vals);
     let error = write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &[0, 20]).unwrap_err();
     assert_eq!(error.to_string(), "write_kv: slots[1] is 20, must be below 20");
+}
+
+#[test]
+fn keys_and_values_in_8_bits_are_the_same_whatever_level_wrote_them() {
+    let shape = coded(case([2, 2, 16, 80], None, &[(0, 40)])).shape;
+    let width = shape.kv_heads * shape.head_dim;
+    let mut random = Random::new(5);
+    let [mut k, v] = [(); 2].map(|()| random.numbers(40 * width));
+    k[..80].fill(0.0);
+    k[200] = f32::INFINITY;
+    let slots: Vec<u32> = (0..40).rev().collect();
+    let written = |isa: Isa| {
+        let (keys, values) = (unwritten(&shape), unwritten(&shape));
+        let kv = KvPages { keys: &keys, values: &values };
+        isa.with(|| write_kv(kv, &tensor(&k, width), &tensor(&v, width), &slots)).unwrap();
+        [keys, values].map(|pages| pages.flatten_all().unwrap().to_vec1::<u32>().unwrap())
+    };
+    let expected = written(Isa::Portable);
+    for isa in Isa::available() {
+        for (found, expected) in written(isa).iter().zip(&expected) {
+            let differs =
+                found.iter().zip(expected).position(|(found, expected)| found != expected);
+            assert_eq!(differs.map(|at| (at, found[at], expected[at])), None, "{isa}");
+        }
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(crate) fn formats() -> Vec<CodedFormat> {
 }
 
 /// Expected results and magnitudes.
-fn expected(source: &Coded, x: &[f32], kind: ActivationType) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn expected(source: &Coded, x: &[f32], kind: ActivationType) -> (Vec<f32>, Vec<f32>) {
     let (mut sums, mut magnitudes) = (Vec::new(), Vec::new());
     let weight: Vec<_> = (0..source.rows).map(|o| reference::coded_row(source, o)).collect();
     for row in x.chunks(source.cols) {

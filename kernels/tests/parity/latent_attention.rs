@@ -17,6 +17,7 @@ const OPTIONS: AttentionOptions = AttentionOptions { scale: 0.2, window: None };
 type Case = ([usize; 4], &'static [(usize, usize)]);
 
 const CASES: &[Case] = &[
+    ([1, 16, 16, 16], &[]),
     ([1, 16, 16, 16], &[(0, 1)]),
     ([20, 64, 64, 512], &[(0, 3), (130, 1), (63, 2)]),
     ([4, 16, 8, 32], &[(0, 33), (5, 12), (100, 3)]),

@@ -134,7 +134,7 @@ pub(crate) fn run(
 }
 
 /// Expected results and magnitudes of an affine matmul.
-fn expected(source: &Affine, x: &[f32], kind: ActivationType) -> (Vec<f32>, Vec<f32>) {
+pub(crate) fn expected(source: &Affine, x: &[f32], kind: ActivationType) -> (Vec<f32>, Vec<f32>) {
     let (mut sums, mut magnitudes) = (Vec::new(), Vec::new());
     let weight: Vec<_> = (0..source.rows).map(|o| reference::affine_row(source, o)).collect();
     for row in x.chunks(source.cols) {
@@ -243,10 +243,12 @@ fn add_mode_adds_the_product_to_what_was_there() {
     let x = activations(3, 6, 128);
     let before = Random::new(8).numbers(6 * 35);
     for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
-        let product = run(&x, &weight, kind, Mode::Store, &[]);
-        let sum: Vec<f32> = before.iter().zip(&product).map(|(a, b)| a + b).collect();
-        let found = run(&x, &weight, kind, Mode::Add, &before);
-        assert_eq!(bits(&found[..sum.len()]), bits(&sum), "{kind:?}");
+        for isa in Isa::available() {
+            let product = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
+            let sum: Vec<f32> = before.iter().zip(&product).map(|(a, b)| a + b).collect();
+            let found = isa.with(|| run(&x, &weight, kind, Mode::Add, &before));
+            assert_eq!(bits(&found[..sum.len()]), bits(&sum), "{isa} {kind:?}");
+        }
     }
 }
 
@@ -303,10 +305,13 @@ fn many_rows_in_several_blocks_equal_the_same_rows_alone() {
     let source = Affine { rows: 48, cols: 64, format: formats()[1], seed: 1 };
     let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
     let x = activations(4, 300, 64);
-    let all = run(&x, &weight, ActivationType::Int8, Mode::Store, &[]);
-    for row in [0, 127, 128, 255, 299] {
-        let alone = run(&x[row * 64..][..64], &weight, ActivationType::Int8, Mode::Store, &[]);
-        assert_eq!(bits(&all[row * 48..][..48]), bits(&alone[..48]), "row {row}");
+    for isa in Isa::available() {
+        let run = |x: &[f32]| isa.with(|| run(x, &weight, ActivationType::Int8, Mode::Store, &[]));
+        let all = run(&x);
+        for row in [0, 127, 128, 255, 299] {
+            let alone = run(&x[row * 64..][..64]);
+            assert_eq!(bits(&all[row * 48..][..48]), bits(&alone[..48]), "{isa} row {row}");
+        }
     }
 }
 

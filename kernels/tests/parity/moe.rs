@@ -101,7 +101,9 @@ fn unpacked(expert: &Matrix) -> Vec<f32> {
 
 #[test]
 fn expert_matmul_matches_its_reference() {
-    for (experts, choices, count) in [(1, 1, 1), (4, 2, 3), (9, 8, 5), (128, 8, 2), (40, 3, 30)] {
+    for (experts, choices, count) in
+        [(1, 1, 1), (4, 1, 1), (4, 2, 3), (9, 8, 5), (128, 8, 2), (40, 3, 30), (7, 2, 0)]
+    {
         let (outputs, cols) = (37, 128);
         let stack = mixed(experts, outputs, cols);
         let seeds: Vec<u64> = (0..count).collect();

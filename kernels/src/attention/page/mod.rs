@@ -30,7 +30,7 @@ use std::ops::Range;
 
 use self::codes::{CodeScratch, Codes};
 use super::kv_type::KvType;
-use crate::simd::{LANES, Simd, exp};
+use crate::simd::{LANES, Simd, exp, prefetch};
 
 /// Vectors of scores or values, or tokens, that a tile holds for each line.
 const WIDE: usize = 4;
@@ -167,13 +167,14 @@ impl Lines<'_> {
     }
 
     /// Adds a page to every line; `visible(line)` are the tokens of the page that the line sees,
-    /// `scale` is the factor on the scores.
+    /// `scale` is the factor on the scores. Blocks are in 8 bits if `INT8`, which is the only code
+    /// that is compiled then.
     ///
     /// # Safety
     /// The processor has the instructions of `S`; the blocks are of the type that the lines were
     /// made for, in 8 bits after [`round_queries`](Self::round_queries).
     #[inline(always)]
-    pub(crate) unsafe fn page<S: Simd>(
+    pub(crate) unsafe fn page<S: Simd, const INT8: bool>(
         &mut self,
         blocks: Blocks<'_>,
         scale: f32,
@@ -185,7 +186,7 @@ impl Lines<'_> {
         }
         let vectors = seen.start / LANES..seen.end.div_ceil(LANES);
         match blocks {
-            Blocks::F32 { keys, values } => {
+            Blocks::F32 { keys, values } if !INT8 => {
                 let page = self.whole_vectors(keys, values, seen.end);
                 // SAFETY: the caller's promise; both blocks are filled up to whole vectors.
                 unsafe {
@@ -199,7 +200,7 @@ impl Lines<'_> {
                     self.sum_values::<S>(page.values, seen);
                 }
             }
-            Blocks::Int8 { keys, values } => {
+            Blocks::Int8 { keys, values } if INT8 => {
                 let (keys, values) = (keys.as_ptr(), values.as_ptr());
                 // SAFETY: the caller's promise; scales follow the codes of a block.
                 unsafe {
@@ -212,6 +213,7 @@ impl Lines<'_> {
                     self.sum_codes::<S>(values, seen);
                 }
             }
+            _ => unreachable!("blocks are of the type that the lines were made for"),
         }
     }
 
@@ -288,6 +290,23 @@ impl Lines<'_> {
             self.factors[line] = factor[0];
             self.weights[line] = self.weights[line] * factor[0] + S::sum(sum);
             self.largest[line] = largest;
+        }
+    }
+}
+
+impl Blocks<'_> {
+    /// Asks for the memory of both.
+    #[inline(always)]
+    pub(crate) fn prefetch(self) {
+        match self {
+            Blocks::F32 { keys, values } => {
+                prefetch(keys);
+                prefetch(values);
+            }
+            Blocks::Int8 { keys, values } => {
+                prefetch(keys);
+                prefetch(values);
+            }
         }
     }
 }
