@@ -110,7 +110,7 @@ def measure_ttft(args, engines):
         return rounds.in_turn(functions, args.rounds)
     finally:
         for server in servers.values():
-            server.__exit__()
+            server.stop()
 
 
 def parse():

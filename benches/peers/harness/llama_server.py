@@ -27,6 +27,10 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """Ends it."""
         processes.stop(self.process)
 
     def healthy(self):
@@ -39,11 +43,10 @@ class Server:
             return False
 
     def post(self, path, body):
-        """Status and JSON of the answer to one request on a connection of its own."""
+        """JSON of the answer to one request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        return json.loads(connection.getresponse().read())
 
     def client(self):
         """A client of it."""

@@ -34,6 +34,10 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """Ends it."""
         processes.stop(self.process)
         self.process.stdout.close()
 
