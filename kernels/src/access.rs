@@ -1,10 +1,9 @@
-//! The f32 elements behind CPU tensors, to read and to write in place, and the checks every
-//! operator makes on its operands. No arithmetic here.
+//! The elements behind CPU tensors, to read and to write in place, and the checks every operator
+//! makes on its operands. No arithmetic here.
 
-use std::cell::{Cell, RefCell};
-
+use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, DType, DeviceLocation, InplaceOp1, Layout, Storage, StorageRef, Tensor,
+    CpuStorage, DType, DeviceLocation, Layout, Storage, StorageMutRef, StorageRef, Tensor,
 };
 
 use crate::error::{Error, Result};
@@ -40,6 +39,42 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
     })
 }
 
+/// What tensors of operands hold: numbers, or words whose bytes mean something to one operator.
+pub(crate) trait Element: Sized {
+    /// The tensor type.
+    const DTYPE: DType;
+
+    /// All elements of a storage, if they are of this type.
+    fn of(storage: &CpuStorage) -> Option<&[Self]>;
+
+    /// The same, to be written.
+    fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+
+    fn of(storage: &CpuStorage) -> Option<&[Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+
+    fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::F32(values) = storage { Some(values) } else { None }
+    }
+}
+
+impl Element for u32 {
+    const DTYPE: DType = DType::U32;
+
+    fn of(storage: &CpuStorage) -> Option<&[Self]> {
+        if let CpuStorage::U32(values) = storage { Some(values) } else { None }
+    }
+
+    fn of_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
+        if let CpuStorage::U32(values) = storage { Some(values) } else { None }
+    }
+}
+
 /// A tensor whose elements are being read; holds the storage's lock.
 pub(crate) struct View<'a> {
     op: &'static str,
@@ -56,6 +91,11 @@ impl<'a> View<'a> {
 
     /// The elements, in row-major order.
     pub(crate) fn slice(&self) -> Result<&[f32]> {
+        self.elements()
+    }
+
+    /// The elements of any type, in row-major order.
+    pub(crate) fn elements<T: Element>(&self) -> Result<&[T]> {
         let storage = match &*self.storage {
             Storage::Cpu(storage) => storage,
             other => {
@@ -63,66 +103,43 @@ impl<'a> View<'a> {
             }
         };
         let range = bounds(self.op, self.operand, self.layout)?;
-        match storage {
-            CpuStorage::F32(values) => Ok(&values[range]),
-            other => Err(Error::DType {
-                op: self.op,
-                operand: self.operand,
-                expected: DType::F32,
-                found: candle_core::backend::BackendStorage::dtype(other),
-            }),
+        match T::of(storage) {
+            Some(elements) => Ok(&elements[range]),
+            None => Err(dtype::<T>(self.op, self.operand, storage)),
         }
     }
+}
+
+/// A tensor's storage, locked for writing, and where the tensor's elements lie in it.
+///
+/// Takes no memory, unlike the tensor library's in-place operations, which gather the dimensions of
+/// a tensor into a vector to see whether its elements overlap: what writes checks for itself that
+/// the layout is contiguous. A storage that is being read meanwhile is waited for.
+pub fn storage_mut(tensor: &Tensor) -> (StorageMutRef<'_>, &Layout) {
+    let (guard, layout) = tensor.storage_and_layout();
+    let lock = StorageRef::rwlock(&guard);
+    drop(guard);
+    (lock.write(), layout)
 }
 
 /// Hands the elements of `out` to `body`, to be written.
 ///
 /// The lock on its storage is held meanwhile: operands must be distinct, see [`distinct`].
-pub(crate) fn write<F>(op: &'static str, out: &Tensor, body: F) -> Result<()>
+pub(crate) fn write<T, F>(op: &'static str, out: &Tensor, body: F) -> Result<()>
 where
-    F: FnOnce(&mut [f32]) -> Result<()>,
+    T: Element,
+    F: FnOnce(&mut [T]) -> Result<()>,
 {
-    let device = out.device().location();
-    if device != DeviceLocation::Cpu {
-        return Err(Error::Unsupported { op, device });
-    }
-    let call = WriteCall { op, body: Cell::new(Some(body)), error: RefCell::new(None) };
-    let outcome = out.inplace_op1(&call);
-    match call.error.into_inner() {
-        Some(error) => Err(error),
-        None => Ok(outcome?),
-    }
-}
-
-/// An in-place operation of the tensor library that runs a closure.
-struct WriteCall<F> {
-    op: &'static str,
-    body: Cell<Option<F>>,
-    error: RefCell<Option<Error>>,
-}
-
-impl<F: FnOnce(&mut [f32]) -> Result<()>> WriteCall<F> {
-    fn run(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let range = bounds(self.op, "out", layout)?;
-        let found = candle_core::backend::BackendStorage::dtype(storage);
-        match (storage, self.body.take()) {
-            (CpuStorage::F32(values), Some(body)) => body(&mut values[range]),
-            _ => Err(Error::DType { op: self.op, operand: "out", expected: DType::F32, found }),
-        }
-    }
-}
-
-impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for WriteCall<F> {
-    fn name(&self) -> &'static str {
-        self.op
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        // Our own error travels beside the tensor library's, which could not carry it whole.
-        if let Err(error) = self.run(storage, layout) {
-            *self.error.borrow_mut() = Some(error);
-        }
-        Ok(())
+    let (mut storage, layout) = storage_mut(out);
+    let storage = match &mut *storage {
+        Storage::Cpu(storage) => storage,
+        other => return Err(Error::Unsupported { op, device: location(other) }),
+    };
+    let range = bounds(op, "out", layout)?;
+    let found = BackendStorage::dtype(storage);
+    match T::of_mut(storage) {
+        Some(elements) => body(&mut elements[range]),
+        None => Err(Error::DType { op, operand: "out", expected: T::DTYPE, found }),
     }
 }
 
@@ -217,6 +234,10 @@ fn bounds(
             strides: layout.stride().to_vec(),
         }),
     }
+}
+
+fn dtype<T: Element>(op: &'static str, operand: &'static str, storage: &CpuStorage) -> Error {
+    Error::DType { op, operand, expected: T::DTYPE, found: BackendStorage::dtype(storage) }
 }
 
 fn location(storage: &Storage) -> DeviceLocation {

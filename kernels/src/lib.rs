@@ -31,9 +31,11 @@ pub mod scale;
 pub mod short_conv;
 mod simd;
 
-pub use access::{read_rows, write_rows};
+pub use access::{read_rows, storage_mut, write_rows};
 pub use add::{add, add_bias, add_gated};
-pub use attention::{AttentionOptions, KvPages, PageTable, Segment, paged_attention, write_kv};
+pub use attention::{
+    AttentionOptions, KvPages, KvType, PageTable, Segment, paged_attention, write_kv,
+};
 pub use embedding::embedding;
 pub use error::{Error, Result};
 pub use gate_mul::{Activation, gate_mul};

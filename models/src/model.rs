@@ -4,6 +4,8 @@
 //! whose they are. A prefill chunk is a segment of many tokens, a decode row a segment of one; there
 //! is no second code path for either, nor for a batch of one.
 
+use std::fmt;
+
 use crate::error::Error;
 use crate::state::{PointId, SequenceId, StatePool};
 
@@ -121,14 +123,37 @@ pub struct ModelFootprint {
     pub workspace_bytes: u64,
 }
 
-/// How activations are computed.
+/// How exactly a model computes with its weights, which are what they are. `docs/NUMERICS.md` says
+/// what each costs in agreement with a reference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Activations may be quantized where a kernel gains by it.
+    /// Quantized weights read activations of 8 bits in groups of 32, except in the head.
     #[default]
     Fast,
+    /// Quantized weights read activations of 16 bits in groups of 32.
+    Fine,
     /// f32 activations throughout, for comparison with a reference.
     Exact,
+}
+
+impl Precision {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Fine, Self::Exact];
+
+    /// Its name in settings and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Fine => "fine",
+            Self::Exact => "exact",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A loaded model: weights on a device, and the pool that holds its sequences' state.

@@ -21,9 +21,9 @@ use stepping::{feed, fixture, load, options, smollm2};
 /// Largest difference of a logprob from the reference when activations stay f32.
 const TOLERANCE: f64 = 1e-3;
 
-/// Share of positions whose likeliest token must be the reference's. Activations quantized to 8 bits
-/// reach 0.97 on this page, in llama.cpp as here.
-const AGREEMENT: f64 = 0.99;
+/// Share of positions whose likeliest token must be the reference's: llama.cpp, which quantizes
+/// activations to 8 bits too, reaches 0.969 on this page.
+const AGREEMENT: [(Precision, f64); 2] = [(Precision::Fast, 0.96), (Precision::Fine, 0.99)];
 
 /// Reads the page teacher forced and hands each position's logits and golden entry to `check`.
 fn read_page(path: &str, precision: Precision, check: &mut dyn FnMut(&[f32], &Value)) {
@@ -64,14 +64,16 @@ fn a_page_read_exactly_has_the_logprobs_of_the_reference() {
 }
 
 #[test]
-fn the_default_precision_chooses_the_tokens_of_the_reference() {
+fn the_faster_precisions_choose_the_tokens_of_the_reference() {
     let Some(path) = smollm2() else { return };
-    let (mut agreed, mut positions) = (0, 0);
-    read_page(&path, Precision::Fast, &mut |logits, top| {
-        positions += 1;
-        agreed += usize::from(golden::agrees(logits, top));
-    });
-    let agreement = f64::from(agreed as u32) / f64::from(positions);
-    eprintln!("page: {agreed} of {positions} positions agree");
-    assert!(agreement > AGREEMENT, "top-1 agreement {agreement}");
+    for (precision, least) in AGREEMENT {
+        let (mut agreed, mut positions) = (0, 0);
+        read_page(&path, precision, &mut |logits, top| {
+            positions += 1;
+            agreed += usize::from(golden::agrees(logits, top));
+        });
+        let agreement = f64::from(agreed as u32) / f64::from(positions);
+        eprintln!("page, {precision}: {agreed} of {positions} positions agree");
+        assert!(agreement > least, "{precision}: top-1 agreement {agreement}");
+    }
 }

@@ -120,7 +120,7 @@ fn quantized_file() -> (tempfile::TempDir, String) {
 
 #[test]
 fn a_dense_model_answers_alike_alone_and_in_any_batch() {
-    for precision in [Precision::Fast, Precision::Exact] {
+    for precision in Precision::ALL {
         assert_invariant(&fixture("llama_bf16"), precision, 60);
     }
 }
@@ -128,7 +128,7 @@ fn a_dense_model_answers_alike_alone_and_in_any_batch() {
 #[test]
 fn a_quantized_model_answers_alike_alone_and_in_any_batch() {
     let (_folder, path) = quantized_file();
-    for precision in [Precision::Fast, Precision::Exact] {
+    for precision in Precision::ALL {
         assert_invariant(&path, precision, 200);
     }
 }
@@ -136,7 +136,7 @@ fn a_quantized_model_answers_alike_alone_and_in_any_batch() {
 #[test]
 fn norms_on_heads_and_windows_answer_alike_alone_and_in_any_batch() {
     for name in ["qwen3_f32", "qwen3_mlx_6bit", "gemma3_f32", "gemma3_mlx_4bit"] {
-        for precision in [Precision::Fast, Precision::Exact] {
+        for precision in Precision::ALL {
             assert_invariant(&fixture(name), precision, 150);
         }
     }
@@ -145,7 +145,7 @@ fn norms_on_heads_and_windows_answer_alike_alone_and_in_any_batch() {
 #[test]
 fn a_hybrid_model_answers_alike_alone_and_in_any_batch() {
     for name in ["qwen3_next_f32", "qwen3_5_hub", "qwen3_5_moe_f32", "qwen3_next_mlx_4bit"] {
-        for precision in [Precision::Fast, Precision::Exact] {
+        for precision in Precision::ALL {
             assert_invariant(&fixture(name), precision, 150);
         }
     }
@@ -154,7 +154,7 @@ fn a_hybrid_model_answers_alike_alone_and_in_any_batch() {
 #[test]
 fn a_model_with_experts_answers_alike_alone_and_in_any_batch() {
     for name in ["qwen3_moe_bf16", "qwen3_moe_mlx_mixed", "qwen3_moe_mlx_nvfp4"] {
-        for precision in [Precision::Fast, Precision::Exact] {
+        for precision in Precision::ALL {
             // The prompt as a whole is more rows than experts are computed for at a time.
             assert_invariant(&fixture(name), precision, 300);
         }
@@ -182,7 +182,7 @@ fn smollm2_answers_alike_alone_and_in_any_batch() {
         eprintln!("skipped: no SmolLM2; set SCONCE_SMOLLM2 or put it into .models/");
         return;
     };
-    for precision in [Precision::Fast, Precision::Exact] {
+    for precision in Precision::ALL {
         assert_invariant(&path, precision, 70);
     }
 }
@@ -190,7 +190,7 @@ fn smollm2_answers_alike_alone_and_in_any_batch() {
 #[test]
 fn a_model_with_latents_answers_alike_alone_and_in_any_batch() {
     for name in ["glm4_moe_lite_bf16", "glm4_moe_lite_f16", "glm4_moe_lite_mlx_4bit"] {
-        for precision in [Precision::Fast, Precision::Exact] {
+        for precision in Precision::ALL {
             // More rows than heads are multiplied for at a time, and more pages than one.
             assert_invariant(&fixture(name), precision, 150);
         }
@@ -286,7 +286,7 @@ fn greedy_smollm2_knows_the_capital_of_france() {
     };
     // "The capital of France is", and " Paris" with a full stop.
     let (question, answer) = ([504, 3575, 282, 4649, 314], [7042, 30]);
-    for precision in [Precision::Fast, Precision::Exact] {
+    for precision in Precision::ALL {
         let mut model = load(&path, &options(precision));
         let id = model.state_mut().open().unwrap();
         let first = argmax(&feed(model.as_mut(), id, &question));

@@ -114,7 +114,7 @@ fn what_was_estimated_is_what_a_loaded_model_holds() {
     paths.push(tiny.to_str().unwrap().to_string());
     paths.extend(smollm2());
     for path in paths {
-        for precision in [Precision::Fast, Precision::Exact] {
+        for precision in Precision::ALL {
             let options = options(precision);
             let foreseen = estimate(&path, &options).unwrap();
             let model = stepping::load(&path, &options);

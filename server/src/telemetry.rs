@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::LazyLock;
 
 use indicatif::MultiProgress;
-use sconce_server::serve::{Precision, ServePlan};
+use sconce_server::serve::ServePlan;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{ByteSize, LogFormat, TelemetryConfig};
@@ -72,7 +72,7 @@ pub(crate) fn announce(plan: &ServePlan) {
         commit = commit().unwrap_or("unknown"),
         device = "cpu",
         threads = plan.engine.threads.unwrap_or_else(sconce_models::threads::count),
-        exact = plan.precision == Precision::Exact,
+        precision = %plan.precision,
         memory_budget = budget,
         sequences_max = plan.engine.sequences_max,
         context_length_max = plan.engine.context_length_max,

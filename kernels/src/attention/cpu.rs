@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 
-use super::page::{Lines, Page, Scratch, Widths};
-use super::{AttentionOptions, Inputs, PageTable, Segment, Shape};
+use super::page::{Blocks, Lines, Scratch, Widths};
+use super::{AttentionOptions, Inputs, KvType, PageTable, Pages, Segment, Shape};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -18,32 +18,6 @@ const PARALLEL_MIN: usize = 32 * 1024;
 thread_local! {
     /// Sums and scores of a block; grows to the largest one this thread has seen.
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::EMPTY) };
-}
-
-/// Writes rows of new keys into their blocks, transposed.
-pub(super) fn write_keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
-    let width = shape.kv_heads * shape.head_dim;
-    for (row, slot) in k.chunks_exact(width).zip(slots) {
-        let (page, offset) = shape.locate(*slot as usize);
-        for (head, k) in row.chunks_exact(shape.head_dim).enumerate() {
-            let block = &mut keys[shape.block(page, head)..][..shape.block_len()];
-            for (line, k) in block.chunks_exact_mut(shape.page_tokens).zip(k) {
-                line[offset] = *k;
-            }
-        }
-    }
-}
-
-/// Writes rows of new values into their blocks.
-pub(super) fn write_values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape) {
-    let width = shape.kv_heads * shape.head_dim;
-    for (row, slot) in v.chunks_exact(width).zip(slots) {
-        let (page, offset) = shape.locate(*slot as usize);
-        for (head, v) in row.chunks_exact(shape.head_dim).enumerate() {
-            let start = shape.block(page, head) + shape.value_in_block(offset, 0);
-            values[start..][..v.len()].copy_from_slice(v);
-        }
-    }
 }
 
 /// Attention of every row of every segment; `out` is `[capacity, heads, head_dim]`.
@@ -110,17 +84,20 @@ impl Kernel for Job<'_> {
             page_tokens: tokens,
             key_dim: shape.head_dim,
             value_dim: shape.head_dim,
+            kv_type: shape.kv_type,
             match_values: false,
         };
         let mut lines = scratch.begin(call.rows.len() * queries, widths);
         call.load(&mut lines);
+        if shape.kv_type == KvType::Int8 {
+            // SAFETY: the caller's promise.
+            unsafe { lines.round_queries::<S>() };
+        }
         let first = call.first_token(call.rows.start);
         let last = call.segment.first_position + call.rows.end - 1;
         for index in first / tokens..=last / tokens {
             let page = call.table.pages[call.segment.first_page + index] as usize;
-            let start = shape.block(page, call.kv_head);
-            let keys = &call.inputs.keys[start..][..shape.block_len()];
-            let values = &call.inputs.values[start..][..shape.block_len()];
+            let blocks = call.blocks(page);
             let visible = |line: usize| {
                 let row = call.rows.start + line / queries;
                 let end = call.segment.first_position + row + 1;
@@ -129,13 +106,27 @@ impl Kernel for Job<'_> {
                 clip(call.first_token(row))..clip(end)
             };
             // SAFETY: the caller's promise.
-            unsafe { lines.page::<S>(Page { keys, values, scale: call.options.scale }, &visible) };
+            unsafe { lines.page::<S>(blocks, call.options.scale, &visible) };
         }
         call.store(&lines);
     }
 }
 
 impl Block<'_> {
+    /// The keys and values of a page.
+    fn blocks(&self, page: usize) -> Blocks<'_> {
+        let start = self.shape.block(page, self.kv_head);
+        let range = start..start + self.shape.block_len();
+        match self.inputs.pages {
+            Pages::F32 { keys, values } => {
+                Blocks::F32 { keys: &keys[range.clone()], values: &values[range] }
+            }
+            Pages::Int8 { keys, values } => {
+                Blocks::Int8 { keys: &keys[range.clone()], values: &values[range] }
+            }
+        }
+    }
+
     /// The first token that row `row` of the segment sees.
     fn first_token(&self, row: usize) -> usize {
         let end = self.segment.first_position + row + 1;

@@ -1,27 +1,30 @@
 //! Causal attention over keys and values in pages (Kwon et al., "PagedAttention", 2023), with
 //! grouped query heads and a sliding window.
 //!
-//! A block is what one page holds for one head: of values, `[page_tokens, head_dim]`. The order of
-//! elements inside a block of keys is the backend's own (on the CPU `[head_dim, page_tokens]`, so
-//! that one load serves several tokens); copy keys by whole pages only.
+//! A block is what one page holds for one head. The order inside it is the backend's own (on the CPU
+//! that of [`KvType`], in which one load of keys serves several tokens); copy whole pages only.
 
 mod cpu;
+mod kv_type;
 pub(crate) mod operands;
 pub(crate) mod page;
 pub mod reference;
+mod write;
 
 use candle_core::Tensor;
 
+pub use self::kv_type::{KV_GROUP, KV_PAGE_TOKENS_MAX, KvType};
 use crate::access::{View, check, distinct, write};
 use crate::error::Result;
 
 /// The pages of one layer.
 #[derive(Debug, Clone, Copy)]
 pub struct KvPages<'a> {
-    /// `[pages, kv_heads, page_tokens, key_dim]`; inside a block in the backend's order.
+    /// `[pages, kv_heads, page_tokens, row_len]`, where [`KvType::row_len`] of `key_dim` elements is
+    /// `key_dim` in f32; inside a block in the backend's order.
     pub keys: &'a Tensor,
-    /// `[pages, kv_heads, page_tokens, value_dim]`; both widths are `head_dim` for
-    /// [`paged_attention`].
+    /// The same of `value_dim` elements; both widths are `head_dim` for [`paged_attention`]. Keys
+    /// and values are of one type.
     pub values: &'a Tensor,
 }
 
@@ -77,14 +80,17 @@ pub fn write_kv(kv: KvPages<'_>, k: &Tensor, v: &Tensor, slots: &[u32]) -> Resul
     distinct(OP, kv.values, &[("v", v)])?;
     let (k, v) = (View::new(OP, "k", k)?, View::new(OP, "v", v)?);
     let (k, v) = (k.slice()?, v.slice()?);
-    write(OP, kv.keys, |keys| {
-        cpu::write_keys(keys, k, slots, &key_shape);
-        Ok(())
-    })?;
-    write(OP, kv.values, |values| {
-        cpu::write_values(values, v, slots, &value_shape);
-        Ok(())
-    })
+    let done = |()| Ok(());
+    match key_shape.kv_type {
+        KvType::F32 => {
+            write(OP, kv.keys, |keys| done(write::keys(keys, k, slots, &key_shape)))?;
+            write(OP, kv.values, |values| done(write::values(values, v, slots, &value_shape)))
+        }
+        KvType::Int8 => {
+            write(OP, kv.keys, |keys| done(write::key_codes(keys, k, slots, &key_shape)))?;
+            write(OP, kv.values, |values| done(write::value_codes(values, v, slots, &value_shape)))
+        }
+    }
 }
 
 /// `out = softmax(scale * q k^T) v` for every row of every segment, over the tokens it may see.
@@ -115,7 +121,11 @@ pub fn paged_attention(
     let q = View::new(OP, "q", q)?;
     let keys = View::new(OP, "keys", kv.keys)?;
     let values = View::new(OP, "values", kv.values)?;
-    let inputs = Inputs { q: q.slice()?, keys: keys.slice()?, values: values.slice()? };
+    let pages = match shape.kv_type {
+        KvType::F32 => Pages::F32 { keys: keys.elements()?, values: values.elements()? },
+        KvType::Int8 => Pages::Int8 { keys: keys.elements()?, values: values.elements()? },
+    };
+    let inputs = Inputs { q: q.slice()?, pages };
     write(OP, out, |out| {
         cpu::paged_attention(out, inputs, table, &shape, options);
         Ok(())
@@ -135,6 +145,8 @@ pub struct Shape {
     pub head_dim: usize,
     /// Heads of the queries, a multiple of `kv_heads`.
     pub heads: usize,
+    /// How a page holds them.
+    pub kv_type: KvType,
 }
 
 impl Shape {
@@ -143,9 +155,9 @@ impl Shape {
         (page * self.kv_heads + kv_head) * self.block_len()
     }
 
-    /// Elements of a block.
+    /// Elements of a block, or words.
     pub fn block_len(&self) -> usize {
-        self.page_tokens * self.head_dim
+        self.page_tokens * self.kv_type.row_len(self.head_dim)
     }
 
     /// Page and offset of a slot.
@@ -153,12 +165,12 @@ impl Shape {
         (slot / self.page_tokens, slot % self.page_tokens)
     }
 
-    /// Where element `dim` of the key of token `offset` lies inside its block.
+    /// Where element `dim` of the key of token `offset` lies inside its block, in f32.
     pub fn key_in_block(&self, offset: usize, dim: usize) -> usize {
         dim * self.page_tokens + offset
     }
 
-    /// Where element `dim` of the value of token `offset` lies inside its block.
+    /// Where element `dim` of the value of token `offset` lies inside its block, in f32.
     pub fn value_in_block(&self, offset: usize, dim: usize) -> usize {
         offset * self.head_dim + dim
     }
@@ -169,8 +181,25 @@ impl Shape {
 pub struct Inputs<'a> {
     /// `[capacity, heads * head_dim]`.
     pub q: &'a [f32],
-    /// All pages of keys.
-    pub keys: &'a [f32],
-    /// All pages of values.
-    pub values: &'a [f32],
+    /// All pages.
+    pub pages: Pages<'a>,
+}
+
+/// All pages of keys and all pages of values, block after block.
+#[derive(Debug, Clone, Copy)]
+pub enum Pages<'a> {
+    /// Elements.
+    F32 {
+        /// Keys.
+        keys: &'a [f32],
+        /// Values.
+        values: &'a [f32],
+    },
+    /// Words of codes, and scales.
+    Int8 {
+        /// Keys.
+        keys: &'a [u32],
+        /// Values.
+        values: &'a [u32],
+    },
 }

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{KvPages, PageTable, Segment, Shape};
+use super::{KvPages, KvType, PageTable, Segment, Shape};
 use crate::access::{check, check_dim, rows_of};
 use crate::error::{Error, Result};
 use crate::gather_rows::check_indices;
@@ -21,19 +21,30 @@ pub(crate) fn pages(op: &'static str, kv: KvPages<'_>) -> Result<[Shape; 2]> {
 }
 
 fn pool(op: &'static str, operand: &'static str, tensor: &Tensor) -> Result<Shape> {
-    match *tensor.dims() {
-        [pages, kv_heads, page_tokens, head_dim]
-            if kv_heads > 0 && page_tokens > 0 && head_dim > 0 =>
-        {
-            Ok(Shape { pages, kv_heads, page_tokens, head_dim, heads: kv_heads })
-        }
-        _ => Err(Error::Shape {
-            op,
-            operand,
-            expected: "[pages, kv_heads, page_tokens, head_dim]".to_owned(),
-            found: format!("{:?}", tensor.dims()),
-        }),
+    let kv_type = KvType::of(tensor.dtype()).ok_or_else(|| Error::DType {
+        op,
+        operand,
+        expected: KvType::F32.dtype(),
+        found: tensor.dtype(),
+    })?;
+    if let [pages, kv_heads, page_tokens, row_len] = *tensor.dims()
+        && let Some(head_dim) = kv_type.dim(row_len)
+        && kv_heads > 0
+        && page_tokens > 0
+        && head_dim > 0
+        && kv_type.fits(page_tokens, head_dim)
+    {
+        return Ok(Shape { pages, kv_heads, page_tokens, head_dim, heads: kv_heads, kv_type });
     }
+    Err(Error::Shape {
+        op,
+        operand,
+        expected: match kv_type {
+            KvType::F32 => "[pages, kv_heads, page_tokens, head_dim]".to_owned(),
+            KvType::Int8 => "[pages, kv_heads, a multiple of 16, words of a head]".to_owned(),
+        },
+        found: format!("{:?}", tensor.dims()),
+    })
 }
 
 /// Rows of new keys or values, one for each slot.

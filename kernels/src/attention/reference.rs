@@ -1,6 +1,19 @@
-//! The definition of `write_kv` and `paged_attention`: scores of a row, softmax, weighted sum.
+//! The definition of `write_kv` and `paged_attention`: scores of a row, softmax, weighted sum. Pages in
+//! 8 bits are defined by what they stand for.
 
-use super::{AttentionOptions, Inputs, PageTable, Segment, Shape};
+use super::{AttentionOptions, KV_GROUP, PageTable, Segment, Shape};
+use crate::matmul::reference::{INT8_MAX, ZERO};
+
+/// What attention reads, in f32.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// `[capacity, heads * head_dim]`.
+    pub q: &'a [f32],
+    /// All pages of keys, in f32.
+    pub keys: &'a [f32],
+    /// All pages of values, in f32.
+    pub values: &'a [f32],
+}
 
 /// Writes rows of new keys, `[slots, kv_heads, head_dim]`, into the pages.
 pub fn write_keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
@@ -26,6 +39,24 @@ pub fn write_values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape)
             }
         }
     }
+}
+
+/// What keys or values stand for once they were written in 8 bits: each group of each row of
+/// `[rows, heads, head_dim]` is rounded to multiples of a scale.
+pub fn rounded(rows: &[f32], head_dim: usize) -> Vec<f32> {
+    let mut values = Vec::new();
+    for group in rows.chunks(head_dim).flat_map(|head| head.chunks(KV_GROUP)) {
+        let largest = group.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        if group.iter().any(|value| !value.is_finite()) {
+            values.extend(group.iter().map(|_| f32::NAN));
+        } else if largest < ZERO {
+            values.extend(group.iter().map(|_| 0.0));
+        } else {
+            let (scale, inverse) = (largest / INT8_MAX, INT8_MAX / largest);
+            values.extend(group.iter().map(|value| scale * (value * inverse).round_ties_even()));
+        }
+    }
+    values
 }
 
 /// Attention of every row of every segment; `out` is `[capacity, heads, head_dim]`.

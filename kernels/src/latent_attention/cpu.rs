@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Inputs, Shape};
-use crate::attention::page::{Lines, Page, Scratch, Widths};
-use crate::attention::{PageTable, Segment};
+use crate::attention::page::{Blocks, Lines, Scratch, Widths};
+use crate::attention::{KvType, PageTable, Segment};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -91,7 +91,13 @@ impl Kernel for Job<'_> {
         let Shape { heads, page_tokens, rope_dim, latent_dim } = *call.shape;
         let mut lines = scratch.begin(
             call.lines.len(),
-            Widths { page_tokens, key_dim: rope_dim, value_dim: latent_dim, match_values: true },
+            Widths {
+                page_tokens,
+                key_dim: rope_dim,
+                value_dim: latent_dim,
+                kv_type: KvType::F32,
+                match_values: true,
+            },
         );
         call.load(&mut lines);
         // Tokens that a line of the block sees.
@@ -102,15 +108,14 @@ impl Kernel for Job<'_> {
             let page = call.table.pages[call.segment.first_page + index] as usize;
             let keys = rope_dim * page_tokens;
             let latents = latent_dim * page_tokens;
-            let page = Page {
+            let blocks = Blocks::F32 {
                 keys: &call.inputs.keys[page * keys..][..keys],
                 values: &call.inputs.latents[page * latents..][..latents],
-                scale: call.scale,
             };
             let visible =
                 |line: usize| 0..end_of(line).saturating_sub(index * page_tokens).min(page_tokens);
             // SAFETY: the caller's promise.
-            unsafe { lines.page::<S>(page, &visible) };
+            unsafe { lines.page::<S>(blocks, call.scale, &visible) };
         }
         call.store(&lines);
     }

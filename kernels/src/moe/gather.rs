@@ -4,7 +4,8 @@ use super::BLOCK_PAIRS;
 use crate::matmul::{GROUP, Quantized};
 
 /// Rows gathered by one thread: at most [`BLOCK_PAIRS`], in one of the two forms or, over time, in
-/// both. Grows to the widest rows this thread has seen.
+/// both. Has room for as many of the widest rows this thread has seen as a block of the step may
+/// have, so that what it holds does not hang on what rows choose.
 #[derive(Debug)]
 pub(super) struct Gathered {
     x: Vec<f32>,
@@ -52,6 +53,7 @@ impl Gathered {
 /// Replaces `target` by runs of `width` elements of `source`.
 fn pick<T: Copy>(target: &mut Vec<T>, source: &[T], width: usize, rows: &[u32]) {
     target.clear();
+    target.reserve_exact(source.len().min(BLOCK_PAIRS * width));
     for row in rows {
         target.extend_from_slice(&source[*row as usize * width..][..width]);
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use sconce_kernels::attention::{Inputs, Shape, reference};
+use sconce_kernels::attention::reference::{self, Inputs};
+use sconce_kernels::attention::{KvType, Shape};
 use sconce_kernels::{
     AttentionOptions, Error, Isa, KvPages, PageTable, Pool, Segment, paged_attention, write_kv,
 };
@@ -18,10 +19,24 @@ struct Case {
     segments: Vec<(usize, usize)>,
 }
 
+/// Pages whose every scale, or element, is poison.
+fn unwritten(shape: &Shape) -> Tensor {
+    let row_len = shape.kv_type.row_len(shape.head_dim);
+    let dims = (shape.pages, shape.kv_heads, shape.page_tokens, row_len);
+    let pages = match shape.kv_type {
+        KvType::F32 => Tensor::full(f32::NAN, dims, &Device::Cpu),
+        KvType::Int8 => Tensor::full(f32::NAN.to_bits(), dims, &Device::Cpu),
+    };
+    pages.unwrap().contiguous().unwrap()
+}
+
 /// Keys and values written through the operator, queries, and the table.
 struct Setup {
     keys: Tensor,
     values: Tensor,
+    /// What they stand for, in f32 blocks.
+    reference_keys: Vec<f32>,
+    reference_values: Vec<f32>,
     q: Vec<f32>,
     segments: Vec<Segment>,
     pages: Vec<u32>,
@@ -32,8 +47,13 @@ struct Setup {
 fn case(shape: [usize; 4], window: Option<usize>, segments: &[(usize, usize)]) -> Case {
     let [heads, kv_heads, page_tokens, head_dim] = shape;
     let pages = segments.iter().map(|(first, len)| (first + len).div_ceil(page_tokens)).sum();
-    let shape = Shape { pages, kv_heads, page_tokens, head_dim, heads };
+    let shape = Shape { pages, kv_heads, page_tokens, head_dim, heads, kv_type: KvType::F32 };
     Case { shape, window, segments: segments.to_vec() }
+}
+
+/// The same in 8 bits.
+fn coded(case: Case) -> Case {
+    Case { shape: Shape { kv_type: KvType::Int8, ..case.shape }, ..case }
 }
 
 fn cases() -> Vec<Case> {
@@ -47,6 +67,14 @@ fn cases() -> Vec<Case> {
         case([6, 2, 16, 64], Some(1), &[(0, 20), (40, 1)]),
         case([6, 2, 16, 64], Some(20), &[(0, 50), (77, 3)]),
         case([3, 1, 64, 48], Some(64), &[(100, 70)]),
+        coded(case([1, 1, 16, 16], None, &[(0, 1)])),
+        coded(case([9, 3, 64, 64], None, &[(0, 70), (63, 1), (64, 1), (200, 1)])),
+        coded(case([4, 2, 16, 32], None, &[(0, 33), (5, 12), (100, 3)])),
+        coded(case([8, 1, 256, 128], None, &[(0, 5), (290, 2)])),
+        coded(case([7, 1, 48, 80], None, &[(0, 7), (51, 9)])),
+        coded(case([2, 2, 64, 256], Some(1), &[(0, 20), (40, 1)])),
+        coded(case([6, 2, 16, 112], Some(20), &[(0, 50), (77, 3)])),
+        coded(case([5, 1, 64, 96], Some(64), &[(100, 70)])),
     ]
 }
 
@@ -57,11 +85,12 @@ fn set_up(case: &Case, seed: u64) -> Setup {
     for index in (1..pages.len()).rev() {
         pages.swap(index, random.below(index + 1));
     }
-    let dims = (shape.pages, shape.kv_heads, shape.page_tokens, shape.head_dim);
-    let pool = || Tensor::full(f32::NAN, dims, &Device::Cpu).unwrap();
+    let elements = shape.pages * shape.kv_heads * shape.page_tokens * shape.head_dim;
     let mut setup = Setup {
-        keys: pool().contiguous().unwrap(),
-        values: pool().contiguous().unwrap(),
+        keys: unwritten(&shape),
+        values: unwritten(&shape),
+        reference_keys: vec![f32::NAN; elements],
+        reference_values: vec![f32::NAN; elements],
         q: Vec::new(),
         segments: Vec::new(),
         pages,
@@ -82,7 +111,7 @@ fn set_up(case: &Case, seed: u64) -> Setup {
 
 impl Setup {
     /// Writes all tokens of a segment's sequence.
-    fn fill(&self, segment: &Segment, random: &mut Random) {
+    fn fill(&mut self, segment: &Segment, random: &mut Random) {
         let tokens = segment.first_position + segment.len;
         let slot = |token: usize| {
             let page = self.pages[segment.first_page + token / self.shape.page_tokens] as usize;
@@ -90,9 +119,20 @@ impl Setup {
         };
         let slots: Vec<u32> = (0..tokens).map(slot).collect();
         let width = self.shape.kv_heads * self.shape.head_dim;
-        let mut rows = || tensor(&random.numbers(tokens * width), width);
+        let [k, v] = [(); 2].map(|()| random.numbers(tokens * width));
         let kv = KvPages { keys: &self.keys, values: &self.values };
-        write_kv(kv, &rows(), &rows(), &slots).unwrap();
+        write_kv(kv, &tensor(&k, width), &tensor(&v, width), &slots).unwrap();
+        let stands_for = |rows: &[f32]| match self.shape.kv_type {
+            KvType::F32 => rows.to_vec(),
+            KvType::Int8 => reference::rounded(rows, self.shape.head_dim),
+        };
+        let shape = self.reference_shape();
+        reference::write_keys(&mut self.reference_keys, &stands_for(&k), &slots, &shape);
+        reference::write_values(&mut self.reference_values, &stands_for(&v), &slots, &shape);
+    }
+
+    fn reference_shape(&self) -> Shape {
+        Shape { kv_type: KvType::F32, ..self.shape }
     }
 
     /// Attention over the given segments, whose rows index the queries of the setup.
@@ -111,21 +151,31 @@ fn attention_matches_its_reference() {
     for (seed, case) in cases().iter().enumerate() {
         let setup = set_up(case, seed as u64 + 1);
         let mut expected = vec![f32::NAN; setup.q.len()];
-        let (keys, vals) = (values(&setup.keys), values(&setup.values));
-        let inputs = Inputs { q: &setup.q, keys: &keys, values: &vals };
+        let (keys, values) = (&setup.reference_keys, &setup.reference_values);
+        let inputs = Inputs { q: &setup.q, keys, values };
         let table = PageTable { segments: &setup.segments, pages: &setup.pages };
-        reference::paged_attention(&mut expected, inputs, table, &setup.shape, setup.options);
+        let shape = setup.reference_shape();
+        reference::paged_attention(&mut expected, inputs, table, &shape, setup.options);
         for isa in Isa::available() {
             let found = isa.with(|| setup.run(&setup.segments));
+            // Queries and weights are rounded to one part in 16319 of their largest.
+            let tolerance = if setup.shape.kv_type == KvType::F32 { 3e-6 } else { 3e-4 };
             let case = format!("{isa} {:?} {:?} {:?}", case.shape, case.window, case.segments);
-            compare(&case, &found, &expected, &vec![1.0; expected.len()], 3e-6);
+            compare(&case, &found, &expected, &vec![1.0; expected.len()], tolerance);
         }
     }
 }
 
 #[test]
 fn written_keys_and_values_match_their_reference() {
-    let shape = Shape { pages: 4, kv_heads: 2, page_tokens: 5, head_dim: 6, heads: 2 };
+    let shape = Shape {
+        pages: 4,
+        kv_heads: 2,
+        page_tokens: 5,
+        head_dim: 6,
+        heads: 2,
+        kv_type: KvType::F32,
+    };
     let slots = [7, 0, 19, 12];
     let mut random = Random::new(2);
     let (k, v) = (random.numbers(4 * 12), random.numbers(4 * 12));
@@ -144,7 +194,14 @@ fn written_keys_and_values_match_their_reference() {
 
 #[test]
 fn keys_and_values_may_differ_in_width_when_written_but_not_when_read() {
-    let shape = Shape { pages: 3, kv_heads: 2, page_tokens: 4, head_dim: 6, heads: 2 };
+    let shape = Shape {
+        pages: 3,
+        kv_heads: 2,
+        page_tokens: 4,
+        head_dim: 6,
+        heads: 2,
+        kv_type: KvType::F32,
+    };
     let value_shape = Shape { head_dim: 10, ..shape };
     let slots = [7, 0, 11];
     let mut random = Random::new(3);

@@ -145,7 +145,7 @@ impl<L: DecoderLayer> Decoder<L> {
             vocab_size: info.vocab_size,
         };
         let state = StatePool::new(layout, device)?;
-        let step = Step::default();
+        let step = Step::new(limits, state.layout());
         Ok(Self { weights, info, footprint, limits, state, step, ropes, work, head })
     }
 
@@ -168,11 +168,11 @@ impl<L: DecoderLayer> Decoder<L> {
         if rows == 0 {
             return Ok(());
         }
-        let (head, weights) = (&self.head, &self.weights);
+        let (head, weights) = (&mut self.head, &self.weights);
         gather_rows(&head.hidden, &self.work.hidden, &self.step.logits_rows)?;
         weights.norm.forward(&head.normed, &head.hidden, rows)?;
         let lm_head = &weights.lm_head;
-        let x = self.work.activations.prepare(&head.normed, rows, &[&lm_head.weight])?;
+        let x = head.activations.prepare(&head.normed, rows, &[&lm_head.weight])?;
         lm_head.forward(&head.logits, &x, rows, Mode::Store)
     }
 }

@@ -31,13 +31,20 @@ pub(crate) struct Mlp {
     activation: Activation,
 }
 
-/// Buffers of gated MLPs.
+/// Buffers of gated MLPs, in the same memory for every width.
 #[derive(Debug)]
 pub(crate) struct MlpBuffers {
+    /// Those of the widest first; the others are made when an MLP of their width first runs.
+    widths: Vec<WidthBuffers>,
+}
+
+/// Buffers of gated MLPs of one width, `[rows, width]` each.
+#[derive(Debug)]
+struct WidthBuffers {
+    width: usize,
     gate: Tensor,
     up: Tensor,
     gated: Tensor,
-    width: usize,
 }
 
 impl MlpBuffers {
@@ -47,26 +54,38 @@ impl MlpBuffers {
     /// The device cannot allocate.
     pub(crate) fn new(width: usize, allocator: &mut Allocator<'_>) -> Result<Self, Error> {
         allocator.multiplies(width);
-        Ok(Self {
+        let widest = WidthBuffers {
+            width,
             gate: allocator.buffer(width)?,
             up: allocator.buffer(width)?,
             gated: allocator.buffer(width)?,
-            width,
-        })
+        };
+        Ok(Self { widths: vec![widest] })
     }
 
-    /// Gate, up and gated of an MLP of `width`.
-    fn narrow(&self, width: usize) -> Result<[Tensor; 3], Error> {
-        let narrow = |tensor: &Tensor| -> Result<Tensor, Error> {
-            if width == self.width {
-                return Ok(tensor.clone());
+    /// The buffers of an MLP of `width`.
+    fn of(&mut self, width: usize) -> Result<&WidthBuffers, Error> {
+        let index = match self.widths.iter().position(|buffers| buffers.width == width) {
+            Some(index) => index,
+            None => {
+                self.widths.push(self.widths[0].narrow(width)?);
+                self.widths.len() - 1
             }
-            // The leading part of the same memory, as rows of another width.
+        };
+        Ok(&self.widths[index])
+    }
+}
+
+impl WidthBuffers {
+    /// The leading part of the same memory, as rows of another width.
+    fn narrow(&self, width: usize) -> Result<Self, Error> {
+        let narrow = |tensor: &Tensor| -> Result<Tensor, Error> {
             let rows = tensor.dims()[0];
             let flat = tensor.flatten_all()?.narrow(0, 0, rows * width)?;
             Ok(flat.reshape((rows, width))?)
         };
-        Ok([narrow(&self.gate)?, narrow(&self.up)?, narrow(&self.gated)?])
+        let (gate, up, gated) = (narrow(&self.gate)?, narrow(&self.up)?, narrow(&self.gated)?);
+        Ok(Self { width, gate, up, gated })
     }
 }
 
@@ -102,13 +121,13 @@ impl Mlp {
         output: Output,
     ) -> Result<(), Error> {
         let (gate, up, down) = (&self.gate_proj, &self.up_proj, &self.down_proj);
-        let buffers = work.mlp.as_ref().expect("the workspace was made for an MLP");
-        let [gate_out, up_out, gated] = buffers.narrow(gate.weight.rows())?;
+        let buffers = work.mlp.as_mut().expect("the workspace was made for an MLP");
+        let buffers = buffers.of(gate.weight.rows())?;
         let x = work.activations.prepare(&work.normed, rows, &[&gate.weight, &up.weight])?;
-        gate.forward(&gate_out, &x, rows, Mode::Store)?;
-        up.forward(&up_out, &x, rows, Mode::Store)?;
-        gate_mul(&gated, &gate_out, &up_out, self.activation, rows)?;
-        let x = work.activations.prepare(&gated, rows, &[&down.weight])?;
+        gate.forward(&buffers.gate, &x, rows, Mode::Store)?;
+        up.forward(&buffers.up, &x, rows, Mode::Store)?;
+        gate_mul(&buffers.gated, &buffers.gate, &buffers.up, self.activation, rows)?;
+        let x = work.activations.prepare(&buffers.gated, rows, &[&down.weight])?;
         let (out, mode) = match output {
             Output::Add => (&work.hidden, Mode::Add),
             Output::Branch => (&work.branch, Mode::Store),

@@ -11,7 +11,7 @@ use sconce_kernels::{
 use super::experts::Experts;
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpShape, Output};
-use super::workspace::{Allocator, Workspace, WorkspaceShape};
+use super::workspace::{Allocator, Part, Workspace, WorkspaceShape};
 use crate::error::Error;
 use crate::load::weights::Weights;
 
@@ -81,9 +81,19 @@ struct SharedExpert {
     gate: Option<Linear>,
 }
 
+/// Rows of a step whose experts are computed together, `[at most BLOCK_ROWS, hidden_size]` each.
+#[derive(Debug)]
+struct RowBlock {
+    /// Part of `work.normed`.
+    normed: Tensor,
+    /// Part of `work.hidden`.
+    hidden: Tensor,
+}
+
 /// Buffers of the experts of one block of rows.
 #[derive(Debug)]
 pub(crate) struct MoeBuffers {
+    blocks: Vec<RowBlock>,
     /// `[rows, experts]`.
     logits: Tensor,
     routing: Routing,
@@ -100,11 +110,15 @@ pub(crate) struct MoeBuffers {
 }
 
 impl MoeBuffers {
-    /// Buffers for layers of `shape`.
+    /// Buffers for layers of `shape` that read `normed` and add to `hidden`.
     ///
     /// # Errors
     /// The device cannot allocate.
-    pub(crate) fn new(shape: &MoeShape, allocator: &mut Allocator<'_>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        shape: &MoeShape,
+        allocator: &mut Allocator<'_>,
+        [normed, hidden]: [&Tensor; 2],
+    ) -> Result<Self, Error> {
         let (width, choices) = (shape.intermediate_size, shape.router.experts_per_token);
         let rows = allocator.rows().min(BLOCK_ROWS);
         let pairs = rows * choices;
@@ -114,14 +128,22 @@ impl MoeBuffers {
             false => Routing::new(0, 0, 0),
         };
         let gated = shape.shared.is_some_and(|shared| shared.gated);
+        let rows_max = normed.dims()[0];
+        let block = |first: usize| {
+            let len = BLOCK_ROWS.min(rows_max - first);
+            let (normed, hidden) = (normed.narrow(0, first, len)?, hidden.narrow(0, first, len)?);
+            Ok(RowBlock { normed, hidden })
+        };
+        let blocks = (0..rows_max).step_by(BLOCK_ROWS).map(block);
         Ok(Self {
+            blocks: blocks.collect::<Result<_, Error>>()?,
             logits: allocator.tensor(rows, shape.experts)?,
             routing,
             gate: allocator.tensor(pairs, width)?,
             up: allocator.tensor(pairs, width)?,
             gated: allocator.tensor(pairs, width)?,
             down: allocator.tensor(pairs, shape.hidden_size)?,
-            activations: allocator.activations(pairs, width)?,
+            activations: allocator.activations(Part::Layers, pairs, width)?,
             shared_gate: allocator.buffer(usize::from(gated))?,
         })
     }
@@ -162,8 +184,8 @@ impl Moe {
     /// # Errors
     /// An operator refused.
     pub(crate) fn forward(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
-        for first in (0..rows).step_by(BLOCK_ROWS) {
-            self.add_experts(work, first, BLOCK_ROWS.min(rows - first))?;
+        for block in 0..rows.div_ceil(BLOCK_ROWS) {
+            self.add_experts(work, block, BLOCK_ROWS.min(rows - block * BLOCK_ROWS))?;
         }
         match &self.shared {
             Some(shared) => shared.add(work, rows),
@@ -171,25 +193,25 @@ impl Moe {
         }
     }
 
-    /// Adds the chosen experts' results for `rows` rows from `first` on.
-    fn add_experts(&self, work: &mut Workspace, first: usize, rows: usize) -> Result<(), Error> {
+    /// Adds the chosen experts' results for the leading `rows` rows of a block.
+    fn add_experts(&self, work: &mut Workspace, block: usize, rows: usize) -> Result<(), Error> {
         let Experts { gate_proj, up_proj, down_proj } = &self.experts;
         let buffers = work.moe.as_mut().expect("the workspace was made for experts");
-        let (x, out) = (work.normed.narrow(0, first, rows)?, work.hidden.narrow(0, first, rows)?);
+        let RowBlock { normed, hidden } = &buffers.blocks[block];
 
         // In f32 whatever the precision: a choice of experts is not to hang on rounding.
-        matmul(&buffers.logits, &Activations::exact(&x, rows)?, &self.gate, Mode::Store)?;
+        matmul(&buffers.logits, &Activations::exact(normed, rows)?, &self.gate, Mode::Store)?;
         let correction = self.e_score_correction_bias.as_ref();
         buffers.routing.route(&buffers.logits, correction, &self.router, rows)?;
 
         let (routing, pairs) = (&buffers.routing, buffers.routing.pairs());
-        let x = work.activations.prepare_experts(&x, rows, &[gate_proj, up_proj])?;
+        let x = work.activations.prepare_experts(normed, rows, &[gate_proj, up_proj])?;
         expert_matmul(&buffers.gate, &x, gate_proj, routing, PairInput::Rows)?;
         expert_matmul(&buffers.up, &x, up_proj, routing, PairInput::Rows)?;
         gate_mul(&buffers.gated, &buffers.gate, &buffers.up, self.activation, pairs)?;
         let x = buffers.activations.prepare_experts(&buffers.gated, pairs, &[down_proj])?;
         expert_matmul(&buffers.down, &x, down_proj, routing, PairInput::Pairs)?;
-        Ok(combine_experts(&out, &buffers.down, routing)?)
+        Ok(combine_experts(hidden, &buffers.down, routing)?)
     }
 }
 

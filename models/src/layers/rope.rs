@@ -222,8 +222,8 @@ impl RopeTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Precision;
     use candle_core::Device;
-    use sconce_kernels::ActivationType;
     use serde_json::{Value, json};
 
     fn frequencies(json: Value, head_dim: usize) -> Result<Frequencies, Error> {
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn a_table_row_holds_the_angles_of_its_position() {
         let plain = frequencies(json!({"rope_theta": 10000.0}), 4).unwrap();
-        let mut allocator = Allocator::new(3, ActivationType::F32, Some(&Device::Cpu));
+        let mut allocator = Allocator::new(3, Precision::Exact, Some(&Device::Cpu));
         let mut table = RopeTable::new(plain, &mut allocator).unwrap();
         assert_eq!(allocator.bytes(), 4 * 3 * 2 * 4);
         table.fill(&[7, 0]).unwrap();

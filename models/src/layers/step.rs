@@ -5,7 +5,7 @@ use sconce_kernels::{Emit, RecurrentSegment, attention};
 
 use crate::error::Error;
 use crate::model::{Batch, Segment};
-use crate::state::{SequenceId, StatePool};
+use crate::state::{SequenceId, StateLayout, StatePool};
 
 /// Bounds that a batch has to keep.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,22 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// Room for steps that keep to `limits`, over the state of `layout`. Only sequences that share
+    /// pages may name more of them in a step than there are, for which the list grows then.
+    pub(crate) fn new(limits: StepLimits, layout: &StateLayout) -> Self {
+        let sequences = layout.sequences_max.min(limits.tokens);
+        Self {
+            positions: Vec::with_capacity(limits.tokens),
+            slots: Vec::with_capacity(limits.tokens),
+            segments: Vec::with_capacity(sequences),
+            pages: Vec::with_capacity(layout.pages_max),
+            recurrent: Vec::with_capacity(sequences),
+            emits: Vec::with_capacity(layout.points_max),
+            logits_rows: Vec::with_capacity(sequences),
+            seen: Vec::with_capacity(sequences),
+        }
+    }
+
     /// Number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.positions.len()

@@ -13,9 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::layers::decoder::{Decoder, DecoderParts, DecoderWeights, WeightsSummary};
 use crate::layers::rope::{Frequencies, RopeTable};
-use crate::layers::workspace::{
-    Allocator, HeadWorkspace, Workspace, WorkspaceShape, activation_type,
-};
+use crate::layers::workspace::{Allocator, HeadWorkspace, Workspace, WorkspaceShape};
 use crate::model::{Model, ModelFootprint, ModelInfo, Precision};
 use crate::state::StateLayout;
 
@@ -139,8 +137,7 @@ impl<'a, A: Architecture> Plan<'a, A> {
     }
 
     fn allocator<'d>(&self, device: Option<&'d Device>) -> Allocator<'d> {
-        let activation = activation_type(self.options.precision);
-        Allocator::new(self.options.step_tokens_max, activation, device)
+        Allocator::new(self.options.step_tokens_max, self.options.precision, device)
     }
 
     fn buffers(&self, allocator: &mut Allocator<'_>) -> Result<Buffers, Error> {
@@ -196,11 +193,12 @@ fn ignores<A: Architecture>(architecture: &A) -> impl Fn(&str) -> bool {
 fn fingerprint(checkpoint: &Checkpoint, options: &LoadOptions) -> u64 {
     let precision = match options.precision {
         Precision::Fast => 0,
-        Precision::Exact => 1,
+        Precision::Fine => 1,
+        Precision::Exact => 2,
     };
     let weights = match options.quantize {
         None => checkpoint.fingerprint(),
         Some(format) => checkpoint.fingerprint_as(format.name()),
     };
-    (weights << 1) | precision
+    (weights << 2) | precision
 }

@@ -2,7 +2,8 @@
 //! in between. What an entry is, is `transfer.rs`. Memory of the CPU only, like the operators.
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use sconce_kernels::storage_mut;
 
 // Pages and points are stored and sent as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "state is little-endian");
@@ -28,7 +29,14 @@ pub(crate) fn read(tensor: &Tensor, index: u32, into: &mut Vec<u8>) -> Result<()
 /// # Errors
 /// A tensor of another type, or on a device whose memory cannot be written directly.
 pub(crate) fn write(tensor: &Tensor, index: u32, bytes: &[u8]) -> Result<()> {
-    tensor.inplace_op1(&Change { index, to: Content::Bytes(bytes) })
+    change(tensor, |values, layout| {
+        let target: &mut [u8] = cast_slice_mut(&mut values[entry(layout, index)?]);
+        if target.len() != bytes.len() {
+            bail!("an entry has {} bytes, found {}", target.len(), bytes.len());
+        }
+        target.copy_from_slice(bytes);
+        Ok(())
+    })
 }
 
 /// Copies entry `from` over entry `index`.
@@ -36,7 +44,10 @@ pub(crate) fn write(tensor: &Tensor, index: u32, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As for [`write`].
 pub(crate) fn copy(tensor: &Tensor, from: u32, index: u32) -> Result<()> {
-    tensor.inplace_op1(&Change { index, to: Content::Entry(from) })
+    change(tensor, |values, layout| {
+        values.copy_within(entry(layout, from)?, entry(layout, index)?.start);
+        Ok(())
+    })
 }
 
 /// Makes all elements of entry `index` zero.
@@ -44,43 +55,20 @@ pub(crate) fn copy(tensor: &Tensor, from: u32, index: u32) -> Result<()> {
 /// # Errors
 /// As for [`write`].
 pub(crate) fn clear(tensor: &Tensor, index: u32) -> Result<()> {
-    tensor.inplace_op1(&Change { index, to: Content::Zeros })
-}
-
-/// What becomes of an entry.
-struct Change<'a> {
-    index: u32,
-    to: Content<'a>,
-}
-
-enum Content<'a> {
-    Bytes(&'a [u8]),
-    Entry(u32),
-    Zeros,
-}
-
-impl InplaceOp1 for Change<'_> {
-    fn name(&self) -> &'static str {
-        "change-state"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let CpuStorage::F32(values) = storage else { bail!("state must be f32") };
-        let target = entry(layout, self.index)?;
-        match self.to {
-            Content::Bytes(bytes) => {
-                let target: &mut [u8] = cast_slice_mut(&mut values[target]);
-                if target.len() != bytes.len() {
-                    bail!("an entry has {} bytes, found {}", target.len(), bytes.len());
-                }
-                target.copy_from_slice(bytes);
-            }
-            Content::Entry(from) => values.copy_within(entry(layout, from)?, target.start),
-            // Filling bytes is one call of the system's, filling floats a loop.
-            Content::Zeros => cast_slice_mut::<f32, u8>(&mut values[target]).fill(0),
-        }
+    change(tensor, |values, layout| {
+        // Filling bytes is one call of the system's, filling floats a loop.
+        cast_slice_mut::<f32, u8>(&mut values[entry(layout, index)?]).fill(0);
         Ok(())
-    }
+    })
+}
+
+/// Hands the tensor's memory to `body`, and where its entries lie in it.
+fn change(tensor: &Tensor, body: impl FnOnce(&mut [f32], &Layout) -> Result<()>) -> Result<()> {
+    let (mut storage, layout) = storage_mut(tensor);
+    let Storage::Cpu(CpuStorage::F32(values)) = &mut *storage else {
+        bail!("state on {:?} cannot be written", tensor.device().location());
+    };
+    body(values, layout)
 }
 
 /// Elements of entry `index`.

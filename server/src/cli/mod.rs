@@ -15,6 +15,7 @@ mod inspect;
 mod load;
 mod models;
 mod output;
+mod precision;
 mod progress;
 mod prompt;
 mod quantize;

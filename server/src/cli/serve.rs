@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::error::CliError;
 use super::output;
+use super::precision::PrecisionArgs;
 use super::progress::LoadDisplay;
 use crate::config::{DeviceChoice, Flag, Layers};
 use crate::telemetry;
@@ -76,9 +77,8 @@ pub(crate) struct EngineArgs {
     /// What computes
     #[arg(long, value_enum)]
     device: Option<DeviceChoice>,
-    /// Compute with f32 activations, for comparison with references
-    #[arg(long)]
-    exact: bool,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// Threads that compute [default: one for each physical core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -90,7 +90,8 @@ pub(crate) struct EngineArgs {
 impl EngineArgs {
     /// Whether any of them is on the command line.
     pub(crate) fn is_given(&self) -> bool {
-        self.device.is_some() || self.exact || self.threads.is_some() || self.config.is_some()
+        let precision = self.precision.given().is_some();
+        self.device.is_some() || precision || self.threads.is_some() || self.config.is_some()
     }
 
     /// The flags that are on the command line, as settings.
@@ -100,8 +101,9 @@ impl EngineArgs {
             let name = device.to_possible_value().expect("no device is hidden");
             flags.push(Flag::new("--device", ("engine", "device"), name.get_name()));
         }
-        if self.exact {
-            flags.push(Flag::new("--exact", ("engine", "exact"), true));
+        if let Some((flag, precision)) = self.precision.given() {
+            let name = precision.to_possible_value().expect("no precision is hidden");
+            flags.push(Flag::new(flag, ("engine", "precision"), name.get_name()));
         }
         if let Some(threads) = self.threads {
             flags.push(Flag::new("--threads", ("engine", "threads"), threads));

@@ -66,8 +66,8 @@ pub(crate) struct ServerConfig {
 pub(crate) struct EngineConfig {
     /// What computes.
     pub(crate) device: DeviceChoice,
-    /// Computes with f32 activations throughout.
-    pub(crate) exact: bool,
+    /// How exactly a model computes.
+    pub(crate) precision: PrecisionChoice,
     /// Threads of the CPU backend.
     pub(crate) threads: Auto<usize>,
     /// Most bytes of weights, workspace and sequence state together.
@@ -106,6 +106,38 @@ pub(crate) enum DeviceChoice {
     Metal,
 }
 
+/// How exactly a model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PrecisionChoice {
+    /// 8-bit activations, as other engines have
+    Fast,
+    /// 16-bit activations
+    Fine,
+    /// f32 throughout, for comparison with references
+    Exact,
+}
+
+impl From<Precision> for PrecisionChoice {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::Fast => Self::Fast,
+            Precision::Fine => Self::Fine,
+            Precision::Exact => Self::Exact,
+        }
+    }
+}
+
+impl From<PrecisionChoice> for Precision {
+    fn from(choice: PrecisionChoice) -> Self {
+        match choice {
+            PrecisionChoice::Fast => Self::Fast,
+            PrecisionChoice::Fine => Self::Fine,
+            PrecisionChoice::Exact => Self::Exact,
+        }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -134,7 +166,7 @@ impl Default for Config {
             },
             engine: EngineConfig {
                 device: DeviceChoice::Auto,
-                exact: plan.precision == Precision::Exact,
+                precision: plan.precision.into(),
                 threads: plan.engine.threads.into(),
                 memory_budget: Auto::Auto,
                 sequences_max: plan.engine.sequences_max,

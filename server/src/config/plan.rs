@@ -1,7 +1,7 @@
 //! From settings to what the server is built from, with every rule checked once. Rules that one
 //! value's type cannot express are here, so that a wrong setting is told before anything starts.
 
-use sconce_server::serve::{DrainPlan, EnginePlan, Limits, ModelPlan, Precision, ServePlan};
+use sconce_server::serve::{DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan};
 
 use super::machine::Machine;
 use super::size::{Amount, Share};
@@ -68,7 +68,7 @@ impl Config {
                 threads: engine.threads.given(),
             },
             cache: self.cache.plan(memory_budget, machine, &check)?,
-            precision: if engine.exact { Precision::Exact } else { Precision::Fast },
+            precision: engine.precision.into(),
             limits: Limits {
                 request_seconds_max: server.request_time_max.0,
                 connections_max: server.connections_max,

@@ -21,11 +21,15 @@ macro_rules! for_tiles {
     };
 }
 
+mod codes;
+mod products;
 mod scores;
 mod sums;
 
 use std::ops::Range;
 
+use self::codes::{CodeScratch, Codes};
+use super::kv_type::KvType;
 use crate::simd::{LANES, Simd, exp};
 
 /// Vectors of scores or values, or tokens, that a tile holds for each line.
@@ -40,6 +44,8 @@ pub(crate) struct Widths {
     pub(crate) key_dim: usize,
     /// Elements of a value.
     pub(crate) value_dim: usize,
+    /// How they are kept.
+    pub(crate) kv_type: KvType,
     /// Whether values are matched too, as a second part of the keys: a query then has `value_dim`
     /// elements more.
     pub(crate) match_values: bool,
@@ -48,10 +54,11 @@ pub(crate) struct Widths {
 /// Memory of a block, kept by each thread.
 pub(crate) struct Scratch {
     numbers: Vec<f32>,
+    codes: CodeScratch,
 }
 
 impl Scratch {
-    pub(crate) const EMPTY: Self = Self { numbers: Vec::new() };
+    pub(crate) const EMPTY: Self = Self { numbers: Vec::new(), codes: CodeScratch::EMPTY };
 
     /// Readies room for `count` lines with empty sums.
     pub(crate) fn begin(&mut self, count: usize, widths: Widths) -> Lines<'_> {
@@ -83,6 +90,10 @@ impl Scratch {
         let (weights, factors) = rest.split_at_mut(count);
         largest.fill(f32::NEG_INFINITY);
         weights.fill(0.0);
+        let codes = match widths.kv_type {
+            KvType::F32 => self.codes.begin(0, 0, [0, 0]),
+            KvType::Int8 => self.codes.begin(count, tokens, [widths.key_dim, dim]),
+        };
         Lines {
             count,
             widths,
@@ -98,6 +109,7 @@ impl Scratch {
             factors,
             keys,
             values,
+            codes,
         }
     }
 }
@@ -127,17 +139,15 @@ pub(crate) struct Lines<'a> {
     /// A page of keys and of values filled up to whole vectors, where the shape is odd.
     keys: &'a mut [f32],
     values: &'a mut [f32],
+    /// Queries and weights as integers, where pages are such.
+    codes: Codes<'a>,
 }
 
-/// The blocks of one head in one page.
+/// The blocks of one head in one page, in the order that [`KvType`] gives.
 #[derive(Clone, Copy)]
-pub(crate) struct Page<'a> {
-    /// `[key_dim, page_tokens]`.
-    pub(crate) keys: &'a [f32],
-    /// `[page_tokens, value_dim]`.
-    pub(crate) values: &'a [f32],
-    /// Factor on the scores.
-    pub(crate) scale: f32,
+pub(crate) enum Blocks<'a> {
+    F32 { keys: &'a [f32], values: &'a [f32] },
+    Int8 { keys: &'a [u32], values: &'a [u32] },
 }
 
 impl Lines<'_> {
@@ -156,32 +166,52 @@ impl Lines<'_> {
         (&self.sums[line * self.dim..][..self.widths.value_dim], self.weights[line])
     }
 
-    /// Adds a page to every line; `visible(line)` are the tokens of the page that the line sees.
+    /// Adds a page to every line; `visible(line)` are the tokens of the page that the line sees,
+    /// `scale` is the factor on the scores.
     ///
     /// # Safety
-    /// The processor has the instructions of `S`.
+    /// The processor has the instructions of `S`; the blocks are of the type that the lines were
+    /// made for, in 8 bits after [`round_queries`](Self::round_queries).
     #[inline(always)]
     pub(crate) unsafe fn page<S: Simd>(
         &mut self,
-        page: Page<'_>,
+        blocks: Blocks<'_>,
+        scale: f32,
         visible: &impl Fn(usize) -> Range<usize>,
     ) {
         let seen = self.seen(visible);
         if seen.is_empty() {
             return;
         }
-        let page = self.whole_vectors(page, seen.end);
         let vectors = seen.start / LANES..seen.end.div_ceil(LANES);
-        // SAFETY: the caller's promise; both blocks are filled up to whole vectors.
-        unsafe {
-            self.score_keys::<S>(page.keys, vectors.clone());
-            if self.widths.match_values {
-                self.score_values::<S>(page.values, seen.clone());
+        match blocks {
+            Blocks::F32 { keys, values } => {
+                let page = self.whole_vectors(keys, values, seen.end);
+                // SAFETY: the caller's promise; both blocks are filled up to whole vectors.
+                unsafe {
+                    self.score_keys::<S>(page.keys, vectors.clone());
+                    if self.widths.match_values {
+                        self.score_values::<S>(page.values, seen.clone());
+                    }
+                    for line in 0..self.count {
+                        self.weigh::<S>(line, scale, visible(line), vectors.clone());
+                    }
+                    self.sum_values::<S>(page.values, seen);
+                }
             }
-            for line in 0..self.count {
-                self.weigh::<S>(line, page.scale, visible(line), vectors.clone());
+            Blocks::Int8 { keys, values } => {
+                let (keys, values) = (keys.as_ptr(), values.as_ptr());
+                // SAFETY: the caller's promise; scales follow the codes of a block.
+                unsafe {
+                    self.score_codes::<S>(keys, vectors.clone());
+                    let scales = values.add(self.dim / 4 * self.tokens).cast();
+                    for line in 0..self.count {
+                        self.weigh::<S>(line, scale, visible(line), vectors.clone());
+                        self.round_weights::<S>(line, scales, visible(line), vectors.clone());
+                    }
+                    self.sum_codes::<S>(values, seen);
+                }
             }
-            self.sum_values::<S>(page.values, seen);
         }
     }
 
@@ -194,20 +224,18 @@ impl Lines<'_> {
 
     /// The page with rows of whole vectors: as it is, or the tokens before `end` copied. Raw, as
     /// the copy lives in the scratch beside what is written meanwhile.
-    fn whole_vectors(&mut self, page: Page<'_>, end: usize) -> RawPage {
+    fn whole_vectors(&mut self, keys: &[f32], values: &[f32], end: usize) -> RawPage {
         let Widths { page_tokens, value_dim, .. } = self.widths;
-        let mut raw =
-            RawPage { keys: page.keys.as_ptr(), values: page.values.as_ptr(), scale: page.scale };
+        let mut raw = RawPage { keys: keys.as_ptr(), values: values.as_ptr() };
         if page_tokens != self.tokens {
-            for (to, from) in
-                self.keys.chunks_exact_mut(self.tokens).zip(page.keys.chunks_exact(page_tokens))
-            {
+            let rows = keys.chunks_exact(page_tokens);
+            for (to, from) in self.keys.chunks_exact_mut(self.tokens).zip(rows) {
                 to[..page_tokens].copy_from_slice(from);
             }
             raw.keys = self.keys.as_ptr();
         }
         if value_dim != self.dim {
-            let rows = page.values.chunks_exact(value_dim).take(end);
+            let rows = values.chunks_exact(value_dim).take(end);
             for (to, from) in self.values.chunks_exact_mut(self.dim).zip(rows) {
                 to[..value_dim].copy_from_slice(from);
                 // Left from another shape they could be NaN, which a matched zero would not undo.
@@ -269,5 +297,4 @@ impl Lines<'_> {
 struct RawPage {
     keys: *const f32,
     values: *const f32,
-    scale: f32,
 }

@@ -1,16 +1,17 @@
-//! `sconce bench accuracy`: how far the default computation is from the exact one.
+//! `sconce bench accuracy`: how far the fast computation, or the fine one, is from the exact one.
 //!
 //! Both read the same text, teacher forced: after each token the two distributions of the next one
 //! are compared, and both go on with the token that the text has.
 
 use std::path::PathBuf;
 
-use sconce_models::Error;
+use sconce_models::{Error, Precision};
 use serde_json::json;
 
 use super::stepper::Stepper;
 use crate::cli::error::CliError;
 use crate::cli::output;
+use crate::cli::precision::PrecisionArgs;
 
 /// What is read unless another text is given: a page of plain prose.
 const PAGE: &str = include_str!("page.txt");
@@ -20,6 +21,8 @@ const PAGE: &str = include_str!("page.txt");
 pub(crate) struct Args {
     #[command(flatten)]
     model: super::ModelArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// Read this file instead of the built-in page
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
@@ -46,8 +49,8 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
             tokens.len()
         )));
     }
-    let mut exact = args.model.load(true, tokens.len(), 1)?;
-    let mut fast = args.model.load(false, tokens.len(), 1)?;
+    let mut exact = args.model.load(Precision::Exact, tokens.len(), 1)?;
+    let mut fast = args.model.load(args.precision.precision(), tokens.len(), 1)?;
     let comparison = compare(&mut exact, &mut fast, &tokens)
         .map_err(|error| CliError::Internal(format!("a step failed: {error}")))?;
     report(&args, &comparison)
@@ -129,20 +132,22 @@ fn report(args: &Args, comparison: &Comparison) -> Result<(), CliError> {
             "version": crate::telemetry::version(),
             "path": args.model.path,
             "threads": sconce_models::threads::count(),
+            "precision": args.precision.precision().name(),
             "positions": comparison.positions,
             "top1_agreement": comparison.agreement(),
             "kl_mean": comparison.divergence_mean(),
             "kl_max": comparison.divergence_max,
             "perplexity_exact": exact,
-            "perplexity_default": fast,
+            "perplexity": fast,
         }));
     }
+    let precision = args.precision.precision();
     output::line(format_args!(
-        "default against exact over {} positions\n\
+        "{precision} against exact over {} positions\n\
          top-1 agreement  {:.2} %\n\
          KL mean          {:.6} nats\n\
          KL max           {:.6} nats\n\
-         perplexity       {exact:.4} exact, {fast:.4} default",
+         perplexity       {exact:.4} exact, {fast:.4} {precision}",
         comparison.positions,
         100.0 * comparison.agreement(),
         comparison.divergence_mean(),

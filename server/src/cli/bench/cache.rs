@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use sconce_cache::Policy;
 use sconce_engine::{CacheConfig, LoadSettings};
-use sconce_models::{LoadOptions, Precision};
+use sconce_models::LoadOptions;
 use sconce_server::models::ModelText;
 use serde_json::json;
 
@@ -24,6 +24,7 @@ use self::scenarios::{Lengths, scenarios};
 use self::text::Prose;
 use crate::cli::error::CliError;
 use crate::cli::output;
+use crate::cli::precision::PrecisionArgs;
 use crate::config::{ByteSize, PolicyChoice};
 
 /// Most rounds.
@@ -36,9 +37,8 @@ const TOKENS_MIN: usize = 256;
 pub(crate) struct Args {
     #[command(flatten)]
     model: super::ModelArgs,
-    /// Compute with f32 activations
-    #[arg(long)]
-    exact: bool,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// Tokens of a prompt
     #[arg(long, value_name = "N", default_value_t = 4096)]
     tokens: usize,
@@ -114,7 +114,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
             "version": crate::telemetry::version(),
             "path": args.model.path,
             "threads": sconce_models::threads::count(),
-            "exact": args.exact,
+            "precision": args.precision.precision().name(),
             "rounds": args.rounds,
             "seed": args.seed,
             "results": rows.iter().map(Row::to_json).collect::<Vec<_>>(),
@@ -173,7 +173,7 @@ impl Args {
     }
 
     fn setup(&self) -> Setup {
-        let precision = if self.exact { Precision::Exact } else { Precision::Fast };
+        let precision = self.precision.precision();
         let model =
             LoadSettings { path: self.model.path.clone(), precision, ..LoadSettings::default() };
         let cache = CacheConfig {

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::stepper::{Stepper, random_tokens};
 use crate::cli::error::CliError;
 use crate::cli::output;
+use crate::cli::precision::PrecisionArgs;
 
 /// Most repetitions.
 const REPETITIONS_MAX: usize = 1000;
@@ -22,9 +23,8 @@ const WARM_UP_TOKENS: usize = 8;
 pub(crate) struct Args {
     #[command(flatten)]
     model: super::ModelArgs,
-    /// Compute with f32 activations
-    #[arg(long)]
-    exact: bool,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// Lengths of prompts to prefill; 0 for none
     #[arg(long, short = 'p', value_name = "TOKENS", value_delimiter = ',', default_value = "512")]
     prompt: Vec<usize>,
@@ -77,7 +77,7 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     let cases = cases(&args)?;
     let context = cases.iter().map(|case| case.depth + case.tokens).max().unwrap_or(0);
     let sequences = cases.iter().map(|case| case.batch).max().unwrap_or(1);
-    let model = args.model.load(args.exact, context, sequences)?;
+    let model = args.model.load(args.precision.precision(), context, sequences)?;
     let mut bench = Bench::new(model, context);
     let results = bench.measure(&cases, args.repetitions).map_err(failed)?;
     if args.json { report_json(&args, &bench, &results) } else { report_table(&bench, &results) }
@@ -240,7 +240,7 @@ fn report_json(args: &Args, bench: &Bench, results: &[CaseResult]) -> Result<(),
         "architecture": info.architecture,
         "parameters": info.parameters,
         "weight_format": info.weight_format,
-        "exact": args.exact,
+        "precision": args.precision.precision().name(),
         "threads": sconce_models::threads::count(),
         "results": results,
     }))

@@ -57,11 +57,16 @@ struct ModelArgs {
 
 impl ModelArgs {
     /// Loads the checkpoint for `sequences` of `context` tokens each.
-    fn load(&self, exact: bool, context: usize, sequences: usize) -> Result<Stepper, CliError> {
+    fn load(
+        &self,
+        precision: Precision,
+        context: usize,
+        sequences: usize,
+    ) -> Result<Stepper, CliError> {
         self.configure_threads()?;
         let options = LoadOptions {
             context_length: Some(context),
-            precision: if exact { Precision::Exact } else { Precision::Fast },
+            precision,
             sequences_max: sequences,
             ..LoadOptions::default()
         };

@@ -1,0 +1,187 @@
+//! Queries and weights of lines as integers, to be multiplied with keys and values in 8 bits: each in
+//! two planes, `128 * high + low`, which loses nothing that 8 bits of the other side would show.
+
+use std::ops::Range;
+
+use super::Lines;
+use crate::attention::kv_type::KV_GROUP;
+use crate::matmul::reference::{INT16_MAX, ZERO};
+use crate::simd::{LANES, Simd};
+
+/// Integers of the lines of a block; empty where pages are f32.
+#[derive(Default)]
+pub(super) struct CodeScratch {
+    codes: Vec<i8>,
+    numbers: Vec<f32>,
+    zeros: Vec<i32>,
+}
+
+/// The same, cut for a number of lines.
+pub(super) struct Codes<'a> {
+    /// `[count, 2, key_dim]`.
+    pub(super) queries: &'a mut [i8],
+    /// `[count, key_groups]`.
+    pub(super) query_scales: &'a mut [f32],
+    /// `[count, key_groups]`: what the zero point of keys adds to the sums of products.
+    pub(super) query_zeros: &'a mut [i32],
+    /// `[count, value_groups, 2, tokens]` of the page at hand.
+    pub(super) weights: &'a mut [i8],
+    /// `[count, value_groups]` of the page at hand.
+    pub(super) weight_scales: &'a mut [f32],
+    /// `[count, value_groups]` of the page at hand: as for queries.
+    pub(super) weight_zeros: &'a mut [i32],
+    /// `[tokens]`: weights times scales of values.
+    products: &'a mut [f32],
+}
+
+impl CodeScratch {
+    pub(super) const EMPTY: Self =
+        Self { codes: Vec::new(), numbers: Vec::new(), zeros: Vec::new() };
+
+    /// Room for `count` lines.
+    pub(super) fn begin(
+        &mut self,
+        count: usize,
+        tokens: usize,
+        [key_dim, value_dim]: [usize; 2],
+    ) -> Codes<'_> {
+        let (keys, values) = (count * key_dim.div_ceil(KV_GROUP), value_dim.div_ceil(KV_GROUP));
+        let values = count * values;
+        let (queries, weights) = (count * 2 * key_dim, values * 2 * tokens);
+        grow(&mut self.codes, queries + weights);
+        grow(&mut self.numbers, keys + values + tokens);
+        grow(&mut self.zeros, keys + values);
+        let (queries, rest) = self.codes.split_at_mut(queries);
+        let weights = &mut rest[..weights];
+        let (query_scales, rest) = self.numbers.split_at_mut(keys);
+        let (weight_scales, rest) = rest.split_at_mut(values);
+        let (query_zeros, rest_zeros) = self.zeros.split_at_mut(keys);
+        Codes {
+            queries,
+            query_scales,
+            query_zeros,
+            weights,
+            weight_scales,
+            weight_zeros: &mut rest_zeros[..values],
+            products: &mut rest[..tokens],
+        }
+    }
+}
+
+fn grow<T: Clone + Default>(vector: &mut Vec<T>, len: usize) {
+    if vector.len() < len {
+        vector.resize(len, T::default());
+    }
+}
+
+impl Lines<'_> {
+    /// Makes integers of the queries, which are all there.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    pub(crate) unsafe fn round_queries<S: Simd>(&mut self) {
+        let dim = self.widths.key_dim;
+        let groups = dim.div_ceil(KV_GROUP);
+        for line in 0..self.count {
+            for group in 0..groups {
+                let first = group * KV_GROUP;
+                let vectors = (dim - first).min(KV_GROUP) / LANES;
+                let at = line * groups + group;
+                // SAFETY: the caller's promise; line and group exist, groups are whole vectors.
+                unsafe {
+                    let query = self.queries.as_ptr().add(line * self.query_stride + first);
+                    let high = self.codes.queries.as_mut_ptr().add(line * 2 * dim + first);
+                    let (scale, sum) = round::<S>(query, vectors, high, high.add(dim));
+                    self.codes.query_scales[at] = scale;
+                    self.codes.query_zeros[at] = sum << 7;
+                }
+            }
+        }
+    }
+
+    /// Makes integers of the weights of a line over the vectors of a page, times the values' scales.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`; `scales` are `[value_groups, tokens]`, and the
+    /// weights of the vectors were written.
+    #[inline(always)]
+    pub(super) unsafe fn round_weights<S: Simd>(
+        &mut self,
+        line: usize,
+        scales: *const f32,
+        visible: Range<usize>,
+        vectors: Range<usize>,
+    ) {
+        let (tokens, groups) = (self.tokens, self.widths.value_dim.div_ceil(KV_GROUP));
+        let covered = vectors.start * LANES..vectors.end * LANES;
+        for group in 0..groups {
+            let at = line * groups + group;
+            // SAFETY: the caller's promise; line, group and vectors exist.
+            unsafe {
+                let weights = self.scores.as_ptr().add(line * tokens);
+                let scales = scales.add(group * tokens);
+                let products = self.codes.products.as_mut_ptr();
+                for vector in vectors.clone() {
+                    let at = vector * LANES;
+                    S::store(
+                        products.add(at),
+                        S::mul(S::load(weights.add(at)), S::load(scales.add(at))),
+                    );
+                }
+                // Tokens that the line does not see may have scales that are not numbers.
+                let seen =
+                    if visible.is_empty() { covered.end..covered.end } else { visible.clone() };
+                self.codes.products[covered.start..seen.start].fill(0.0);
+                self.codes.products[seen.end..covered.end].fill(0.0);
+                let high = self.codes.weights.as_mut_ptr().add(at * 2 * tokens + covered.start);
+                let products = self.codes.products.as_ptr().add(covered.start);
+                let (scale, sum) = round::<S>(products, vectors.len(), high, high.add(tokens));
+                self.codes.weight_scales[at] = scale;
+                self.codes.weight_zeros[at] = sum << 7;
+            }
+        }
+    }
+}
+
+/// Rounds vectors of numbers to two planes of codes; returns the scale and the sum of the codes.
+///
+/// # Safety
+/// The processor has the instructions of `S`; `vectors` vectors can be read and written.
+#[inline(always)]
+unsafe fn round<S: Simd>(
+    from: *const f32,
+    vectors: usize,
+    high: *mut i8,
+    low: *mut i8,
+) -> (f32, i32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
+        for vector in 0..vectors {
+            let value = S::load(from.add(vector * LANES));
+            largest = S::max(S::abs(value), largest);
+            poison = S::fma(value, S::splat(0.0), poison);
+        }
+        let largest = S::largest(largest);
+        // Infinite or not a number: what such a value rounds to differs between processors.
+        let poisoned = S::sum(poison) != 0.0;
+        let (scale, inverse) = match (poisoned, largest < ZERO) {
+            (true, _) => (f32::NAN, 0.0),
+            (false, true) => (0.0, 0.0),
+            (false, false) => (largest / INT16_MAX, INT16_MAX / largest),
+        };
+        let mut sum = S::int_splat(0);
+        for vector in 0..vectors {
+            let code = match poisoned {
+                true => S::int_splat(0),
+                false => S::round(S::mul(S::load(from.add(vector * LANES)), S::splat(inverse))),
+            };
+            sum = S::int_add(sum, code);
+            let upper = S::int_sar7(S::int_add(code, S::int_splat(64)));
+            S::store_i8(high.add(vector * LANES), upper);
+            S::store_i8(low.add(vector * LANES), S::int_sub(code, S::int_shl7(upper)));
+        }
+        (scale, S::int_sum(sum))
+    }
+}

@@ -1,0 +1,186 @@
+//! Scores and sums over a page in 8 bits: integer dots of lines with codes, scaled once a group.
+
+use std::ops::Range;
+
+use super::Lines;
+use crate::attention::kv_type::KV_GROUP;
+use crate::simd::{LANES, Simd};
+
+/// Words of codes in a group of a key.
+const GROUP_WORDS: usize = KV_GROUP / 4;
+/// Vectors of a group of values.
+const GROUP_VECTORS: usize = KV_GROUP / LANES;
+
+impl Lines<'_> {
+    /// Raw scores of every line over the token vectors of a page.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`; `keys` is a block of keys in 8 bits that has the
+    /// vectors, and the queries were rounded.
+    #[inline(always)]
+    pub(super) unsafe fn score_codes<S: Simd>(&mut self, keys: *const u32, vectors: Range<usize>) {
+        // SAFETY: the caller's promise; a tile takes no more lines than there are.
+        unsafe {
+            for_tiles!(self.score_code_rows::<S>(keys, vectors.clone()));
+        }
+    }
+
+    /// Adds the weighted values of the tokens `seen` to the sums of every line.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`; `values` is a block of values in 8 bits, and the
+    /// lines' weights of the words of `seen` were rounded.
+    #[inline(always)]
+    pub(super) unsafe fn sum_codes<S: Simd>(&mut self, values: *const u32, seen: Range<usize>) {
+        let words = seen.start / 4..seen.end.div_ceil(4);
+        // SAFETY: the caller's promise; a tile takes no more lines than there are.
+        unsafe {
+            for_tiles!(self.sum_code_rows::<S>(values, words.clone()));
+        }
+    }
+
+    /// Raw scores of `R` lines over the token vectors of a page; returns `R`.
+    #[inline(always)]
+    unsafe fn score_code_rows<S: Simd, const R: usize>(
+        &mut self,
+        line: usize,
+        keys: *const u32,
+        vectors: Range<usize>,
+    ) -> usize {
+        let mut vector = vectors.start;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while vector < vectors.end {
+                let left = vectors.end - vector;
+                vector += match R <= 3 && left >= 4 {
+                    true => self.score_code_tile::<S, R, 4>(line, keys, vector),
+                    false if left >= 2 => self.score_code_tile::<S, R, 2>(line, keys, vector),
+                    false => self.score_code_tile::<S, R, 1>(line, keys, vector),
+                };
+            }
+        }
+        R
+    }
+
+    #[inline(always)]
+    unsafe fn score_code_tile<S: Simd, const R: usize, const V: usize>(
+        &mut self,
+        line: usize,
+        keys: *const u32,
+        vector: usize,
+    ) -> usize {
+        let (dim, tokens) = (self.widths.key_dim, self.tokens);
+        let groups = dim.div_ceil(KV_GROUP);
+        // SAFETY: the caller's promise: lines, groups and vectors exist in queries, keys and scores.
+        unsafe {
+            let codes = keys.add(vector * LANES).cast::<u8>();
+            let scales = keys.add(dim / 4 * tokens + vector * LANES).cast::<f32>();
+            let queries = self.codes.queries.as_ptr().add(line * 2 * dim);
+            let scores = self.scores.as_mut_ptr().add(line * tokens + vector * LANES);
+            for group in 0..groups {
+                let mut high = [[S::int_splat(0); V]; R];
+                let mut low = [[S::int_splat(0); V]; R];
+                for word in group * GROUP_WORDS..(dim / 4).min((group + 1) * GROUP_WORDS) {
+                    let codes = codes.add(word * tokens * 4);
+                    let mut key = [S::load_codes(codes); V];
+                    for v in 1..V {
+                        key[v] = S::load_codes(codes.add(v * LANES * 4));
+                    }
+                    for r in 0..R {
+                        let query = queries.add(r * 2 * dim + word * 4);
+                        for v in 0..V {
+                            high[r][v] = S::dot::<true>(high[r][v], key[v], query);
+                            low[r][v] = S::dot::<true>(low[r][v], key[v], query.add(dim));
+                        }
+                    }
+                }
+                for r in 0..R {
+                    let at = (line + r) * groups + group;
+                    let zero = S::int_splat(*self.codes.query_zeros.as_ptr().add(at));
+                    let scale = S::splat(*self.codes.query_scales.as_ptr().add(at));
+                    for v in 0..V {
+                        let dot = S::int_sub(S::int_add(S::int_shl7(high[r][v]), low[r][v]), zero);
+                        let both = S::mul(S::load(scales.add(group * tokens + v * LANES)), scale);
+                        let score = scores.add(r * tokens + v * LANES);
+                        let before = if group == 0 { S::splat(0.0) } else { S::load(score) };
+                        S::store(score, S::fma(S::int_to_float(dot), both, before));
+                    }
+                }
+            }
+        }
+        V
+    }
+
+    /// Adds the weighted values of words of four tokens to the sums of `R` lines; returns `R`.
+    #[inline(always)]
+    unsafe fn sum_code_rows<S: Simd, const R: usize>(
+        &mut self,
+        line: usize,
+        values: *const u32,
+        words: Range<usize>,
+    ) -> usize {
+        let vectors = self.dim / LANES;
+        let mut vector = 0;
+        // SAFETY: the caller's promise; steps of 4 and then of 2 do not cross a group.
+        unsafe {
+            while vector < vectors {
+                let left = vectors - vector;
+                vector += match R <= 3 && left >= 4 {
+                    true => self.sum_code_tile::<S, R, 4>(line, values, vector, words.clone()),
+                    false if left >= 2 => {
+                        self.sum_code_tile::<S, R, 2>(line, values, vector, words.clone())
+                    }
+                    false => self.sum_code_tile::<S, R, 1>(line, values, vector, words.clone()),
+                };
+            }
+        }
+        R
+    }
+
+    #[inline(always)]
+    unsafe fn sum_code_tile<S: Simd, const R: usize, const V: usize>(
+        &mut self,
+        line: usize,
+        values: *const u32,
+        vector: usize,
+        words: Range<usize>,
+    ) -> usize {
+        let (dim, tokens) = (self.dim, self.tokens);
+        let (groups, group) = (dim.div_ceil(KV_GROUP), vector / GROUP_VECTORS);
+        // SAFETY: the caller's promise: lines, words and vectors exist.
+        unsafe {
+            let codes = values.add(vector * LANES).cast::<u8>();
+            let weights = self.codes.weights.as_ptr().add((line * groups + group) * 2 * tokens);
+            let sums = self.sums.as_mut_ptr().add(line * dim + vector * LANES);
+            let mut high = [[S::int_splat(0); V]; R];
+            let mut low = [[S::int_splat(0); V]; R];
+            for word in words {
+                let codes = codes.add(word * dim * 4);
+                let mut value = [S::load_codes(codes); V];
+                for v in 1..V {
+                    value[v] = S::load_codes(codes.add(v * LANES * 4));
+                }
+                for r in 0..R {
+                    let weight = weights.add(r * groups * 2 * tokens + word * 4);
+                    for v in 0..V {
+                        high[r][v] = S::dot::<true>(high[r][v], value[v], weight);
+                        low[r][v] = S::dot::<true>(low[r][v], value[v], weight.add(tokens));
+                    }
+                }
+            }
+            for r in 0..R {
+                let at = (line + r) * groups + group;
+                let zero = S::int_splat(*self.codes.weight_zeros.as_ptr().add(at));
+                let scale = S::splat(*self.codes.weight_scales.as_ptr().add(at));
+                let factor = S::splat(self.factors[line + r]);
+                for v in 0..V {
+                    let dot = S::int_sub(S::int_add(S::int_shl7(high[r][v]), low[r][v]), zero);
+                    let sum = sums.add(r * dim + v * LANES);
+                    let before = S::mul(S::load(sum), factor);
+                    S::store(sum, S::fma(S::int_to_float(dot), scale, before));
+                }
+            }
+        }
+        V
+    }
+}

@@ -1,0 +1,136 @@
+//! New keys and values into their pages, as they are or rounded to 8 bits.
+
+use super::Shape;
+use super::kv_type::KV_GROUP;
+use crate::isa::Isa;
+use crate::matmul::reference::{INT8_MAX, ZERO};
+use crate::simd::{Kernel, LANES, Simd, dispatch};
+
+/// What a code of zero is.
+pub(super) const ZERO_CODE: i32 = 128;
+
+/// Keys or values, and so the order inside a block.
+#[derive(Clone, Copy)]
+enum Order {
+    Keys,
+    Values,
+}
+
+/// Writes rows of new keys into their blocks, transposed.
+pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
+    for_heads(k, slots, shape, |page, offset, head, k| {
+        let block = &mut keys[shape.block(page, head)..][..shape.block_len()];
+        for (line, k) in block.chunks_exact_mut(shape.page_tokens).zip(k) {
+            line[offset] = *k;
+        }
+    });
+}
+
+/// Writes rows of new values into their blocks.
+pub(super) fn values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape) {
+    for_heads(v, slots, shape, |page, offset, head, v| {
+        let start = shape.block(page, head) + shape.value_in_block(offset, 0);
+        values[start..][..v.len()].copy_from_slice(v);
+    });
+}
+
+/// Writes rows of new keys into their blocks, in 8 bits.
+pub(super) fn key_codes(keys: &mut [u32], k: &[f32], slots: &[u32], shape: &Shape) {
+    codes(keys, k, slots, shape, Order::Keys);
+}
+
+/// Writes rows of new values into their blocks, in 8 bits.
+pub(super) fn value_codes(values: &mut [u32], v: &[f32], slots: &[u32], shape: &Shape) {
+    codes(values, v, slots, shape, Order::Values);
+}
+
+fn codes(pages: &mut [u32], rows: &[f32], slots: &[u32], shape: &Shape, order: Order) {
+    let isa = Isa::current();
+    let (tokens, dim) = (shape.page_tokens, shape.head_dim);
+    for_heads(rows, slots, shape, |page, offset, head, row| {
+        let block = &mut pages[shape.block(page, head)..][..shape.block_len()];
+        let (words, scales) = block.split_at_mut(dim / 4 * tokens);
+        for (group, values) in row.chunks(KV_GROUP).enumerate() {
+            let mut codes = [0; KV_GROUP];
+            let scale = dispatch(isa, Round { values, codes: &mut codes });
+            scales[group * tokens + offset] = scale.to_bits();
+            let first = group * KV_GROUP;
+            match order {
+                Order::Keys => {
+                    let words = words[first / 4 * tokens..].iter_mut().skip(offset);
+                    let (codes, _) = codes[..values.len()].as_chunks();
+                    for (word, codes) in words.step_by(tokens).zip(codes) {
+                        *word = u32::from_ne_bytes(*codes);
+                    }
+                }
+                Order::Values => {
+                    let words = &mut words[offset / 4 * dim + first..][..values.len()];
+                    for (word, code) in words.iter_mut().zip(codes) {
+                        let mut bytes = word.to_ne_bytes();
+                        bytes[offset % 4] = code;
+                        *word = u32::from_ne_bytes(bytes);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Calls `body(page, offset, head, elements)` for every head of every row.
+fn for_heads(
+    rows: &[f32],
+    slots: &[u32],
+    shape: &Shape,
+    mut body: impl FnMut(usize, usize, usize, &[f32]),
+) {
+    let width = shape.kv_heads * shape.head_dim;
+    for (row, slot) in rows.chunks_exact(width).zip(slots) {
+        let (page, offset) = shape.locate(*slot as usize);
+        for (head, elements) in row.chunks_exact(shape.head_dim).enumerate() {
+            body(page, offset, head, elements);
+        }
+    }
+}
+
+/// Rounds a group, a whole number of vectors, to codes; returns the scale.
+struct Round<'a> {
+    values: &'a [f32],
+    codes: &'a mut [u8; KV_GROUP],
+}
+
+impl Kernel for Round<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        let values = self.values.as_ptr();
+        let vectors = self.values.len() / LANES;
+        // SAFETY: the caller's promise; the group has the vectors, the codes at least as many.
+        unsafe {
+            let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
+            for vector in 0..vectors {
+                let value = S::load(values.add(vector * LANES));
+                largest = S::max(S::abs(value), largest);
+                poison = S::fma(value, S::splat(0.0), poison);
+            }
+            let (largest, poisoned) = (S::largest(largest), S::sum(poison) != 0.0);
+            let (scale, inverse) = match (poisoned, largest < ZERO) {
+                // Infinite or not a number: what such a value rounds to differs between processors.
+                (true, _) => (f32::NAN, 0.0),
+                (false, true) => (0.0, 0.0),
+                (false, false) => (largest / INT8_MAX, INT8_MAX / largest),
+            };
+            for vector in 0..vectors {
+                let code = match poisoned {
+                    true => S::int_splat(0),
+                    false => {
+                        S::round(S::mul(S::load(values.add(vector * LANES)), S::splat(inverse)))
+                    }
+                };
+                let code = S::int_add(code, S::int_splat(ZERO_CODE));
+                S::store_i8(self.codes.as_mut_ptr().add(vector * LANES).cast(), code);
+            }
+            scale
+        }
+    }
+}
