@@ -25,7 +25,7 @@ from harness.tokens import RandomPrompts
 
 # The servers may need a little more than prompt and completion.
 CONTEXT_MARGIN = 64
-WARM_UP_REQUESTS = 5
+WARM_UP_REQUESTS, WARM_UP_TOKENS = 5, 5
 
 
 def start(args, engine, slots, context):
@@ -48,27 +48,27 @@ async def batch(client, prompts, tokens):
     return answers, seconds, (time.process_time() - cpu) / seconds
 
 
-def measure_streams(args, engine, i):
-    """One round of one engine: every number of streams."""
-    return asyncio.run(streams_round(args, engine, RandomPrompts(args.vocab, args.seed + i)))
+def measure_streams(args, engine, client_cores, i):
+    """One round of one engine: every number of streams. Appends what the client took of a core."""
+    return asyncio.run(streams_round(args, engine, client_cores, RandomPrompts(args.vocab, args.seed + i)))
 
 
-async def streams_round(args, engine, random):
+async def streams_round(args, engine, client_cores, random):
     """The cases of `measure_streams`."""
     values = {}
     for streams in args.streams:
         with start(args, engine, streams, args.prompt + args.completion + CONTEXT_MARGIN) as server:
             client = server.client()
-            await batch(client, [random.draw(args.prompt) for _ in range(streams)], WARM_UP_REQUESTS)
+            await batch(client, [random.draw(args.prompt) for _ in range(streams)], WARM_UP_TOKENS)
             prompts = [random.draw(args.prompt) for _ in range(streams)]
-            answers, seconds, client_cpu = await batch(client, prompts, args.completion)
+            answers, seconds, cores = await batch(client, prompts, args.completion)
             await client.close()
         name = f"{streams} stream{'s' if streams > 1 else ''}"
         values[Case(f"{name}, all")] = streams * args.completion / seconds
         values[Case(f"{name}, each")] = statistics.median(answer.rate for answer in answers)
         ttft = statistics.median(answer.first_token_seconds for answer in answers)
         values[Case(f"{name}, TTFT", "s", lower_is_better=True)] = ttft
-        args.client_cpu.setdefault(engine, []).append(client_cpu)
+        client_cores.append(cores)
     return values
 
 
@@ -132,7 +132,6 @@ def parse():
     args = ap.parse_args()
     args.prompt = args.prompt or (256 if args.part == "streams" else 16)
     args.streams = [int(n) for n in args.streams.split(",")]
-    args.client_cpu = {}
     return args
 
 
@@ -141,14 +140,15 @@ def main():
     engines = {"sconce": ("sconce", args.file), "llama-server": ("llama", args.file)}
     if args.four_bit:
         engines["llama-server, 4-bit"] = ("llama", args.four_bit)
+    about = dict(prompt_tokens=args.prompt, completion_tokens=args.completion if args.part == "streams" else 1)
     if args.part == "streams":
-        functions = {name: partial(measure_streams, args, engine) for name, engine in engines.items()}
+        cores = {name: [] for name in engines}
+        functions = {name: partial(measure_streams, args, engine, cores[name]) for name, engine in engines.items()}
         seen = rounds.in_turn(functions, args.rounds)
+        about["client_cores"] = report.medians(cores)
     else:
         seen = measure_ttft(args, engines)
-    tokens = dict(prompt_tokens=args.prompt, completion_tokens=args.completion if args.part == "streams" else 1)
-    cpu = report.medians({name: args.client_cpu.get(engine, []) for name, engine in engines.items()})
-    report.report(args, seen, {**tokens, **({"client_cores": cpu} if cpu else {})})
+    report.report(args, seen, about)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,11 @@ class Server:
         # Nobody has to be told that it goes, so it goes at once.
         env = dict(os.environ, SCONCE__SERVER__WITHDRAWAL="0s")
         self.process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        # It says `sconce: listening on ADDRESS`, in some such words: the address is the last.
-        self.address = self.process.stdout.readline().split()[-1]
+        # `listening on ADDRESS`; nothing, if it ended before.
+        words = self.process.stdout.readline().split()
+        if not words:
+            raise SystemExit(f"did not start: {' '.join(line)}")
+        self.address = words[-1]
         ready = [binary, "health", "--wait", "--service", "readiness", "--server", self.address]
         subprocess.run(ready, check=True, stdout=subprocess.DEVNULL, timeout=processes.START_SECONDS_MAX)
 
