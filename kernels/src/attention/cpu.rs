@@ -103,10 +103,8 @@ impl<const INT8: bool> Kernel for Job<'_, INT8> {
         let last = call.segment.first_position + call.rows.end - 1;
         let pages = &call.table.pages[call.segment.first_page..];
         for index in first / tokens..=last / tokens {
-            if index < last / tokens {
-                call.blocks(pages[index + 1] as usize).prefetch();
-            }
-            let blocks = call.blocks(pages[index] as usize);
+            let next = pages[(index + 1).min(last / tokens)];
+            let blocks = [pages[index], next].map(|page| call.blocks(page as usize));
             let visible = |line: usize| {
                 let row = call.rows.start + line / queries;
                 let end = call.segment.first_position + row + 1;

@@ -3,7 +3,7 @@
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
-use sconce_kernels::storage_mut;
+use sconce_kernels::{memory, storage_mut};
 
 // Pages and points are stored and sent as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "state is little-endian");
@@ -24,6 +24,15 @@ pub(crate) fn read(tensor: &Tensor, index: u32, into: &mut Vec<u8>) -> Result<()
     };
     into.extend_from_slice(&all[entry(layout, index)?]);
     Ok(())
+}
+
+/// Asks for huge pages behind a tensor that was not written yet: what is read is read from end to end.
+pub(crate) fn prefer_huge_pages(tensor: &Tensor) {
+    match &*tensor.storage_and_layout().0 {
+        Storage::Cpu(CpuStorage::F32(values)) => memory::prefer_huge_pages(values),
+        Storage::Cpu(CpuStorage::U32(words)) => memory::prefer_huge_pages(words),
+        _ => {}
+    }
 }
 
 /// Writes entry `index` of the first dimension of a contiguous tensor: exactly its bytes.

@@ -25,7 +25,10 @@ impl LayerKv {
             let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, row_len);
             Tensor::zeros(shape, group.kv_type.dtype(), device)
         };
-        Ok(Self { keys: pages(group.key_dim)?, values: pages(group.value_dim)? })
+        let kv = Self { keys: pages(group.key_dim)?, values: pages(group.value_dim)? };
+        bytes::prefer_huge_pages(&kv.keys);
+        bytes::prefer_huge_pages(&kv.values);
+        Ok(kv)
     }
 
     /// Copies page `from` over page `to`.

@@ -30,7 +30,7 @@ use std::ops::Range;
 
 use self::codes::{CodeScratch, Codes};
 use super::kv_type::KvType;
-use crate::simd::{LANES, Simd, exp, prefetch};
+use crate::simd::{LANES, Simd, exp};
 
 /// Vectors of scores or values, or tokens, that a tile holds for each line.
 const WIDE: usize = 4;
@@ -167,7 +167,8 @@ impl Lines<'_> {
     }
 
     /// Adds a page to every line; `visible(line)` are the tokens of the page that the line sees,
-    /// `scale` is the factor on the scores. Blocks are in 8 bits if `INT8`, which is the only code
+    /// `scale` is the factor on the scores,
+    /// `next` the page that comes after this one, or the same, to be fetched meanwhile. Blocks are in 8 bits if `INT8`, which is the only code
     /// that is compiled then.
     ///
     /// # Safety
@@ -176,7 +177,7 @@ impl Lines<'_> {
     #[inline(always)]
     pub(crate) unsafe fn page<S: Simd, const INT8: bool>(
         &mut self,
-        blocks: Blocks<'_>,
+        [blocks, next]: [Blocks<'_>; 2],
         scale: f32,
         visible: &impl Fn(usize) -> Range<usize>,
     ) {
@@ -202,15 +203,19 @@ impl Lines<'_> {
             }
             Blocks::Int8 { keys, values } if INT8 => {
                 let (keys, values) = (keys.as_ptr(), values.as_ptr());
+                let (next_keys, next_values) = match next {
+                    Blocks::Int8 { keys, values } => (keys.as_ptr(), values.as_ptr()),
+                    Blocks::F32 { .. } => (keys, values),
+                };
                 // SAFETY: the caller's promise; scales follow the codes of a block.
                 unsafe {
-                    self.score_codes::<S>(keys, vectors.clone());
+                    self.score_codes::<S>([keys, next_keys], vectors.clone());
                     let scales = values.add(self.dim / 4 * self.tokens).cast();
                     for line in 0..self.count {
                         self.weigh::<S>(line, scale, visible(line), vectors.clone());
                         self.round_weights::<S>(line, scales, visible(line), vectors.clone());
                     }
-                    self.sum_codes::<S>(values, seen);
+                    self.sum_codes::<S>([values, next_values], seen);
                 }
             }
             _ => unreachable!("blocks are of the type that the lines were made for"),
@@ -290,23 +295,6 @@ impl Lines<'_> {
             self.factors[line] = factor[0];
             self.weights[line] = self.weights[line] * factor[0] + S::sum(sum);
             self.largest[line] = largest;
-        }
-    }
-}
-
-impl Blocks<'_> {
-    /// Asks for the memory of both.
-    #[inline(always)]
-    pub(crate) fn prefetch(self) {
-        match self {
-            Blocks::F32 { keys, values } => {
-                prefetch(keys);
-                prefetch(values);
-            }
-            Blocks::Int8 { keys, values } => {
-                prefetch(keys);
-                prefetch(values);
-            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Lines;
 use crate::attention::kv_type::KV_GROUP;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, prefetch};
 
 /// Words of codes in a group of a key.
 const GROUP_WORDS: usize = KV_GROUP / 4;
@@ -15,10 +15,14 @@ impl Lines<'_> {
     /// Raw scores of every line over the token vectors of a page.
     ///
     /// # Safety
-    /// The processor has the instructions of `S`; `keys` is a block of keys in 8 bits that has the
-    /// vectors, and the queries were rounded.
+    /// The processor has the instructions of `S`; the first of `keys` is a block of keys in 8 bits that
+    /// has the vectors, the second one that is fetched meanwhile; the queries were rounded.
     #[inline(always)]
-    pub(super) unsafe fn score_codes<S: Simd>(&mut self, keys: *const u32, vectors: Range<usize>) {
+    pub(super) unsafe fn score_codes<S: Simd>(
+        &mut self,
+        keys: [*const u32; 2],
+        vectors: Range<usize>,
+    ) {
         // SAFETY: the caller's promise; a tile takes no more lines than there are.
         unsafe {
             for_tiles!(self.score_code_rows::<S>(keys, vectors.clone()));
@@ -28,10 +32,15 @@ impl Lines<'_> {
     /// Adds the weighted values of the tokens `seen` to the sums of every line.
     ///
     /// # Safety
-    /// The processor has the instructions of `S`; `values` is a block of values in 8 bits, and the
-    /// lines' weights of the words of `seen` were rounded.
+    /// The processor has the instructions of `S`; the first of `values` is a block of values in 8 bits,
+    /// the second one that is fetched meanwhile; the lines' weights of the words of `seen` were
+    /// rounded.
     #[inline(always)]
-    pub(super) unsafe fn sum_codes<S: Simd>(&mut self, values: *const u32, seen: Range<usize>) {
+    pub(super) unsafe fn sum_codes<S: Simd>(
+        &mut self,
+        values: [*const u32; 2],
+        seen: Range<usize>,
+    ) {
         let words = seen.start / 4..seen.end.div_ceil(4);
         // SAFETY: the caller's promise; a tile takes no more lines than there are.
         unsafe {
@@ -44,9 +53,11 @@ impl Lines<'_> {
     unsafe fn score_code_rows<S: Simd, const R: usize>(
         &mut self,
         line: usize,
-        keys: *const u32,
+        [keys, next]: [*const u32; 2],
         vectors: Range<usize>,
     ) -> usize {
+        // The first lines fetch for all.
+        let keys = [keys, if line == 0 { next } else { keys }];
         let mut vector = vectors.start;
         // SAFETY: the caller's promise.
         unsafe {
@@ -66,7 +77,7 @@ impl Lines<'_> {
     unsafe fn score_code_tile<S: Simd, const R: usize, const V: usize>(
         &mut self,
         line: usize,
-        keys: *const u32,
+        [keys, next]: [*const u32; 2],
         vector: usize,
     ) -> usize {
         let (dim, tokens) = (self.widths.key_dim, self.tokens);
@@ -74,7 +85,9 @@ impl Lines<'_> {
         // SAFETY: the caller's promise: lines, groups and vectors exist in queries, keys and scores.
         unsafe {
             let codes = keys.add(vector * LANES).cast::<u8>();
+            let ahead = next.wrapping_add(vector * LANES).cast::<u8>();
             let scales = keys.add(dim / 4 * tokens + vector * LANES).cast::<f32>();
+            let scales_ahead = next.wrapping_add(dim / 4 * tokens + vector * LANES).cast::<u8>();
             let queries = self.codes.queries.as_ptr().add(line * 2 * dim);
             let scores = self.scores.as_mut_ptr().add(line * tokens + vector * LANES);
             for group in 0..groups {
@@ -85,6 +98,9 @@ impl Lines<'_> {
                     let mut key = [S::load_codes(codes); V];
                     for v in 1..V {
                         key[v] = S::load_codes(codes.add(v * LANES * 4));
+                    }
+                    for v in 0..V {
+                        prefetch(ahead.wrapping_add((word * tokens + v * LANES) * 4));
                     }
                     for r in 0..R {
                         let query = queries.add(r * 2 * dim + word * 4);
@@ -99,6 +115,9 @@ impl Lines<'_> {
                     let zero = S::int_splat(*self.codes.query_zeros.as_ptr().add(at));
                     let scale = S::splat(*self.codes.query_scales.as_ptr().add(at));
                     for v in 0..V {
+                        if r == 0 {
+                            prefetch(scales_ahead.wrapping_add((group * tokens + v * LANES) * 4));
+                        }
                         let dot = S::int_sub(S::int_add(S::int_shl7(high[r][v]), low[r][v]), zero);
                         let both = S::mul(S::load(scales.add(group * tokens + v * LANES)), scale);
                         let score = scores.add(r * tokens + v * LANES);
@@ -116,9 +135,11 @@ impl Lines<'_> {
     unsafe fn sum_code_rows<S: Simd, const R: usize>(
         &mut self,
         line: usize,
-        values: *const u32,
+        [values, next]: [*const u32; 2],
         words: Range<usize>,
     ) -> usize {
+        // The first lines fetch for all.
+        let values = [values, if line == 0 { next } else { values }];
         let vectors = self.dim / LANES;
         let mut vector = 0;
         // SAFETY: the caller's promise; steps of 4 and then of 2 do not cross a group.
@@ -141,7 +162,7 @@ impl Lines<'_> {
     unsafe fn sum_code_tile<S: Simd, const R: usize, const V: usize>(
         &mut self,
         line: usize,
-        values: *const u32,
+        [values, next]: [*const u32; 2],
         vector: usize,
         words: Range<usize>,
     ) -> usize {
@@ -150,6 +171,7 @@ impl Lines<'_> {
         // SAFETY: the caller's promise: lines, words and vectors exist.
         unsafe {
             let codes = values.add(vector * LANES).cast::<u8>();
+            let ahead = next.wrapping_add(vector * LANES).cast::<u8>();
             let weights = self.codes.weights.as_ptr().add((line * groups + group) * 2 * tokens);
             let sums = self.sums.as_mut_ptr().add(line * dim + vector * LANES);
             let mut high = [[S::int_splat(0); V]; R];
@@ -159,6 +181,9 @@ impl Lines<'_> {
                 let mut value = [S::load_codes(codes); V];
                 for v in 1..V {
                     value[v] = S::load_codes(codes.add(v * LANES * 4));
+                }
+                for v in 0..V {
+                    prefetch(ahead.wrapping_add((word * dim + v * LANES) * 4));
                 }
                 for r in 0..R {
                     let weight = weights.add(r * groups * 2 * tokens + word * 4);
