@@ -21,6 +21,7 @@ pub mod head_matmul;
 pub mod isa;
 pub mod latent_attention;
 pub mod matmul;
+pub mod memory;
 pub mod moe;
 pub mod pool;
 mod recurrence;

@@ -1,7 +1,7 @@
 //! GLM-4 MoE Lite (GLM-4.7-Flash): latent attention as in DeepSeek-V3 (arXiv 2412.19437), first layers
 //! dense, the rest mixtures of experts with a sigmoid router in groups and shared experts.
 
-use sconce_kernels::{Activation, RopeLayout};
+use sconce_kernels::{Activation, KvType, RopeLayout};
 use serde_json::json;
 
 use crate::checkpoint::{ModelConfig, Rope, RopeScaling};
@@ -168,6 +168,7 @@ impl Architecture for Glm4MoeLite {
             kv_heads: 1,
             key_dim: self.attention.rope_dim,
             value_dim: self.attention.kv_lora_rank,
+            kv_type: KvType::F32,
         };
         StateShape { attention: vec![group], recurrent: None }
     }
@@ -268,7 +269,13 @@ mod tests {
     #[test]
     fn a_token_keeps_its_latent_and_one_rope_key() {
         let state = read(json!({})).unwrap().state();
-        let group = AttentionGroup { layers: 3, kv_heads: 1, key_dim: 8, value_dim: 16 };
+        let group = AttentionGroup {
+            layers: 3,
+            kv_heads: 1,
+            key_dim: 8,
+            value_dim: 16,
+            kv_type: KvType::F32,
+        };
         assert_eq!(state, StateShape { attention: vec![group], recurrent: None });
     }
 

@@ -30,6 +30,7 @@ pub use error::Error;
 pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load};
 pub use model::{Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment};
 pub use quantize::QuantizeFormat;
+pub use sconce_kernels::KvType;
 pub use state::{
     PAGE_TOKENS, PointId, Prefix, PrefixPoint, SequenceId, StateError, StateLayout, StatePool,
 };

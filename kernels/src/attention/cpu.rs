@@ -101,9 +101,12 @@ impl<const INT8: bool> Kernel for Job<'_, INT8> {
         }
         let first = call.first_token(call.rows.start);
         let last = call.segment.first_position + call.rows.end - 1;
+        let pages = &call.table.pages[call.segment.first_page..];
         for index in first / tokens..=last / tokens {
-            let page = call.table.pages[call.segment.first_page + index] as usize;
-            let blocks = call.blocks(page);
+            if index < last / tokens {
+                call.blocks(pages[index + 1] as usize).prefetch();
+            }
+            let blocks = call.blocks(pages[index] as usize);
             let visible = |line: usize| {
                 let row = call.rows.start + line / queries;
                 let end = call.segment.first_position + row + 1;

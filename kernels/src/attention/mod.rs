@@ -80,15 +80,26 @@ pub fn write_kv(kv: KvPages<'_>, k: &Tensor, v: &Tensor, slots: &[u32]) -> Resul
     distinct(OP, kv.values, &[("v", v)])?;
     let (k, v) = (View::new(OP, "k", k)?, View::new(OP, "v", v)?);
     let (k, v) = (k.slice()?, v.slice()?);
-    let done = |()| Ok(());
     match key_shape.kv_type {
         KvType::F32 => {
-            write(OP, kv.keys, |keys| done(write::keys(keys, k, slots, &key_shape)))?;
-            write(OP, kv.values, |values| done(write::values(values, v, slots, &value_shape)))
+            write(OP, kv.keys, |keys| {
+                write::keys(keys, k, slots, &key_shape);
+                Ok(())
+            })?;
+            write(OP, kv.values, |values| {
+                write::values(values, v, slots, &value_shape);
+                Ok(())
+            })
         }
         KvType::Int8 => {
-            write(OP, kv.keys, |keys| done(write::key_codes(keys, k, slots, &key_shape)))?;
-            write(OP, kv.values, |values| done(write::value_codes(values, v, slots, &value_shape)))
+            write(OP, kv.keys, |keys| {
+                write::key_codes(keys, k, slots, &key_shape);
+                Ok(())
+            })?;
+            write(OP, kv.values, |values| {
+                write::value_codes(values, v, slots, &value_shape);
+                Ok(())
+            })
         }
     }
 }

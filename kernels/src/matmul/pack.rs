@@ -9,6 +9,7 @@ use super::format::{AffineRows, CodedRows, DenseRows, DenseType, ScaleType};
 use super::layout::{GroupLayout, dense_stride};
 use super::matrix::{DensePanels, GroupPanels, LINE, Line, Lines, PANEL, bytes_of_mut};
 use crate::error::{Error, Result};
+use crate::memory::gather_huge_pages;
 use crate::pool::{Parts, Pool};
 
 /// Packs dense rows.
@@ -39,6 +40,7 @@ pub(super) fn dense(source: &dyn DenseRows) -> Result<DensePanels> {
             }
         });
     });
+    gather_huge_pages(&elements);
     Ok(DensePanels { dense_type, elements, stride })
 }
 
@@ -113,6 +115,8 @@ fn groups(
             });
         });
     }
+    gather_huge_pages(&codes);
+    gather_huge_pages(&scales);
     Ok(GroupPanels { layout, codes, stride, scales, scales_stride })
 }
 

@@ -1,5 +1,7 @@
 //! What an architecture says of itself, so that one loader estimates, checks and loads them all.
 
+use sconce_kernels::KvType;
+
 use super::config::Common;
 use super::weights::Weights;
 use crate::checkpoint::{ModelConfig, Rope};
@@ -83,7 +85,13 @@ impl StateShape {
     /// Keys and values of `layers` attention layers of one shape.
     pub(crate) fn attention(layers: usize, shape: &AttentionShape) -> Self {
         let AttentionShape { kv_heads, head_dim, .. } = *shape;
-        let group = AttentionGroup { layers, kv_heads, key_dim: head_dim, value_dim: head_dim };
+        let group = AttentionGroup {
+            layers,
+            kv_heads,
+            key_dim: head_dim,
+            value_dim: head_dim,
+            kv_type: KvType::Int8,
+        };
         Self { attention: vec![group], recurrent: None }
     }
 }

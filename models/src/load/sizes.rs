@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
+use sconce_kernels::KvType;
+
 use super::architecture::StateShape;
 use super::memory::machine_bytes;
 use super::{LoadOptions, SIM_PREFIX, registry};
 use crate::checkpoint::{Checkpoint, ModelConfig};
 use crate::error::Error;
+use crate::model::Precision;
 use crate::sim;
-use crate::state::{PAGE_TOKENS, StateLayout};
+use crate::state::{AttentionGroup, PAGE_TOKENS, StateLayout};
 
 /// Share of the machine's memory that state may take where no budget is given: weights, workspace
 /// and whatever runs beside the server need the rest.
@@ -116,8 +119,12 @@ pub(crate) fn state_layout(
     context: usize,
     options: &LoadOptions,
 ) -> Result<StateLayout, Error> {
+    let mut attention = shape.attention;
+    for group in &mut attention {
+        group.kv_type = kv_type(group, options.precision);
+    }
     let mut layout = StateLayout {
-        attention: shape.attention,
+        attention,
         recurrent: shape.recurrent,
         page_tokens: PAGE_TOKENS,
         pages_max: 1,
@@ -143,6 +150,14 @@ pub(crate) fn state_layout(
     Ok(layout)
 }
 
+/// How the keys and values of a group are kept: in no fewer bits than its operators read.
+fn kv_type(group: &AttentionGroup, precision: Precision) -> KvType {
+    match (precision, group.kv_type) {
+        (Precision::Fast, KvType::Int8) if group.fits(KvType::Int8, PAGE_TOKENS) => KvType::Int8,
+        _ => KvType::F32,
+    }
+}
+
 /// Points of a layout of at most `pages` pages that has none yet, within a budget.
 fn derived_points(layout: &StateLayout, pages: usize, budget: u64) -> usize {
     let (page, slot) = (layout.bytes_per_page(), layout.bytes_per_sequence().max(1));
@@ -157,11 +172,17 @@ fn derived_points(layout: &StateLayout, pages: usize, budget: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{AttentionGroup, RecurrentGroup};
+    use crate::state::RecurrentGroup;
 
     #[test]
     fn the_pool_holds_full_contexts_or_what_the_budget_allows() {
-        let group = AttentionGroup { layers: 2, kv_heads: 1, key_dim: 8, value_dim: 8 };
+        let group = AttentionGroup {
+            layers: 2,
+            kv_heads: 1,
+            key_dim: 8,
+            value_dim: 8,
+            kv_type: KvType::F32,
+        };
         let page = 2 * 2 * 8 * 4 * PAGE_TOKENS as u64;
         let with = |state_bytes_max| {
             let options = LoadOptions { sequences_max: 3, state_bytes_max, ..Default::default() };
@@ -176,7 +197,13 @@ mod tests {
 
     #[test]
     fn recurrent_states_are_paid_for_before_pages() {
-        let attention = AttentionGroup { layers: 1, kv_heads: 1, key_dim: 4, value_dim: 4 };
+        let attention = AttentionGroup {
+            layers: 1,
+            kv_heads: 1,
+            key_dim: 4,
+            value_dim: 4,
+            kv_type: KvType::F32,
+        };
         let recurrent = RecurrentGroup {
             layers: 2,
             conv_tail: 3,
@@ -206,7 +233,13 @@ mod tests {
         points_max: Option<usize>,
         state_bytes_max: u64,
     ) -> Result<StateLayout, Error> {
-        let attention = AttentionGroup { layers: 1, kv_heads: 1, key_dim: 4, value_dim: 4 };
+        let attention = AttentionGroup {
+            layers: 1,
+            kv_heads: 1,
+            key_dim: 4,
+            value_dim: 4,
+            kv_type: KvType::F32,
+        };
         let recurrent = RecurrentGroup {
             layers: 1,
             conv_tail: 1,

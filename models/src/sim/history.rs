@@ -6,7 +6,7 @@
 //! its key, 16 bits each, and the count as its value. A recurrent model has the same record in a slot.
 
 use candle_core::{DType, Device, Tensor};
-use sconce_kernels::{KvPages, write_kv, write_rows};
+use sconce_kernels::{KvPages, KvType, write_kv, write_rows};
 
 use super::mix;
 use crate::error::Error;
@@ -37,7 +37,13 @@ impl History {
 
 /// The state of the model's layers.
 pub(super) fn shape(recurrent: bool) -> StateShape {
-    let attention = AttentionGroup { layers: 1, kv_heads: 1, key_dim: KEY_DIM, value_dim: 1 };
+    let attention = AttentionGroup {
+        layers: 1,
+        kv_heads: 1,
+        key_dim: KEY_DIM,
+        value_dim: 1,
+        kv_type: KvType::F32,
+    };
     let group = RecurrentGroup {
         layers: 1,
         conv_tail: 1,

@@ -8,29 +8,31 @@ use sconce_kernels::storage_mut;
 // Pages and points are stored and sent as they lie in memory.
 const _: () = assert!(cfg!(target_endian = "little"), "state is little-endian");
 
-/// Bytes of an element.
-pub(crate) const ELEMENT: usize = size_of::<f32>();
+/// Bytes of an element, f32 or u32.
+pub(crate) const ELEMENT: usize = 4;
 
-/// Appends entry `index` of the first dimension of a contiguous f32 tensor.
+/// Appends entry `index` of the first dimension of a contiguous tensor.
 ///
 /// # Errors
 /// A tensor of another type, or on a device whose memory cannot be read directly.
 pub(crate) fn read(tensor: &Tensor, index: u32, into: &mut Vec<u8>) -> Result<()> {
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
-        bail!("state on {:?} cannot be read", tensor.device().location());
+    let all: &[u8] = match &*storage {
+        Storage::Cpu(CpuStorage::F32(values)) => cast_slice(values),
+        Storage::Cpu(CpuStorage::U32(words)) => cast_slice(words),
+        _ => bail!("{:?} state on {:?} cannot be read", tensor.dtype(), tensor.device().location()),
     };
-    into.extend_from_slice(cast_slice(&values[entry(layout, index)?]));
+    into.extend_from_slice(&all[entry(layout, index)?]);
     Ok(())
 }
 
-/// Writes entry `index` of the first dimension of a contiguous f32 tensor: exactly its bytes.
+/// Writes entry `index` of the first dimension of a contiguous tensor: exactly its bytes.
 ///
 /// # Errors
 /// A tensor of another type, or on a device whose memory cannot be written directly.
 pub(crate) fn write(tensor: &Tensor, index: u32, bytes: &[u8]) -> Result<()> {
-    change(tensor, |values, layout| {
-        let target: &mut [u8] = cast_slice_mut(&mut values[entry(layout, index)?]);
+    change(tensor, |all, layout| {
+        let target = &mut all[entry(layout, index)?];
         if target.len() != bytes.len() {
             bail!("an entry has {} bytes, found {}", target.len(), bytes.len());
         }
@@ -44,8 +46,8 @@ pub(crate) fn write(tensor: &Tensor, index: u32, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As for [`write`].
 pub(crate) fn copy(tensor: &Tensor, from: u32, index: u32) -> Result<()> {
-    change(tensor, |values, layout| {
-        values.copy_within(entry(layout, from)?, entry(layout, index)?.start);
+    change(tensor, |all, layout| {
+        all.copy_within(entry(layout, from)?, entry(layout, index)?.start);
         Ok(())
     })
 }
@@ -55,23 +57,30 @@ pub(crate) fn copy(tensor: &Tensor, from: u32, index: u32) -> Result<()> {
 /// # Errors
 /// As for [`write`].
 pub(crate) fn clear(tensor: &Tensor, index: u32) -> Result<()> {
-    change(tensor, |values, layout| {
-        // Filling bytes is one call of the system's, filling floats a loop.
-        cast_slice_mut::<f32, u8>(&mut values[entry(layout, index)?]).fill(0);
+    change(tensor, |all, layout| {
+        all[entry(layout, index)?].fill(0);
         Ok(())
     })
 }
 
 /// Hands the tensor's memory to `body`, and where its entries lie in it.
-fn change(tensor: &Tensor, body: impl FnOnce(&mut [f32], &Layout) -> Result<()>) -> Result<()> {
+fn change(tensor: &Tensor, body: impl FnOnce(&mut [u8], &Layout) -> Result<()>) -> Result<()> {
     let (mut storage, layout) = storage_mut(tensor);
-    let Storage::Cpu(CpuStorage::F32(values)) = &mut *storage else {
-        bail!("state on {:?} cannot be written", tensor.device().location());
+    let all: &mut [u8] = match &mut *storage {
+        Storage::Cpu(CpuStorage::F32(values)) => cast_slice_mut(values),
+        Storage::Cpu(CpuStorage::U32(words)) => cast_slice_mut(words),
+        _ => {
+            bail!(
+                "{:?} state on {:?} cannot be written",
+                tensor.dtype(),
+                tensor.device().location()
+            )
+        }
     };
-    body(values, layout)
+    body(all, layout)
 }
 
-/// Elements of entry `index`.
+/// Bytes of entry `index`.
 fn entry(layout: &Layout, index: u32) -> Result<std::ops::Range<usize>> {
     let (Some((start, _)), [entries, rest @ ..]) = (layout.contiguous_offsets(), layout.dims())
     else {
@@ -81,7 +90,7 @@ fn entry(layout: &Layout, index: u32) -> Result<std::ops::Range<usize>> {
     if index >= *entries {
         bail!("entry {index} of {entries}");
     }
-    Ok(start + index * len..start + (index + 1) * len)
+    Ok((start + index * len) * ELEMENT..(start + (index + 1) * len) * ELEMENT)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The bytes behind the pages: one tensor of keys and one of values for each attention layer.
 //! Which page belongs to whom is `pages.rs`.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use memmap2::MmapMut;
 
 use super::{AttentionGroup, StateError, StateLayout, bytes};
@@ -9,9 +9,10 @@ use super::{AttentionGroup, StateError, StateLayout, bytes};
 /// Keys and values of one attention layer, for all pages of the pool.
 #[derive(Debug, Clone)]
 pub struct LayerKv {
-    /// `[pages_max, kv_heads, page_tokens, key_dim]`, f32.
+    /// `[pages_max, kv_heads, page_tokens, key_dim]` in f32, or as [`KvType`](sconce_kernels::KvType)
+    /// says.
     pub keys: Tensor,
-    /// `[pages_max, kv_heads, page_tokens, value_dim]`, f32.
+    /// `[pages_max, kv_heads, page_tokens, value_dim]`, likewise.
     pub values: Tensor,
 }
 
@@ -20,8 +21,9 @@ impl LayerKv {
         // On the CPU the operating system hands out zeroed memory when a page is first touched, so
         // a large pool costs only what was ever used.
         let pages = |dim| {
-            let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, dim);
-            Tensor::zeros(shape, DType::F32, device)
+            let row_len = group.kv_type.row_len(dim);
+            let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, row_len);
+            Tensor::zeros(shape, group.kv_type.dtype(), device)
         };
         Ok(Self { keys: pages(group.key_dim)?, values: pages(group.value_dim)? })
     }

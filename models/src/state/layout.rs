@@ -1,5 +1,7 @@
 //! The shape of a state pool, and what it costs in bytes before there is one.
 
+use sconce_kernels::KvType;
+
 use super::StateError;
 
 /// Tokens a page holds.
@@ -9,7 +11,7 @@ use super::StateError;
 /// holds on average half a page it does not use.
 pub const PAGE_TOKENS: usize = 64;
 
-/// Bytes of one key or value element: attention state is f32.
+/// Bytes of an element of the tensors behind the state: an f32, or a word of codes.
 const ELEMENT_BYTES: u64 = 4;
 
 /// Attention layers that cache keys and values of one shape.
@@ -23,6 +25,25 @@ pub struct AttentionGroup {
     pub key_dim: usize,
     /// Elements of a value. With multi-head latent attention, those of the latent.
     pub value_dim: usize,
+    /// How pages hold them.
+    pub kv_type: KvType,
+}
+
+impl AttentionGroup {
+    /// Whether pages of `page_tokens` tokens can hold the group's keys and values as `kv_type`.
+    pub(crate) fn fits(&self, kv_type: KvType, page_tokens: usize) -> bool {
+        [self.key_dim, self.value_dim].iter().all(|dim| kv_type.fits(page_tokens, *dim))
+    }
+
+    /// Bytes of one token, in all layers.
+    fn bytes_per_token(&self) -> u64 {
+        let row = |dim| self.kv_type.row_len(dim) as u64;
+        let elements = row(self.key_dim).saturating_add(row(self.value_dim));
+        (self.layers as u64)
+            .saturating_mul(self.kv_heads as u64)
+            .saturating_mul(elements)
+            .saturating_mul(ELEMENT_BYTES)
+    }
 }
 
 /// Gated delta layers: what each keeps of a sequence, whatever the sequence's length.
@@ -75,13 +96,7 @@ pub struct StateLayout {
 impl StateLayout {
     /// Bytes of state for one token: a key and a value in every layer.
     pub fn bytes_per_token(&self) -> u64 {
-        let elements = |group: &AttentionGroup| {
-            (group.layers as u64)
-                .saturating_mul(group.kv_heads as u64)
-                .saturating_mul(group.key_dim as u64 + group.value_dim as u64)
-        };
-        let sum = self.attention.iter().map(elements).fold(0, u64::saturating_add);
-        sum.saturating_mul(ELEMENT_BYTES)
+        self.attention.iter().map(AttentionGroup::bytes_per_token).fold(0, u64::saturating_add)
     }
 
     /// Bytes of one page in all layers.
@@ -123,6 +138,11 @@ impl StateLayout {
         if counts.contains(&0) {
             let expected = "at least one page, one token in it and one sequence";
             return Err(StateError::Layout { expected, found: 0 });
+        }
+        let fits = |group: &AttentionGroup| group.fits(group.kv_type, self.page_tokens);
+        if !self.attention.iter().all(fits) {
+            let expected = "pages and heads that hold keys and values in 8 bits";
+            return Err(StateError::Layout { expected, found: self.page_tokens as u64 });
         }
         if self.points_max > 0 && self.recurrent.is_none() {
             let expected = "no points without recurrent layers";

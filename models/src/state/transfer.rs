@@ -1,12 +1,13 @@
 //! Pages and recurrent states as bytes, to keep them elsewhere and to bring them back.
 //!
-//! The bytes are little-endian f32 as they lie, and mean something to the same model only. A page is,
-//! layer by layer through all attention groups, its block of keys `[kv_heads, key_dim, page_tokens]`
-//! and then of values `[kv_heads, page_tokens, value_dim]`: keys are transposed, as `write_kv` of the
-//! kernels leaves them on the CPU. A recurrent state is, layer by layer, its convolution tail
+//! The bytes are little-endian words as they lie, and mean something to the same model only. A page
+//! is, layer by layer through all attention groups, its blocks of keys and then of values, head by
+//! head, in the order that [`KvType`] gives, as `write_kv` of the kernels leaves them on the CPU. A
+//! recurrent state is, layer by layer, its convolution tail
 //! `[conv_tail, conv_channels]` and then its delta state `[value_heads, key_dim, value_dim]`.
 
 use candle_core::Tensor;
+use sconce_kernels::KvType;
 
 use super::{
     AttentionGroup, LayerRecurrent, PointId, SequenceId, StateError, StateLayout, StatePool, bytes,
@@ -35,9 +36,9 @@ impl StatePool {
             let values = into.len();
             bytes::read(&layer.values, page, into)?;
             if tokens < page_tokens {
+                // Of keys, every row has an element or a word of each token, in either type.
                 clear_columns(&mut into[keys..values], page_tokens, tokens);
-                let row = group.value_dim;
-                clear_columns(&mut into[values..], page_tokens * row, tokens * row);
+                clear_values(&mut into[values..], group, page_tokens, tokens);
             }
         }
         Ok(())
@@ -127,6 +128,27 @@ fn write_entries<'a>(
 /// The group of each attention layer.
 fn layers(layout: &StateLayout) -> impl Iterator<Item = &AttentionGroup> {
     layout.attention.iter().flat_map(|group| std::iter::repeat_n(group, group.layers))
+}
+
+/// Clears the values of the tokens from `tokens` on in the blocks of all heads.
+fn clear_values(data: &mut [u8], group: &AttentionGroup, page_tokens: usize, tokens: usize) {
+    let row = group.value_dim;
+    match group.kv_type {
+        KvType::F32 => clear_columns(data, page_tokens * row, tokens * row),
+        KvType::Int8 => {
+            let block = page_tokens * group.kv_type.row_len(row) * bytes::ELEMENT;
+            for block in data.chunks_exact_mut(block) {
+                // A byte of each token; four tokens to a word.
+                let (codes, scales) = block.split_at_mut(page_tokens * row);
+                let (whole, part) = (tokens / 4 * 4, tokens % 4);
+                let words = codes[whole * row..].chunks_exact_mut(4);
+                words.enumerate().for_each(|(index, word)| {
+                    word[if index < row { part } else { 0 }..].fill(0);
+                });
+                clear_columns(scales, page_tokens, tokens);
+            }
+        }
+    }
 }
 
 /// Clears the columns from `from` on of a matrix of rows of `columns` elements.

@@ -74,12 +74,23 @@ pub(crate) struct Allocations {
     pub(crate) bytes: usize,
 }
 
+/// What all threads have asked for so far.
+pub(crate) fn so_far() -> Allocations {
+    Allocations { count: COUNT.load(Ordering::Relaxed), bytes: BYTES.load(Ordering::Relaxed) }
+}
+
+impl Allocations {
+    /// What was asked for since `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self { count: self.count - earlier.count, bytes: self.bytes - earlier.bytes }
+    }
+}
+
 /// What all threads ask for while `body` runs.
 pub(crate) fn counted<R>(body: impl FnOnce() -> R) -> (R, Allocations) {
-    let (count, bytes) = (COUNT.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+    let before = so_far();
     let result = body();
-    let (count_after, bytes_after) = (COUNT.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
-    (result, Allocations { count: count_after - count, bytes: bytes_after - bytes })
+    (result, so_far().since(before))
 }
 
 /// Has where the next allocation comes from remembered, for [`first`].

@@ -25,6 +25,8 @@ pub(crate) struct Engine {
     arrivals: u64,
     inbox: Vec<Command>,
     shutdown: Option<Shutdown>,
+    /// The status published before the last, whose memory the next one takes.
+    spare: Arc<Status>,
 }
 
 struct Shutdown {
@@ -61,6 +63,7 @@ impl Engine {
             arrivals: 0,
             inbox: Vec::new(),
             shutdown: None,
+            spare: Arc::default(),
         })
     }
 
@@ -209,18 +212,17 @@ impl Engine {
         self.shared.mailbox.wait(timer.map(|timer| timer.saturating_duration_since(now)));
     }
 
+    /// Allocates nothing where nobody holds the status before the last.
     fn publish(&mut self) {
-        let models = self.residency.status(self.shared.clock.now());
-        self.shared.status.send_replace(Arc::new(Status {
-            running: models.iter().map(|model| model.running).sum(),
-            models,
-            waiting: self.shared.waiting_room.waiting(),
-            waiting_max: self.shared.config.waiting_max,
-            draining: self.shared.draining.load(Ordering::Acquire),
-            memory: self.shared.ledger.snapshot(),
-            counters: self.counters,
-            cache: self.cache.status(),
-            ..Status::default()
-        }));
+        let status = Arc::make_mut(&mut self.spare);
+        self.residency.status(self.shared.clock.now(), &mut status.models);
+        status.running = status.models.iter().map(|model| model.running).sum();
+        status.waiting = self.shared.waiting_room.waiting();
+        status.waiting_max = self.shared.config.waiting_max;
+        status.draining = self.shared.draining.load(Ordering::Acquire);
+        status.memory = self.shared.ledger.snapshot();
+        status.counters = self.counters;
+        status.cache = self.cache.status();
+        self.spare = self.shared.status.send_replace(self.spare.clone());
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Executor {
     rows: Vec<Row>,
     /// The running sequences that end with this step.
     ended: Vec<(usize, Outcome)>,
-    /// The model that had the last step.
+    /// The model whose turn was last.
     last: String,
 }
 
@@ -53,25 +53,21 @@ impl Executor {
         cache: &mut Cache,
         counters: &mut Counters,
     ) -> bool {
-        let mut names: Vec<String> =
-            residency.loaded().map(|resident| resident.about.name.clone()).collect();
-        let past = names.iter().take_while(|name| **name <= self.last).count();
-        names.rotate_left(past);
-        for name in names {
-            let Some(resident) = residency.get(&name) else { continue };
+        for _ in 0..residency.loaded().count() {
+            let Some(resident) = residency.loaded_after(&self.last) else { return false };
+            self.last.clone_from(&resident.about.name);
             if !self.schedule(resident, cache, counters) {
                 continue;
             }
             if let Err(error) = self.evaluate(resident, cache, counters) {
-                tracing::error!(model = %name, %error, "step failed");
+                tracing::error!(model = %self.last, %error, "step failed");
                 self.ended.clear();
                 self.ended.extend(self.rows.iter().map(|row| (row.running, Err(error.clone()))));
                 self.end_sequences(resident, cache, counters);
                 if resident.panics >= PANICS_MAX && resident.state == ModelState::Ready {
-                    residency.fail(&name, &error, cache, counters);
+                    residency.fail(&self.last, &error, cache, counters);
                 }
             }
-            self.last = name;
             return true;
         }
         false

@@ -143,6 +143,18 @@ impl Residency {
         })
     }
 
+    /// The loaded model whose turn it is after that of the model `name`, by name and in a ring.
+    pub(crate) fn loaded_after(&mut self, name: &str) -> Option<&mut Resident> {
+        let mut first = None;
+        for resident in self.loaded() {
+            if *resident.about.name > *name {
+                return Some(resident);
+            }
+            first = first.or(Some(resident));
+        }
+        first
+    }
+
     /// The model `name`, if it is loaded.
     pub(crate) fn get(&mut self, name: &str) -> Option<&mut Resident> {
         match self.slots.get_mut(name) {
@@ -361,9 +373,19 @@ impl Residency {
         }
     }
 
-    /// Every model at this moment.
-    pub(crate) fn status(&self, now: Instant) -> Vec<ModelStatus> {
-        self.slots.iter().map(|(name, slot)| slot.status(name, now)).collect()
+    /// How every model is at this moment, in the memory of `statuses`.
+    pub(crate) fn status(&self, now: Instant, statuses: &mut Vec<ModelStatus>) {
+        statuses.truncate(self.slots.len());
+        for (index, (name, slot)) in self.slots.iter().enumerate() {
+            match statuses.get_mut(index) {
+                Some(status) => {
+                    let mut kept = std::mem::take(&mut status.name);
+                    kept.clone_from(name);
+                    *status = slot.status(kept, now);
+                }
+                None => statuses.push(slot.status(name.clone(), now)),
+            }
+        }
     }
 
     fn list(&self, name: &str, state: ModelState, model: Option<Arc<LoadedModel>>) {
@@ -372,9 +394,9 @@ impl Residency {
 }
 
 impl Slot {
-    fn status(&self, name: &str, now: Instant) -> ModelStatus {
+    fn status(&self, name: String, now: Instant) -> ModelStatus {
         let empty = ModelStatus {
-            name: name.to_owned(),
+            name,
             state: ModelState::Loading,
             progress: LoadProgress::default(),
             waiting: 0,

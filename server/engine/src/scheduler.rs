@@ -49,8 +49,10 @@ pub(crate) struct Scheduler {
     running_max: usize,
     /// Which decode row goes first where not all fit a step.
     turn: usize,
-    /// Scratch of [`Self::compose`].
+    /// Scratch of [`Self::compose`], as the next two.
     prefills: Vec<(usize, usize)>,
+    decodes: Vec<usize>,
+    ranks: Vec<Rank>,
 }
 
 impl Scheduler {
@@ -62,6 +64,8 @@ impl Scheduler {
             running_max: running_max.max(1),
             turn: 0,
             prefills: Vec::new(),
+            decodes: Vec::new(),
+            ranks: Vec::new(),
         }
     }
 
@@ -292,9 +296,11 @@ impl Scheduler {
         }
         let kept = if self.prefills.is_empty() { 0 } else { tokens_max.div_ceil(PREFILL_SHARE) };
         let decodes_max = (tokens_max - kept).max(1);
-        let decodes: Vec<usize> = (0..self.running.len())
-            .filter(|&index| self.running[index].remaining() == 1 && runnable(&self.running[index]))
-            .collect();
+        let mut decodes = std::mem::take(&mut self.decodes);
+        decodes.clear();
+        let running = self.running.iter().enumerate();
+        let decoding = running.filter(|(_, s)| s.remaining() == 1 && runnable(s));
+        decodes.extend(decoding.map(|(index, _)| index));
         let taken = decodes.len().min(decodes_max);
         if taken < decodes.len() {
             self.turn = (self.turn + taken) % decodes.len();
@@ -303,6 +309,7 @@ impl Scheduler {
             let index = decodes[(self.turn + place) % decodes.len()];
             self.push_row(memory, (index, 1), batch, rows);
         }
+        self.decodes = decodes;
         self.share_among_prefills(memory, tokens_max - taken, batch, rows);
     }
 
@@ -350,10 +357,11 @@ impl Scheduler {
     /// is none, the last in rank gives its own.
     fn reserve_decodes(&mut self, memory: &mut Memory<'_>, now: Instant, counters: &mut Counters) {
         let decodes = |s: &Sequence| s.remaining() == 1 && s.has_room();
-        let mut ranks: Vec<Rank> =
-            self.running.iter().filter(|s| decodes(s)).map(|s| s.rank).collect();
+        let mut ranks = std::mem::take(&mut self.ranks);
+        ranks.clear();
+        ranks.extend(self.running.iter().filter(|s| decodes(s)).map(|s| s.rank));
         ranks.sort_unstable();
-        for rank in ranks {
+        for &rank in &ranks {
             // Gone if it was preempted for an earlier one.
             while let Some(index) = self.running.iter().position(|s| s.rank == rank) {
                 let sequence = &self.running[index];
@@ -380,6 +388,7 @@ impl Scheduler {
                 self.preempt(victim, memory, counters);
             }
         }
+        self.ranks = ranks;
     }
 
     /// The running sequence that is last in rank among those that `may` be it.

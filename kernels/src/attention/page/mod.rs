@@ -30,7 +30,7 @@ use std::ops::Range;
 
 use self::codes::{CodeScratch, Codes};
 use super::kv_type::KvType;
-use crate::simd::{LANES, Simd, exp};
+use crate::simd::{LANES, Simd, exp, prefetch};
 
 /// Vectors of scores or values, or tokens, that a tile holds for each line.
 const WIDE: usize = 4;
@@ -290,6 +290,23 @@ impl Lines<'_> {
             self.factors[line] = factor[0];
             self.weights[line] = self.weights[line] * factor[0] + S::sum(sum);
             self.largest[line] = largest;
+        }
+    }
+}
+
+impl Blocks<'_> {
+    /// Asks for the memory of both.
+    #[inline(always)]
+    pub(crate) fn prefetch(self) {
+        match self {
+            Blocks::F32 { keys, values } => {
+                prefetch(keys);
+                prefetch(values);
+            }
+            Blocks::Int8 { keys, values } => {
+                prefetch(keys);
+                prefetch(values);
+            }
         }
     }
 }

@@ -133,8 +133,8 @@ fn only_the_one_holder_of_a_page_writes_it_and_all_of_it() {
 #[test]
 fn what_lies_behind_the_tokens_of_a_page_is_not_read() {
     let [first, second] = [
-        AttentionGroup { layers: 1, kv_heads: 2, key_dim: 3, value_dim: 5 },
-        AttentionGroup { layers: 2, kv_heads: 1, key_dim: 2, value_dim: 1 },
+        AttentionGroup { layers: 1, kv_heads: 2, key_dim: 3, value_dim: 5, kv_type: KvType::F32 },
+        AttentionGroup { layers: 2, kv_heads: 1, key_dim: 2, value_dim: 1, kv_type: KvType::F32 },
     ];
     let layout = StateLayout { attention: vec![first, second], ..layout(0) };
     let mut pool = StatePool::new(layout, &Device::Cpu).unwrap();
@@ -164,7 +164,8 @@ fn what_lies_behind_the_tokens_of_a_page_is_not_read() {
 /// The kernels decide where an element of a key lies.
 #[test]
 fn keys_are_cleared_where_the_kernels_write_them() {
-    let group = AttentionGroup { layers: 1, kv_heads: 2, key_dim: 16, value_dim: 8 };
+    let group =
+        AttentionGroup { layers: 1, kv_heads: 2, key_dim: 16, value_dim: 8, kv_type: KvType::F32 };
     let layout = StateLayout { attention: vec![group], ..layout(0) };
     let mut pool = StatePool::new(layout, &Device::Cpu).unwrap();
     let held = pool.take_pages(1).unwrap()[0];
@@ -179,5 +180,38 @@ fn keys_are_cleared_where_the_kernels_write_them() {
         assert_eq!(page(&pool, held, tokens), page(&pool, held, PAGE), "{tokens} tokens");
         let set = page(&pool, held, tokens).iter().filter(|value| **value == 1.0).count();
         assert_eq!(set, tokens * 48);
+    }
+}
+
+#[test]
+fn of_a_page_in_eight_bits_what_lies_behind_the_tokens_is_not_read() {
+    const PAGE: usize = 16;
+    let kv_type = KvType::Int8;
+    let group = AttentionGroup { layers: 1, kv_heads: 2, key_dim: 80, value_dim: 16, kv_type };
+    let layout = StateLayout { attention: vec![group], page_tokens: PAGE, ..layout(0) };
+    let mut pool = StatePool::new(layout, &Device::Cpu).unwrap();
+    let (fresh, used) = (pool.take_pages(1).unwrap()[0], pool.take_pages(1).unwrap()[0]);
+    let bytes = pool.layout().bytes_per_page() as usize;
+    assert_eq!(bytes, PAGE * 2 * (80 + 2 * 4 + 16 + 4));
+    let rows = |columns: usize| {
+        let numbers: Vec<f32> =
+            (0..PAGE * columns).map(|index| (index % 97) as f32 - 40.0).collect();
+        Tensor::from_vec(numbers, (PAGE, columns), &Device::Cpu).unwrap()
+    };
+    let (k, v) = (rows(160), rows(32));
+    for tokens in 0..=PAGE {
+        pool.write_page(fresh, &vec![0; bytes]).unwrap();
+        pool.write_page(used, &vec![0xff; bytes]).unwrap();
+        let [found, expected] = [used, fresh].map(|page| {
+            let layer = pool.layer(0).unwrap();
+            let kv = sconce_kernels::KvPages { keys: &layer.keys, values: &layer.values };
+            let slots: Vec<u32> = (0..tokens).map(|token| page * 16 + token as u32).collect();
+            sconce_kernels::write_kv(kv, &k, &v, &slots).unwrap();
+            let mut bytes = Vec::new();
+            pool.read_page(page, tokens, &mut bytes).unwrap();
+            bytes
+        });
+        assert_eq!(found, expected, "{tokens} tokens");
+        assert_eq!(found.iter().all(|byte| *byte == 0), tokens == 0);
     }
 }

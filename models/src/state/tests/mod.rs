@@ -7,6 +7,7 @@ mod points;
 mod recurrent;
 
 use candle_core::{Device, Tensor};
+use sconce_kernels::KvType;
 
 use super::*;
 
@@ -15,7 +16,8 @@ const PAGES: usize = 12;
 const SEQUENCES: usize = 4;
 
 fn layout(layers: usize) -> StateLayout {
-    let group = AttentionGroup { layers, kv_heads: 2, key_dim: 1, value_dim: 1 };
+    let group =
+        AttentionGroup { layers, kv_heads: 2, key_dim: 1, value_dim: 1, kv_type: KvType::F32 };
     StateLayout {
         attention: if layers == 0 { vec![] } else { vec![group] },
         recurrent: None,

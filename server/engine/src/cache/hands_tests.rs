@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use sconce_cache::disk::{DiskConfig, DiskTier};
 use sconce_cache::{DomainKey, Place, Storage, Tier};
 use sconce_models::state::{AttentionGroup, RecurrentGroup};
-use sconce_models::{PAGE_TOKENS, StateLayout, StatePool};
+use sconce_models::{KvType, PAGE_TOKENS, StateLayout, StatePool};
 
 use super::disk::Disk;
 use super::hands::{Hands, Sizes};
@@ -22,7 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn pool() -> StatePool {
     let layout = StateLayout {
-        attention: vec![AttentionGroup { layers: 2, kv_heads: 1, key_dim: 1, value_dim: 1 }],
+        attention: vec![AttentionGroup {
+            layers: 2,
+            kv_heads: 1,
+            key_dim: 1,
+            value_dim: 1,
+            kv_type: KvType::F32,
+        }],
         recurrent: Some(RecurrentGroup {
             layers: 1,
             conv_tail: 1,
