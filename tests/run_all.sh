@@ -74,6 +74,14 @@ cargo test --package sconce-server --bin sconce --locked --quiet --features obje
 step "doc tests"
 cargo test --workspace --locked --doc --quiet
 
+step "kernels with AVX-VNNI, in the encoding of AVX-512"
+cargo test --package sconce-kernels --locked --quiet --features evex-vnni --lib --tests
+
+if kernels/aarch64_check.sh --tools 2>/dev/null; then
+  step "kernels on an emulated aarch64"
+  kernels/aarch64_check.sh
+fi
+
 # Last, so that the summary of the tests closes the output.
 step "tests"
 run_tests
