@@ -9,7 +9,7 @@ use sconce_proto::v1::{
     CacheOptions, CacheReason, ChatMessage, ChatPrompt, CompleteRequest, DetokenizeRequest,
     FinishReason, ListModelsRequest, Sampling, Tier,
 };
-use support::{Fixture, MODEL, collect, text, tokens, within};
+use support::{Fixture, MODEL, collect, plan, text, tokens, within};
 use tonic::Request;
 
 fn seeded(seed: u64) -> CompleteRequest {
@@ -46,6 +46,22 @@ async fn the_first_message_says_what_was_remembered_and_the_last_what_was_used()
         let all = [timings.queue, timings.prefill, timings.decode, timings.first_token];
         assert!(all.iter().all(Option::is_some), "{timings:?}");
         fixture.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_first_token_that_comes_long_after_the_first_message_is_not_lost() {
+    within(async {
+        let at_once = Fixture::start().await;
+        let expected = at_once.complete(greedy(8)).await.expect("completes");
+        at_once.end().await;
+        // 16 tokens in one step: longer than the first message waits for company.
+        let late = Fixture::with(plan("prefill_us=10000")).await;
+        let completed = late.complete(greedy(8)).await.expect("completes");
+        assert_eq!(completed.token_ids(), expected.token_ids());
+        assert_eq!(completed.finished().usage, expected.finished().usage);
+        late.end().await;
     })
     .await;
 }

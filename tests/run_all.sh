@@ -61,6 +61,9 @@ cargo clippy --package sconce-server --all-targets --locked --features object-st
 step "models of the golden tests"
 bash tests/reference/fetch.sh
 
+step "scripts that compare with peers"
+python3 -m unittest discover --quiet benches/peers
+
 step "example clients"
 cargo build --locked --package sconce-server --bin sconce
 PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce

@@ -7,7 +7,6 @@ Prints top-1 agreement and the divergence from the reference over the positions 
 one token at a time: what `sconce bench accuracy --text TEXT` prints for sconce's default precision.
 """
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -37,11 +36,12 @@ def log_softmax(logits):
 
 def llama_cpp(path, logits):
     """Compares llama.cpp with the written logits."""
+    from harness import peer as settings
     from llama_cpp_peer import Peer
 
     ids = json.loads(Path(logits).with_suffix(".json").read_text())
     exact = np.load(logits, mmap_mode="r")
-    peer = Peer(path, len(ids), int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count())))
+    peer = Peer(path, len(ids), settings.threads())
     agreed, divergence, loss = 0, [], []
     # The last token has no successor in the text, and is left out as `sconce bench accuracy` does.
     for position, token in enumerate(ids[:-1]):

@@ -3,15 +3,14 @@
     python benches/peers/cache.py .models/SmolLM2-135M-Instruct.Q4_1.gguf --llama-server PATH
 
 Each round runs every scenario once on each side, in an order that turns from round to round, with another
-text. llama-server is asked the same token ids through /completion; where a conversation goes on, each server goes on from its own
-answer. What a request computed is what the server says of it. Times are medians over rounds, and so are the
-ratios, which are taken within a round. A swap or a restart is a restart for llama-server, which forgets.
+text. llama-server is asked the same token ids through /completion; where a conversation goes on, each server
+goes on from its own answer. What a request computed is what the server says of it. Times are medians over rounds,
+and so are the ratios, which are taken within a round. A swap or a restart is a restart for llama-server, which
+forgets.
 """
 import argparse
-import http.client
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -19,62 +18,39 @@ import tempfile
 import time
 from pathlib import Path
 
-from compare import machine
+from harness import llama_server
+from harness.machine import machine
 
-HERE = Path(__file__).resolve().parent
-START_SECONDS_MAX = 120
 MEBIBYTE = 1 << 20
 
 
 class Llama:
-    """llama-server for one scenario."""
+    """llama-server for one scenario, which may start it again."""
 
     def __init__(self, args, cache_bytes):
-        self.args, self.process = args, None
-        self.cache = ["--cache-ram", str(-(-cache_bytes // MEBIBYTE))] if cache_bytes else []
+        self.args, self.server = args, None
+        self.options = ["--cache-ram", str(-(-cache_bytes // MEBIBYTE))] if cache_bytes else []
 
     def start(self):
         """Starts it, or another that knows nothing of the one before."""
         self.stop()
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        slots, threads = str(self.args.slots), str(self.args.threads)
-        line = [
-            self.args.llama_server, "--model", self.args.file, "--host", "127.0.0.1", "--port", str(self.port),
-            "--ctx-size", str(self.args.context * self.args.slots), "--parallel", slots,
-            "--threads", threads, "--threads-batch", threads, *self.cache,
-        ]
-        self.process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        began = time.monotonic()
-        while not self.healthy():
-            if self.process.poll() is not None or time.monotonic() - began > START_SECONDS_MAX:
-                raise SystemExit(f"llama-server did not start: {' '.join(line)}")
-            time.sleep(0.1)
+        args = self.args
+        self.server = llama_server.Server(
+            args.llama_server, args.file, args.threads, args.slots, args.context, self.options)
 
     def stop(self):
-        if self.process:
-            self.process.terminate()
-            self.process.wait()
-            self.process = None
-
-    def healthy(self):
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
+        """Stops it, if it runs."""
+        if self.server:
+            self.server.stop()
+            self.server = None
 
     def complete(self, prompt, tokens):
         """Seconds to the first token, tokens computed of the prompt, and the completion."""
         body = dict(
             prompt=prompt, n_predict=tokens, cache_prompt=True, return_tokens=True, ignore_eos=True, temperature=0.0,
         )
-        connection = http.client.HTTPConnection("127.0.0.1", self.port)
         began = time.perf_counter()
-        connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
-        answer = json.loads(connection.getresponse().read())
+        answer = self.server.post("/completion", body)
         seconds = time.perf_counter() - began
         if len(answer.get("tokens", [])) != tokens:
             raise SystemExit(f"llama-server broke off a request of {len(prompt)} tokens: {answer.get('error')}")

@@ -287,6 +287,8 @@ impl Completion {
     }
 
     /// The next event; `None` after the last. An error is the last.
+    ///
+    /// May be dropped before it is ready; no event is lost.
     pub async fn next(&mut self) -> Option<Result<CompletionEvent, CallError>> {
         while self.ready.is_empty() {
             let generation = self.generation.as_mut()?;

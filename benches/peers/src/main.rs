@@ -13,7 +13,7 @@ use candle_transformers::models::quantized_llama::ModelWeights;
 use serde_json::json;
 
 /// Tokens of each case that are run before anything is measured.
-const WARM_UP_TOKENS: usize = 8;
+const WARM_UP_TOKENS: usize = 16;
 
 /// The model and random tokens to feed it.
 struct Peer {
@@ -27,10 +27,12 @@ impl Peer {
         let content = Content::read(&mut file)?;
         let vocab = content.tensor_infos["token_embd.weight"].shape.dims()[0] as u64;
         let model = ModelWeights::from_gguf(content, &mut file, &Device::Cpu)?;
-        let mut state = 1u64;
+        let mut state = 0x5eed_u64;
         let tokens = (0..context)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 ((state >> 33) % vocab) as u32
             })
             .collect();

@@ -1,6 +1,7 @@
 //! `sconce.v1.InferenceService`: each RPC decodes, asks [`Models`], encodes.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
 use sconce_engine::Started;
@@ -11,6 +12,7 @@ use sconce_proto::v1::{
     CompleteRequest, CompleteResponse, Delta, DetokenizeRequest, DetokenizeResponse,
     TokenizeRequest, TokenizeResponse,
 };
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{call_context, convert};
@@ -18,6 +20,10 @@ use crate::completion::{CompletionEvent, Prompt};
 use crate::error::CallError;
 use crate::layer::access_log::RequestFacts;
 use crate::models::Models;
+
+/// How long `started` waits for the first token, to travel with it. After a short prompt both come in
+/// one write: the client wakes once, and not while every core computes its first token.
+const STARTED_PATIENCE: Duration = Duration::from_millis(50);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -79,15 +85,16 @@ impl InferenceService for Inference {
         let call = convert::completion(request.into_inner())?;
         facts.tell(|facts| facts.model = Some(call.model.clone()));
         let request_id = context.request_id.clone();
-        let (started, completion) = self.models.complete(call, context).await?;
+        let (started, mut completion) = self.models.complete(call, context).await?;
         note_start(&started, &request_id, &facts);
         let started = Event::Started(convert::started(&started));
+        let first = timeout(STARTED_PATIENCE, completion.next()).await.ok().flatten();
         let rest = stream::unfold(completion, |mut completion| async {
             let event = completion.next().await?;
             Some((event, completion))
         });
         let events = stream::once(async { Ok(started) })
-            .chain(rest.map(move |event| {
+            .chain(stream::iter(first).chain(rest).map(move |event| {
                 let event = event.inspect(|event| note(event, &facts));
                 event.map(event_for_wire).map_err(Status::from)
             }))

@@ -1,0 +1,54 @@
+"""Starts and stops servers, and finds what is installed."""
+import shutil
+import socket
+import subprocess
+import time
+
+START_SECONDS_MAX = 120
+STOP_SECONDS_MAX = 10
+POLL_SECONDS = 0.05
+
+
+class Unavailable(Exception):
+    """A peer that is not here; says what was looked for."""
+
+
+def free_port():
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def program(path):
+    """The full path of a program; a name is looked up in PATH."""
+    found = shutil.which(path)
+    if found is None:
+        raise Unavailable(f"no program {path}")
+    return found
+
+
+def has_module(python, name):
+    """Whether an interpreter finds a module."""
+    code = f"import importlib.util as u, sys; sys.exit(u.find_spec({name!r}) is None)"
+    return subprocess.run([program(python), "-c", code], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def wait_until(ready, process, line):
+    """Waits for `ready()`; ends everything if the process ends first or takes too long."""
+    began = time.monotonic()
+    while not ready():
+        if process.poll() is not None or time.monotonic() - began > START_SECONDS_MAX:
+            process.kill()
+            raise SystemExit(f"did not start: {' '.join(map(str, line))}")
+        time.sleep(POLL_SECONDS)
+
+
+def stop(process):
+    """Asks a process to end, and makes it end if it does not."""
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
