@@ -2,8 +2,12 @@
 //! multiply-adds that must be done. Counted while weights are read; how fast they go is measured
 //! elsewhere.
 
-use sconce_kernels::{ActivationType, KvType, MatrixFormat};
+mod weights;
 
+use sconce_kernels::{ActivationType, KvType};
+
+use self::weights::Macs;
+pub(crate) use self::weights::{Use, WeightsWork};
 use crate::state::StateLayout;
 
 /// Products with keys and values in 8 bits: queries and weights come in two halves of 8 bits.
@@ -149,112 +153,9 @@ fn seen_by(first: usize, len: usize, window: Option<usize>) -> f64 {
     growing * first + growing * (growing + 1.0) / 2.0 + full
 }
 
-/// When a weight is read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// For every token.
-    #[default]
-    Always,
-    /// For tokens whose logits are wanted.
-    Head,
-    /// A row of it for a token, which is not worth counting.
-    LookedUp,
-    /// One of `of` experts, of which a token chooses `chosen`.
-    Expert { chosen: usize, of: usize },
-}
-
-/// Weights by when they are read: their bytes, and their elements, which are the multiply-adds of
-/// one token.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct WeightsWork {
-    bytes: u64,
-    layers: Elements,
-    head_bytes: u64,
-    head: Elements,
-    experts_bytes: u64,
-    experts: Elements,
-    /// Experts of a layer that a token chooses, and how many there are.
-    choice: Option<(usize, usize)>,
-}
-
-/// Elements of matrices by whether integer products can be had with them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Elements {
-    integer: u64,
-    float: u64,
-}
-
-/// Multiply-adds, as expected values.
-#[derive(Debug, Clone, Copy)]
-struct Macs {
-    integer: f64,
-    float: f64,
-}
-
-impl Elements {
-    fn times(self, factor: f64) -> Macs {
-        Macs { integer: self.integer as f64 * factor, float: self.float as f64 * factor }
-    }
-}
-
-impl Macs {
-    fn times(self, factor: f64) -> Self {
-        Self { integer: self.integer * factor, float: self.float * factor }
-    }
-
-    /// The products that are made of these with quantized activations, or without any.
-    fn with(self, activation: ActivationType) -> Self {
-        match activation.planes() {
-            0 => Self { integer: 0.0, float: self.float + self.integer },
-            planes => Self { integer: planes as f64 * self.integer, float: self.float },
-        }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self { integer: self.integer + other.integer, float: self.float + other.float }
-    }
-}
-
-impl WeightsWork {
-    /// Counts a matrix.
-    pub(crate) fn matrix(&mut self, used: Use, format: MatrixFormat, bytes: u64, elements: u64) {
-        let (all_bytes, all) = match used {
-            Use::LookedUp => return,
-            Use::Always => (&mut self.bytes, &mut self.layers),
-            Use::Head => (&mut self.head_bytes, &mut self.head),
-            Use::Expert { chosen, of } => {
-                self.choice = Some((chosen, of));
-                (&mut self.experts_bytes, &mut self.experts)
-            }
-        };
-        *all_bytes += bytes;
-        match format.has_integer_codes() {
-            true => all.integer += elements,
-            false => all.float += elements,
-        }
-    }
-
-    /// Counts a small tensor, which every token reads.
-    pub(crate) fn tensor(&mut self, bytes: u64) {
-        self.bytes += bytes;
-    }
-
-    /// Multiply-adds of one token with the experts it chooses.
-    fn chosen(&self) -> Macs {
-        let share = self.choice.map_or(0.0, |(chosen, of)| chosen as f64 / of.max(1) as f64);
-        self.experts.times(share)
-    }
-
-    /// Bytes of the experts that at least one of `tokens` chooses.
-    fn expert_bytes(&self, tokens: f64) -> f64 {
-        let missed = self.choice.map_or(1.0, |(chosen, of)| 1.0 - chosen as f64 / of.max(1) as f64);
-        self.experts_bytes as f64 * (1.0 - missed.powf(tokens))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use sconce_kernels::{AffineFormat, DenseType, ScaleType};
+    use sconce_kernels::{AffineFormat, DenseType, MatrixFormat, ScaleType};
 
     use super::*;
     use crate::state::{AttentionGroup, RecurrentGroup};

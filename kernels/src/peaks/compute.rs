@@ -102,6 +102,8 @@ struct IntegerChains<'a> {
 }
 
 impl Kernel for IntegerChains<'_> {
+    const PRODUCTS: bool = true;
+
     type Output = i32;
 
     #[inline(always)]

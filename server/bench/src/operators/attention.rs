@@ -1,11 +1,11 @@
 //! Attention: one token at a depth, as in decoding, and many, as in a prompt.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::{
     AttentionOptions, KvPages, KvType, PageTable, Segment, latent_attention, paged_attention,
 };
 
-use super::{Operator, expect_room, random, zeros};
+use super::{Operator, random, state};
 use crate::error::Error;
 use crate::runner::{Labels, Runner, Work};
 
@@ -62,16 +62,8 @@ impl Layers {
         let (keys, values) = (kv_type.row_len(keys), kv_type.row_len(values));
         let positions = step.pages.len() * PAGE_TOKENS;
         let copies = runner.copies(positions * heads * (keys + values) * size_of::<f32>());
-        let pool = |row| {
-            let dims = [step.pages.len(), heads, PAGE_TOKENS, row];
-            match kv_type {
-                // Not zeros, whose products the compiler cannot know but a reader may suspect.
-                KvType::F32 => {
-                    expect_room(&dims)?;
-                    Ok::<_, Error>(Tensor::full(0.5_f32, &dims[..], &Device::Cpu)?)
-                }
-                KvType::Int8 => Ok(zeros(&dims)?.to_dtype(kv_type.dtype())?),
-            }
+        let pool = |row| -> Result<Tensor, Error> {
+            Ok(state(&[step.pages.len(), heads, PAGE_TOKENS, row])?.to_dtype(kv_type.dtype())?)
         };
         let layers = (0..copies).map(|_| Ok((pool(keys)?, pool(values)?)));
         Ok(Self { layers: layers.collect::<Result<_, Error>>()? })

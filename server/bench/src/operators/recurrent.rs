@@ -5,7 +5,7 @@ use sconce_kernels::{
     Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, Recurrence, RecurrentSegment,
 };
 
-use super::{Operator, constant, random, zeros};
+use super::{Operator, constant, random, state};
 use crate::error::Error;
 use crate::runner::{Labels, Runner, Work};
 
@@ -79,7 +79,7 @@ fn delta(
     let elements = value_heads * key_dim * value_dim;
     let copies = runner.copies(elements * size_of::<f32>());
     let turns = Turns::new(kind, rows, copies);
-    let state = zeros(&[turns.slots, value_heads, key_dim, value_dim])?;
+    let state = state(&[turns.slots, value_heads, key_dim, value_dim])?;
     let qkv = random(rows, sizes.conv_channels())?;
     let (a, b) = (random(rows, value_heads)?, random(rows, value_heads)?);
     let (rate, dt_bias) = (constant(-1.0, value_heads)?, constant(0.5, value_heads)?);
@@ -116,7 +116,7 @@ pub(super) fn short_conv(runner: &mut Runner<'_>) -> Result<(), Error> {
             let tail = (kernel - 1) * channels;
             let copies = runner.copies(tail * size_of::<f32>());
             let turns = Turns::new(kind, rows, copies);
-            let state = zeros(&[turns.slots, kernel - 1, channels])?;
+            let state = state(&[turns.slots, kernel - 1, channels])?;
             let (x, out) = (random(rows, channels)?, random(rows, channels)?);
             let labels = Labels {
                 shape: format!("{channels} channels, kernel {kernel}, {name}"),

@@ -139,15 +139,9 @@ fn to_json(run: &Run, found: &Measurement) -> Value {
 }
 
 fn table(run: &Run) -> Result<(), CliError> {
-    output::line(format_args!(
-        "{}, {}, {} threads",
-        machine::processor(),
-        run.isa,
-        run.threads.count
-    ))?;
-    if let Some(peaks) = run.threads.peaks_in_words() {
-        output::line(peaks)?;
-    }
+    let without = || format!("{} on {} threads", run.isa, run.threads.count);
+    let peaks = run.threads.peaks_in_words().unwrap_or_else(without);
+    output::line(format_args!("{}\n{peaks}", machine::processor()))?;
     let rows: Vec<Vec<String>> =
         run.measurements.iter().map(|found| cells(found, run.threads.peaks.as_ref())).collect();
     let header = [
