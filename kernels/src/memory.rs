@@ -21,7 +21,7 @@ pub fn gather_huge_pages<T: Copy>(elements: &[T]) {
 /// Asks the system for huge pages where the memory of `elements` has not been written yet.
 pub fn prefer_huge_pages<T: Copy>(elements: &[T]) {
     let len = size_of_val(elements);
-    if len >= 2 * HUGE_PAGE {
+    if len >= LEN_MIN {
         prefer(elements.as_ptr().addr(), len);
     }
 }

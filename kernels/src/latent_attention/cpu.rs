@@ -144,9 +144,9 @@ impl Block<'_> {
         for line in 0..lines.count {
             // SAFETY: each head of each row belongs to one block, and segments do not overlap.
             let out = unsafe { self.out.part(self.head_row(line) * width, width) };
-            let (latents, weight) = lines.sums(line);
-            for (out, latent) in out.iter_mut().zip(latents) {
-                *out = latent / weight;
+            let sums = lines.sums(line);
+            for (out, latent) in out.iter_mut().zip(sums.values) {
+                *out = latent / sums.weight;
             }
         }
     }

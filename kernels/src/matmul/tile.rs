@@ -9,7 +9,7 @@ use super::matrix::LINE;
 use super::{
     Code, DensePanels, DenseType, GroupPanels, Matrix, PANEL, Packed, Quantized, ScaleType,
 };
-use crate::simd::Simd;
+use crate::simd::{Simd, prefetch};
 
 /// What is multiplied.
 #[derive(Clone, Copy)]
@@ -175,6 +175,14 @@ struct Integral<'a> {
     first: usize,
 }
 
+/// Lines of a tile up to which weights are read faster than they are computed with.
+const FEW_LINES: usize = 2;
+/// How far ahead of those that are computed with codes are fetched, in bytes; panels follow one
+/// another in memory.
+const AHEAD: usize = 2048;
+/// The same of scales, of which there are fewer.
+const SCALES_AHEAD: usize = 512;
+
 /// How codes become unsigned bytes: they are bytes already.
 const BYTES: usize = 0;
 /// Nibbles are spread out.
@@ -220,12 +228,18 @@ unsafe fn quantized<S: Simd, const R: usize, const CODES: usize, const UNIT: usi
             let group = unit * UNIT / GROUP;
             let mut dots = [S::int_splat(0); R];
             for line in 0..UNIT / block {
+                if R <= FEW_LINES {
+                    prefetch(codes.wrapping_add(AHEAD));
+                }
                 let at = planes.add(unit * UNIT + line * block);
                 dot_line::<S, R, CODES>(&mut dots, S::load_codes(codes), table, at, width);
                 codes = codes.add(LINE);
             }
             // A group size is a power of two, and a division would take as long as the unit.
             let index = (unit * UNIT) >> weight.layout.group_size.trailing_zeros();
+            if R <= FEW_LINES {
+                scales.prefetch(index);
+            }
             let mut scale = scales.scale::<S>(index);
             if let Some(zero) = integers.zero {
                 for r in 0..R {
@@ -510,6 +524,13 @@ impl Scales {
         let start = unsafe { weight.scales.as_ptr().add(panel * weight.scales_stride) };
         let vectors = if weight.layout.biased { 2 } else { 1 };
         Self { start: start.cast(), scale_type: weight.layout.scales, vectors }
+    }
+
+    /// Asks for numbers that come after those of a group.
+    #[inline(always)]
+    fn prefetch(&self, group: usize) {
+        let bytes = group * self.vectors * PANEL * self.scale_type.width();
+        prefetch(self.start.wrapping_add(bytes + SCALES_AHEAD));
     }
 
     #[inline(always)]

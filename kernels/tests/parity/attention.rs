@@ -77,6 +77,12 @@ fn cases() -> Vec<Case> {
         coded(case([2, 2, 64, 256], Some(1), &[(0, 20), (40, 1)])),
         coded(case([6, 2, 16, 112], Some(20), &[(0, 50), (77, 3)])),
         coded(case([5, 1, 64, 96], Some(64), &[(100, 70)])),
+        // Longer than the parts that rows are summed up in.
+        case([3, 1, 64, 32], None, &[(1300, 2), (0, 3)]),
+        case([2, 1, 16, 16], Some(600), &[(1500, 40), (511, 2)]),
+        case([2, 2, 5, 10], None, &[(1100, 3)]),
+        coded(case([3, 1, 64, 64], None, &[(1300, 2), (0, 3)])),
+        coded(case([2, 1, 16, 16], Some(513), &[(1500, 40), (1023, 2)])),
     ]
 }
 

@@ -22,6 +22,7 @@ macro_rules! for_tiles {
 }
 
 mod codes;
+mod parts;
 mod products;
 mod scores;
 mod sums;
@@ -29,6 +30,7 @@ mod sums;
 use std::ops::Range;
 
 use self::codes::{CodeScratch, Codes};
+pub(crate) use self::parts::Part;
 use super::kv_type::KvType;
 use crate::simd::{LANES, Simd, exp};
 
@@ -73,6 +75,8 @@ impl Scratch {
             3 * count,
             widths.key_dim * tokens,
             widths.page_tokens * dim,
+            count * dim,
+            2 * count,
         ];
         let total = sizes.iter().sum();
         if self.numbers.len() < total {
@@ -83,13 +87,19 @@ impl Scratch {
         let (scores, rest) = rest.split_at_mut(sizes[2]);
         let (state, rest) = rest.split_at_mut(sizes[3]);
         let (keys, rest) = rest.split_at_mut(sizes[4]);
-        let values = &mut rest[..sizes[5]];
+        let (values, rest) = rest.split_at_mut(sizes[5]);
+        let (totals, rest) = rest.split_at_mut(sizes[6]);
+        let (total_weights, rest) = rest[..sizes[7]].split_at_mut(count);
+        let total_largest = rest;
         queries.fill(0.0);
         sums.fill(0.0);
         let (largest, rest) = state.split_at_mut(count);
         let (weights, factors) = rest.split_at_mut(count);
         largest.fill(f32::NEG_INFINITY);
         weights.fill(0.0);
+        totals.fill(0.0);
+        total_weights.fill(0.0);
+        total_largest.fill(f32::NEG_INFINITY);
         let codes = match widths.kv_type {
             KvType::F32 => self.codes.begin(0, 0, [0, 0]),
             KvType::Int8 => self.codes.begin(count, tokens, [widths.key_dim, dim]),
@@ -109,6 +119,9 @@ impl Scratch {
             factors,
             keys,
             values,
+            totals,
+            total_weights,
+            total_largest,
             codes,
         }
     }
@@ -139,6 +152,10 @@ pub(crate) struct Lines<'a> {
     /// A page of keys and of values filled up to whole vectors, where the shape is odd.
     keys: &'a mut [f32],
     values: &'a mut [f32],
+    /// What the parts before made: weighted values `[count, dim]`, sums of weights, largest scores.
+    totals: &'a mut [f32],
+    total_weights: &'a mut [f32],
+    total_largest: &'a mut [f32],
     /// Queries and weights as integers, where pages are such.
     codes: Codes<'a>,
 }
@@ -161,15 +178,10 @@ impl Lines<'_> {
         &mut self.queries[line * self.query_stride + self.key_stride..][..self.widths.value_dim]
     }
 
-    /// Weighted values and the sum of weights of a line.
-    pub(crate) fn sums(&self, line: usize) -> (&[f32], f32) {
-        (&self.sums[line * self.dim..][..self.widths.value_dim], self.weights[line])
-    }
-
     /// Adds a page to every line; `visible(line)` are the tokens of the page that the line sees,
-    /// `scale` is the factor on the scores,
-    /// `next` the page that comes after this one, or the same, to be fetched meanwhile. Blocks are in 8 bits if `INT8`, which is the only code
-    /// that is compiled then.
+    /// `scale` is the factor on the scores, `next` the page that comes after this one, or the same,
+    /// to be fetched meanwhile. Blocks are in 8 bits if `INT8`, which is the only code that is
+    /// compiled then.
     ///
     /// # Safety
     /// The processor has the instructions of `S`; the blocks are of the type that the lines were
