@@ -48,7 +48,8 @@ pub use isa::Isa;
 pub use latent_attention::latent_attention;
 pub use matmul::{
     ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, Code, CodedFormat,
-    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, ScaleType, matmul,
+    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, ScaleType, matmul,
+    matmuls,
 };
 pub use moe::{PairInput, RouterOptions, Routing, Scoring, combine_experts, expert_matmul};
 pub use peaks::{PeakOptions, Peaks};

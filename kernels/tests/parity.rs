@@ -27,6 +27,8 @@ mod matmul;
 mod moe;
 #[path = "parity/odd_sizes.rs"]
 mod odd_sizes;
+#[path = "parity/products.rs"]
+mod products;
 #[path = "parity/recurrent.rs"]
 mod recurrent;
 #[path = "parity/routing.rs"]

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::tile::{Source, tile};
-use super::{Matrix, Mode, PANEL, Quantized};
+use super::{Matrix, Mode, PANEL, PRODUCTS_MAX, Quantized};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -18,50 +18,97 @@ const TASK_BYTES: usize = 24 * 1024;
 /// Tasks per thread with many rows: enough that the last one to finish is not waited for long.
 const TASKS_PER_THREAD: usize = 8;
 
-/// One matmul.
+/// What all products of a call share.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     /// `[rows, cols]`.
     pub(super) x: &'a [f32],
     pub(super) quantized: Option<Quantized<'a>>,
     pub(super) rows: usize,
-    pub(super) weight: &'a Matrix,
     pub(super) mode: Mode,
 }
 
-/// `out`, `[rows, weight.rows()]`.
-pub(super) fn matmul(out: &mut [f32], call: &Call<'_>) {
-    if call.rows == 0 || call.weight.rows() == 0 {
+/// Where a product goes, `[rows, weight.rows()]`, and the products before it.
+pub(super) struct Output<'a> {
+    pub(super) out: Parts<'a, f32>,
+    pub(super) weight: &'a Matrix,
+    pub(super) before: Option<&'a Output<'a>>,
+}
+
+/// A product cut into tasks: blocks of rows times chunks of panels.
+#[derive(Clone, Copy)]
+struct Cut<'a> {
+    output: &'a Output<'a>,
+    source: Source<'a>,
+    panels: usize,
+    chunk: usize,
+    blocks: usize,
+}
+
+/// All products up to `last`.
+pub(super) fn matmuls(call: &Call<'_>, last: Option<&Output<'_>>) {
+    let outputs = || std::iter::successors(last, |output| output.before);
+    let panels_of = |output: &Output<'_>| output.weight.rows().div_ceil(PANEL);
+    let panels: usize = outputs().map(panels_of).sum();
+    if call.rows == 0 || panels == 0 {
         return;
     }
     let isa = Isa::current();
-    let panels = call.weight.rows().div_ceil(PANEL);
-    let blocks = call.rows.div_ceil(BLOCK_ROWS);
-    let out = Parts::new(out);
-    let source = Source::new(call.weight, call.x, call.quantized);
     Pool::current(|pool| {
-        let panel_bytes = call.weight.bytes() / panels;
-        // Each row is worth as much as reading the panel again.
-        let least = TASK_BYTES.div_ceil(panel_bytes.max(1) * call.rows.min(BLOCK_ROWS));
+        let blocks = call.rows.div_ceil(BLOCK_ROWS);
         let even = (panels * blocks).div_ceil(pool.threads() * TASKS_PER_THREAD);
-        let chunk = least.max(even).clamp(1, panels);
-        let chunks = panels.div_ceil(chunk);
-        pool.run(chunks * blocks, |index| {
-            let (block, first) = (index / chunks, index % chunks * chunk);
-            let first_row = block * BLOCK_ROWS;
-            let task = Task {
-                source,
-                rows: first_row..call.rows.min(first_row + BLOCK_ROWS),
-                panels: first..panels.min(first + chunk),
-                out: &out,
-                out_row: first_row,
-                outputs: call.weight.rows(),
-                mode: call.mode,
-            };
-            // SAFETY: tasks have panels or rows of their own, inside the call's.
-            unsafe { task.run(isa) };
+        let mut cuts = [None; PRODUCTS_MAX];
+        for (cut, output) in cuts.iter_mut().zip(outputs().filter(|output| panels_of(output) > 0)) {
+            *cut = Some(Cut::new(call, output, even));
+        }
+        let tasks = cuts.iter().flatten().map(Cut::tasks).sum();
+        pool.run(tasks, |mut index| {
+            for cut in cuts.iter().flatten() {
+                if index < cut.tasks() {
+                    return cut.run(call, index, isa);
+                }
+                index -= cut.tasks();
+            }
         });
     });
+}
+
+impl<'a> Cut<'a> {
+    /// Tasks of `even` panels, or as many as are worth a fork.
+    fn new(call: &Call<'a>, output: &'a Output<'a>, even: usize) -> Self {
+        let panels = output.weight.rows().div_ceil(PANEL);
+        let panel_bytes = output.weight.bytes() / panels;
+        // Each row is worth as much as reading the panel again.
+        let least = TASK_BYTES.div_ceil(panel_bytes.max(1) * call.rows.min(BLOCK_ROWS));
+        Self {
+            output,
+            source: Source::new(output.weight, call.x, call.quantized),
+            panels,
+            chunk: least.max(even).clamp(1, panels),
+            blocks: call.rows.div_ceil(BLOCK_ROWS),
+        }
+    }
+
+    fn tasks(&self) -> usize {
+        self.panels.div_ceil(self.chunk) * self.blocks
+    }
+
+    fn run(&self, call: &Call<'_>, index: usize, isa: Isa) {
+        let chunks = self.panels.div_ceil(self.chunk);
+        let (block, first) = (index / chunks, index % chunks * self.chunk);
+        let first_row = block * BLOCK_ROWS;
+        let task = Task {
+            source: self.source,
+            rows: first_row..call.rows.min(first_row + BLOCK_ROWS),
+            panels: first..self.panels.min(first + self.chunk),
+            out: &self.output.out,
+            out_row: first_row,
+            outputs: self.output.weight.rows(),
+            mode: call.mode,
+        };
+        // SAFETY: tasks have panels or rows of their own, inside the call's.
+        unsafe { task.run(isa) };
+    }
 }
 
 /// Panels `panels` of a weight times rows in f32, `[rows, weight.cols()]`, on the calling thread;

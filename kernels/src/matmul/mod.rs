@@ -28,8 +28,9 @@ pub use self::matrix::Matrix;
 pub(crate) use self::matrix::{DensePanels, GroupPanels, PANEL, Packed};
 pub(crate) use self::tile::Source;
 
-use crate::access::{View, check_dim, distinct, rows_of, write};
+use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
+use crate::pool::Parts;
 
 /// What becomes of what was in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,17 +51,58 @@ pub enum Mode {
 /// Shapes that do not fit, an output that is not f32 and contiguous, a device without an
 /// implementation, activations in the same storage as `out`.
 pub fn matmul(out: &Tensor, x: &Activations<'_>, weight: &Matrix, mode: Mode) -> Result<()> {
+    matmuls(&[Product { out, weight }], x, mode)
+}
+
+/// Most products of one [`matmuls`].
+pub const PRODUCTS_MAX: usize = 4;
+
+/// A weight, and where its product goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a> {
+    /// `[capacity, weight.rows()]`.
+    pub out: &'a Tensor,
+    /// `[outputs, inputs]`.
+    pub weight: &'a Matrix,
+}
+
+/// Several products of the same activations, each with the bits that [`matmul`] gives: the cores are
+/// called together once for all, as for queries, keys and values.
+///
+/// # Errors
+/// As for [`matmul`]; more than [`PRODUCTS_MAX`] products, outputs that share storage.
+pub fn matmuls(products: &[Product<'_>], x: &Activations<'_>, mode: Mode) -> Result<()> {
     const OP: &str = "matmul";
-    let rows = x.rows;
-    check_dim(OP, "out", rows_of(OP, "out", out, rows)?.1, weight.rows())?;
-    let (_, cols) = rows_of(OP, "x", x.tensor, rows)?;
-    check_dim(OP, "x", cols, weight.cols())?;
-    distinct(OP, out, &[("x", x.tensor)])?;
+    check(OP, "products", products.len() <= PRODUCTS_MAX, || {
+        (format!("at most {PRODUCTS_MAX}"), products.len().to_string())
+    })?;
+    let (_, cols) = rows_of(OP, "x", x.tensor, x.rows)?;
+    for (index, Product { out, weight }) in products.iter().enumerate() {
+        check_dim(OP, "out", rows_of(OP, "out", out, x.rows)?.1, weight.rows())?;
+        check_dim(OP, "x", cols, weight.cols())?;
+        distinct(OP, out, &[("x", x.tensor)])?;
+        products[..index]
+            .iter()
+            .try_for_each(|before| distinct(OP, out, &[("out", before.out)]))?;
+    }
     let view = View::new(OP, "x", x.tensor)?;
-    let dense = &view.slice()?[..rows * cols];
-    let call = cpu::Call { x: dense, quantized: x.quantized, rows, weight, mode };
-    write(OP, out, |out| {
-        cpu::matmul(&mut out[..rows * weight.rows()], &call);
-        Ok(())
+    let dense = &view.slice()?[..x.rows * cols];
+    let call = cpu::Call { x: dense, quantized: x.quantized, rows: x.rows, mode };
+    with_outputs(products, &call, None)
+}
+
+/// Locks the output of the first product, then of the others, and computes all.
+fn with_outputs(
+    rest: &[Product<'_>],
+    call: &cpu::Call<'_>,
+    locked: Option<&cpu::Output<'_>>,
+) -> Result<()> {
+    let Some((Product { out, weight }, rest)) = rest.split_first() else {
+        cpu::matmuls(call, locked);
+        return Ok(());
+    };
+    write("matmul", out, |out| {
+        let out = Parts::new(&mut out[..call.rows * weight.rows()]);
+        with_outputs(rest, call, Some(&cpu::Output { out, weight, before: locked }))
     })
 }

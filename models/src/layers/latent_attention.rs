@@ -227,8 +227,8 @@ impl LatentAttention {
         // Both parts of the queries have the packing of the weight that they were cut from.
         let weights = [&*query.weight, &*kv_latent.weight, &*k_rope.weight];
         let x = work.activations.prepare(&work.normed, rows, &weights)?;
-        kv_latent.forward(&buffers.kv_latent, &x, rows, Mode::Store)?;
-        k_rope.forward(&buffers.k_rope, &x, rows, Mode::Store)?;
+        let layers = [(kv_latent, &buffers.kv_latent), (k_rope, &buffers.k_rope)];
+        Linear::forward_all(layers, &x, rows)?;
         let Some(q_a) = &self.q_a else { return self.project_queries(buffers, &x, rows) };
         q_a.proj.forward(&buffers.q_a, &x, rows, Mode::Store)?;
         q_a.norm.forward(&buffers.q_a_normed, &buffers.q_a, rows)?;
@@ -243,8 +243,8 @@ impl LatentAttention {
         x: &Activations<'_>,
         rows: usize,
     ) -> Result<(), Error> {
-        self.q_nope.forward(&buffers.q_nope, x, rows, Mode::Store)?;
-        self.q_rope.forward(&buffers.q_rope, x, rows, Mode::Store)
+        let layers = [(&self.q_nope, &buffers.q_nope), (&self.q_rope, &buffers.q_rope)];
+        Linear::forward_all(layers, x, rows)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use sconce_kernels::{Activations, Matrix, Mode, add_bias, matmul};
+use sconce_kernels::{Activations, Matrix, Mode, Product, add_bias, matmul, matmuls};
 
 use crate::error::Error;
 use crate::load::weights::Weights;
@@ -58,6 +58,25 @@ impl Linear {
         mode: Mode,
     ) -> Result<(), Error> {
         matmul(out, x, &self.weight, mode)?;
+        self.add_bias(out, rows)
+    }
+
+    /// Writes the leading `rows` of the output beside each layer; all read the same `x`, which was
+    /// prepared with as many.
+    ///
+    /// # Errors
+    /// The operator refused.
+    pub(crate) fn forward_all<const N: usize>(
+        layers: [(&Self, &Tensor); N],
+        x: &Activations<'_>,
+        rows: usize,
+    ) -> Result<(), Error> {
+        let products = layers.map(|(layer, out)| Product { out, weight: &layer.weight });
+        matmuls(&products, x, Mode::Store)?;
+        layers.into_iter().try_for_each(|(layer, out)| layer.add_bias(out, rows))
+    }
+
+    fn add_bias(&self, out: &Tensor, rows: usize) -> Result<(), Error> {
         if let Some(bias) = &self.bias {
             add_bias(out, bias, rows)?;
         }

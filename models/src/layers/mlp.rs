@@ -124,8 +124,7 @@ impl Mlp {
         let buffers = work.mlp.as_mut().expect("the workspace was made for an MLP");
         let buffers = buffers.of(gate.weight.rows())?;
         let x = work.activations.prepare(&work.normed, rows, &[&gate.weight, &up.weight])?;
-        gate.forward(&buffers.gate, &x, rows, Mode::Store)?;
-        up.forward(&buffers.up, &x, rows, Mode::Store)?;
+        Linear::forward_all([(gate, &buffers.gate), (up, &buffers.up)], &x, rows)?;
         gate_mul(&buffers.gated, &buffers.gate, &buffers.up, self.activation, rows)?;
         let x = work.activations.prepare(&buffers.gated, rows, &[&down.weight])?;
         let (out, mode) = match output {
