@@ -4,10 +4,14 @@ use super::Shape;
 use super::kv_type::KV_GROUP;
 use crate::isa::Isa;
 use crate::matmul::reference::{INT8_MAX, ZERO};
+use crate::pool::{Parts, Pool};
 use crate::simd::{Kernel, LANES, Simd, dispatch};
 
 /// What a code of zero is.
 pub(super) const ZERO_CODE: i32 = 128;
+
+/// Elements below which the calling thread works alone.
+const PARALLEL_MIN: usize = 16 * 1024;
 
 /// Keys or values, and so the order inside a block.
 #[derive(Clone, Copy)]
@@ -18,8 +22,7 @@ enum Order {
 
 /// Writes rows of new keys into their blocks, transposed.
 pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
-    for_heads(k, slots, shape, |page, offset, head, k| {
-        let block = &mut keys[shape.block(page, head)..][..shape.block_len()];
+    for_heads(keys, k, slots, shape, |block, offset, k| {
         for (line, k) in block.chunks_exact_mut(shape.page_tokens).zip(k) {
             line[offset] = *k;
         }
@@ -28,9 +31,8 @@ pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
 
 /// Writes rows of new values into their blocks.
 pub(super) fn values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape) {
-    for_heads(v, slots, shape, |page, offset, head, v| {
-        let start = shape.block(page, head) + shape.value_in_block(offset, 0);
-        values[start..][..v.len()].copy_from_slice(v);
+    for_heads(values, v, slots, shape, |block, offset, v| {
+        block[shape.value_in_block(offset, 0)..][..v.len()].copy_from_slice(v);
     });
 }
 
@@ -47,8 +49,7 @@ pub(super) fn value_codes(values: &mut [u32], v: &[f32], slots: &[u32], shape: &
 fn codes(pages: &mut [u32], rows: &[f32], slots: &[u32], shape: &Shape, order: Order) {
     let isa = Isa::current();
     let (tokens, dim) = (shape.page_tokens, shape.head_dim);
-    for_heads(rows, slots, shape, |page, offset, head, row| {
-        let block = &mut pages[shape.block(page, head)..][..shape.block_len()];
+    for_heads(pages, rows, slots, shape, |block, offset, row| {
         let (words, scales) = block.split_at_mut(dim / 4 * tokens);
         for (group, values) in row.chunks(KV_GROUP).enumerate() {
             let mut codes = [0; KV_GROUP];
@@ -76,19 +77,28 @@ fn codes(pages: &mut [u32], rows: &[f32], slots: &[u32], shape: &Shape, order: O
     });
 }
 
-/// Calls `body(page, offset, head, elements)` for every head of every row.
-fn for_heads(
+/// Calls `body(block, offset, elements)` for every head of every row: where the token lies in the
+/// block of its page. A head's rows are one task, as several of them lie in one block.
+fn for_heads<T: Send>(
+    pages: &mut [T],
     rows: &[f32],
     slots: &[u32],
     shape: &Shape,
-    mut body: impl FnMut(usize, usize, usize, &[f32]),
+    body: impl Fn(&mut [T], usize, &[f32]) + Sync,
 ) {
     let width = shape.kv_heads * shape.head_dim;
-    for (row, slot) in rows.chunks_exact(width).zip(slots) {
-        let (page, offset) = shape.locate(*slot as usize);
-        for (head, elements) in row.chunks_exact(shape.head_dim).enumerate() {
-            body(page, offset, head, elements);
+    let pages = Parts::new(pages);
+    let task = |head: usize| {
+        for (row, slot) in rows.chunks_exact(width).zip(slots) {
+            let (page, offset) = shape.locate(*slot as usize);
+            // SAFETY: slots were checked, and the blocks of a head belong to one task.
+            let block = unsafe { pages.part(shape.block(page, head), shape.block_len()) };
+            body(block, offset, &row[head * shape.head_dim..][..shape.head_dim]);
         }
+    };
+    match rows.len() < PARALLEL_MIN {
+        true => (0..shape.kv_heads).for_each(task),
+        false => Pool::current(|pool| pool.run(shape.kv_heads, task)),
     }
 }
 
