@@ -6,10 +6,11 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::prepare::{RUN, Tokens};
+use super::single::Single;
 use super::{Inputs, Shape};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
-use crate::recurrence::Recurrence;
+use crate::recurrence::{Recurrence, RecurrentSegment};
 use crate::simd::{Kernel, LANES, Simd, dispatch};
 
 /// Elements of a value that a task takes. Each task prepares the keys and queries for itself, so
@@ -111,6 +112,10 @@ impl Kernel for Job<'_> {
     unsafe fn run<S: Simd>(self) {
         let Self { block, scratch } = self;
         let segment = block.recurrence.segments[block.segment];
+        if segment.len == 1 && block.block.len().is_multiple_of(LANES) {
+            // SAFETY: the caller's promise.
+            return unsafe { block.single::<S>(&mut scratch.tokens, segment) };
+        }
         scratch.begin(block.shape.key_dim, block.block.len());
         block.load_state(scratch, segment.slot as usize);
         let mut done = 0;
@@ -139,6 +144,36 @@ impl Kernel for Job<'_> {
 }
 
 impl Block<'_> {
+    /// Takes a segment of one token through its state.
+    #[inline(always)]
+    unsafe fn single<S: Simd>(&self, tokens: &mut Tokens, segment: RecurrentSegment) {
+        let (row, slot, len) = (segment.first_row, segment.slot as usize, self.block.len());
+        let place = |slot, key| self.shape.state(slot, self.head, key) + self.block.start;
+        let value = self.shape.value(row, self.head) + self.block.start;
+        let output = self.shape.output(row, self.head) + self.block.start;
+        // SAFETY: the caller's promise; this block of the row, of the segment's slot and of those of
+        // its emits belongs to this task.
+        unsafe {
+            tokens.take::<S>(self.inputs, self.shape, self.head, row..row + 1);
+            let single = Single {
+                tokens,
+                key_dim: self.shape.key_dim,
+                state: self.state,
+                start: place(slot, 0),
+                stride: self.shape.value_dim,
+                value: &self.inputs.qkv[value..][..len],
+                out: self.out.part(output, len),
+            };
+            single.advance::<S>();
+            for kept in self.recurrence.emitted_at(self.segment, 1) {
+                for key in 0..self.shape.key_dim {
+                    let from = self.state.part(place(slot, key), len);
+                    self.state.part(place(kept, key), len).copy_from_slice(from);
+                }
+            }
+        }
+    }
+
     fn load_state(&self, scratch: &mut Scratch, slot: usize) {
         for (key, row) in scratch.state.chunks_exact_mut(scratch.stride).enumerate() {
             let start = self.shape.state(slot, self.head, key) + self.block.start;

@@ -9,6 +9,7 @@ mod cpu;
 mod operands;
 mod prepare;
 pub mod reference;
+mod single;
 
 use candle_core::Tensor;
 
