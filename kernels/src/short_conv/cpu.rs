@@ -10,6 +10,9 @@ use crate::simd::{Kernel, LANES, Simd, dispatch, silu};
 
 /// Channels of a task.
 const BLOCK: usize = 512;
+/// Vectors of a token that are computed together: finding their operands costs as much as adding up
+/// a few.
+const WIDE: usize = 4;
 /// Elements below which the calling thread works alone.
 const PARALLEL_MIN: usize = 16 * 1024;
 
@@ -20,13 +23,13 @@ pub(super) fn short_conv(
     recurrence: Recurrence<'_>,
 ) {
     let isa = Isa::current();
-    let channels = inputs.channels;
+    let (channels, kernel) = (inputs.channels, inputs.kernel());
     let blocks = channels.div_ceil(BLOCK);
     let (out, state) = (&Parts::new(out), &Parts::new(state));
     let task = |index: usize| {
         let (segment, start) = (index / blocks, index % blocks * BLOCK);
         let block = start..channels.min(start + BLOCK);
-        dispatch(isa, Block { out, state, inputs, recurrence, segment, block });
+        dispatch(isa, Block { out, state, inputs, kernel, recurrence, segment, block });
     };
     let tasks = recurrence.segments.len() * blocks;
     match recurrence.tokens() * channels < PARALLEL_MIN {
@@ -40,6 +43,8 @@ struct Block<'a> {
     out: &'a Parts<'a, f32>,
     state: &'a Parts<'a, f32>,
     inputs: Inputs<'a>,
+    /// Inputs that an output is made of.
+    kernel: usize,
     recurrence: Recurrence<'a>,
     segment: usize,
     block: Range<usize>,
@@ -77,47 +82,74 @@ impl Block<'_> {
         let row = self.recurrence.segments[self.segment].first_row + token;
         // SAFETY: this block of this row belongs to this task.
         let out = unsafe { self.out.part(row * channels + self.block.start, self.block.len()) };
-        let whole = out.len() - out.len() % LANES;
-        // SAFETY: the caller's promise; `lane + 16 <= whole`, within the block of every row.
+        // SAFETY: the caller's promise; `lane + 16 * V <= out.len()`, the length of the block.
         unsafe {
-            for lane in (0..whole).step_by(LANES) {
-                let from = |values: &[f32]| S::load(values.as_ptr().add(lane));
-                S::store(out.as_mut_ptr().add(lane), self.sum::<S>(token, from));
+            let mut lane = 0;
+            while lane + WIDE * LANES <= out.len() {
+                self.vectors::<S, WIDE>(token, lane, &mut out[lane..]);
+                lane += WIDE * LANES;
             }
-            let rest = out.len() - whole;
-            if rest > 0 {
-                let from = |values: &[f32]| {
-                    let mut lanes = [0.0; LANES];
-                    lanes[..rest].copy_from_slice(&values[whole..]);
-                    S::load(lanes.as_ptr())
-                };
-                let mut lanes = [0.0; LANES];
-                S::store(lanes.as_mut_ptr(), self.sum::<S>(token, from));
-                out[whole..].copy_from_slice(&lanes[..rest]);
+            while lane + LANES <= out.len() {
+                self.vectors::<S, 1>(token, lane, &mut out[lane..]);
+                lane += LANES;
+            }
+            if lane < out.len() {
+                self.rest::<S>(token, lane, &mut out[lane..]);
             }
         }
     }
 
-    /// Sixteen channels of one token, which `from` takes out of the block of a row.
+    /// `V` vectors of one token, from channel `lane` of the block on.
     #[inline(always)]
-    unsafe fn sum<S: Simd>(&self, token: usize, from: impl Fn(&[f32]) -> S::F) -> S::F {
-        let kernel = self.inputs.kernel();
-        let weight = |k: usize| &self.inputs.weight[k * self.inputs.channels..][self.block.clone()];
-        // SAFETY: the caller's promise.
+    unsafe fn vectors<S: Simd, const V: usize>(&self, token: usize, lane: usize, out: &mut [f32]) {
+        // SAFETY: the caller's promise: the vectors lie inside the block, and so inside every row.
+        unsafe {
+            let mut sums = [S::splat(0.0); V];
+            for k in 0..self.kernel {
+                let weight = self.weight(k)[lane..].as_ptr();
+                let input = self.input(token + k)[lane..].as_ptr();
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    let (weight, input) = (weight.add(v * LANES), input.add(v * LANES));
+                    *sum = S::fma(S::load(weight), S::load(input), *sum);
+                }
+            }
+            for (v, sum) in sums.into_iter().enumerate() {
+                S::store(out.as_mut_ptr().add(v * LANES), silu::<S>(sum));
+            }
+        }
+    }
+
+    /// The channels of one token from `lane` on, fewer than a vector. They go through a full one, so
+    /// that a channel's bits do not depend on where it lies.
+    #[inline(always)]
+    unsafe fn rest<S: Simd>(&self, token: usize, lane: usize, out: &mut [f32]) {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the caller's promise; the arrays are vectors.
         unsafe {
             let mut sum = S::splat(0.0);
-            for k in 0..kernel {
-                sum = S::fma(from(weight(k)), from(self.input(token + k)), sum);
+            for k in 0..self.kernel {
+                let mut weight = [0.0; LANES];
+                let mut input = [0.0; LANES];
+                weight[..out.len()].copy_from_slice(&self.weight(k)[lane..]);
+                input[..out.len()].copy_from_slice(&self.input(token + k)[lane..]);
+                sum = S::fma(S::load(weight.as_ptr()), S::load(input.as_ptr()), sum);
             }
-            silu::<S>(sum)
+            S::store(lanes.as_mut_ptr(), silu::<S>(sum));
         }
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
+
+    /// The block's weights for input `k`.
+    #[inline(always)]
+    fn weight(&self, k: usize) -> &[f32] {
+        &self.inputs.weight[k * self.inputs.channels..][self.block.clone()]
     }
 
     /// The block of an input, counted from the oldest one in the state: `kernel - 1` is the first of
     /// the segment's own.
     #[inline(always)]
     fn input(&self, index: usize) -> &[f32] {
-        let tail = self.inputs.kernel() - 1;
+        let tail = self.kernel - 1;
         match index.checked_sub(tail) {
             Some(own) => {
                 let row = self.recurrence.segments[self.segment].first_row + own;
@@ -134,7 +166,7 @@ impl Block<'_> {
 
     /// Makes the inputs up to `done` tokens of the segment, at least one, the state of `slot`.
     fn keep(&self, done: usize, slot: usize) {
-        for index in 0..self.inputs.kernel() - 1 {
+        for index in 0..self.kernel - 1 {
             let from = self.input(done + index);
             // SAFETY: this block of each slot of the segment and its emits belongs to this task, and
             // `from` is a later row of the segment's slot or no row of a state.
@@ -149,7 +181,7 @@ impl Block<'_> {
     #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise")]
     unsafe fn state_row(&self, slot: usize, index: usize) -> &mut [f32] {
         let channels = self.inputs.channels;
-        let row = slot * (self.inputs.kernel() - 1) + index;
+        let row = slot * (self.kernel - 1) + index;
         // SAFETY: the caller's promise.
         unsafe { self.state.part(row * channels + self.block.start, self.block.len()) }
     }
