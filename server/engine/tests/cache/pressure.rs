@@ -3,8 +3,13 @@
 use std::sync::Arc;
 
 use sconce_cache::Tier;
+use sconce_models::Precision;
 
 use crate::support::*;
+
+/// Where a pool of few contexts has room for some points: beside pages in 8 bits the states of the
+/// small hybrids are large.
+const WIDE_PAGES: Precision = Precision::Fine;
 
 /// A few conversations in turn, more than there is room for; what was resumed of them in all.
 async fn conversations_in_turn(twins: &Twins, case: &str) -> usize {
@@ -30,7 +35,7 @@ async fn conversations_in_turn(twins: &Twins, case: &str) -> usize {
 #[tokio::test]
 async fn a_pool_that_is_too_small_for_all_of_it_gives_the_right_answers() {
     for fixture in ALL {
-        let mut setup = Setup::warm(fixture, Default::default());
+        let mut setup = Setup::warm(fixture, WIDE_PAGES);
         setup.contexts = Some(1);
         setup.config.running_max = 2;
         let twins = Twins::start(&setup).await;
@@ -62,7 +67,7 @@ async fn a_small_budget_of_the_device_is_never_exceeded_and_gives_the_right_answ
 #[tokio::test]
 async fn what_leaves_the_device_is_resumed_from_the_host() {
     for fixture in ALL {
-        let mut setup = Setup::warm(fixture, Default::default()).limits(u64::MAX, u64::MAX, 0);
+        let mut setup = Setup::warm(fixture, WIDE_PAGES).limits(u64::MAX, u64::MAX, 0);
         setup.contexts = Some(1);
         setup.config.running_max = 1;
         let twins = Twins::start(&setup).await;

@@ -45,7 +45,8 @@ async fn a_snapshot_is_gone_on_from_at_its_very_end() {
 #[tokio::test]
 async fn a_pinned_snapshot_outlives_what_evicts_all_else() {
     for fixture in [&QWEN3, &GLM4, &QWEN3_5] {
-        let mut setup = Setup::warm(fixture, Precision::Fast);
+        // Beside pages in 8 bits a pool of two contexts has no room for points.
+        let mut setup = Setup::warm(fixture, Precision::Fine);
         setup.contexts = Some(2);
         setup.config.running_max = 2;
         // In the order of use a few others are enough to drive out what is no longer pinned.

@@ -29,7 +29,7 @@ pub(crate) const MODEL: &str = "m";
 pub(crate) const PAGE: usize = 64;
 
 /// Both ways to compute activations.
-pub(crate) const PRECISIONS: [Precision; 2] = [Precision::Fast, Precision::Exact];
+pub(crate) const PRECISIONS: [Precision; 3] = Precision::ALL;
 
 /// A tiny checkpoint.
 #[derive(Debug, PartialEq, Eq)]
