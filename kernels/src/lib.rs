@@ -51,7 +51,10 @@ pub use matmul::{
     CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, ScaleType, matmul,
     matmuls,
 };
-pub use moe::{PairInput, RouterOptions, Routing, Scoring, combine_experts, expert_matmul};
+pub use moe::{
+    ExpertProduct, PairInput, RouterOptions, Routing, Scoring, combine_experts, expert_matmul,
+    expert_matmuls,
+};
 pub use peaks::{PeakOptions, Peaks};
 pub use pool::Pool;
 pub use recurrence::{Emit, Recurrence, RecurrentSegment};

@@ -35,38 +35,53 @@ pub(super) struct Input<'a> {
     pub(super) input: PairInput,
 }
 
-/// `out`, `[pairs, outputs]`.
-pub(super) fn expert_matmul(out: &mut [f32], x: Input<'_>, experts: &[Matrix], routing: &Routing) {
+/// Where the results with a stack of experts go, `[pairs, outputs]`, and the stacks before it.
+pub(super) struct Output<'a> {
+    pub(super) out: Parts<'a, f32>,
+    pub(super) experts: &'a [Matrix],
+    pub(super) before: Option<&'a Output<'a>>,
+}
+
+impl<'a> Output<'a> {
+    /// This one and those before it.
+    fn all(&'a self) -> impl Iterator<Item = &'a Self> {
+        std::iter::successors(Some(self), |output| output.before)
+    }
+}
+
+/// The products of all pairs with the stacks up to `last`.
+pub(super) fn expert_matmuls(x: Input<'_>, routing: &Routing, last: &Output<'_>) {
     let blocks = routing.blocks();
     let Some(first) = blocks.first() else { return };
-    let largest = &experts[first.expert as usize];
-    let panels = largest.rows().div_ceil(PANEL);
+    let largest = |output: &Output<'_>| {
+        let expert = &output.experts[first.expert as usize];
+        (expert.rows().div_ceil(PANEL), expert.bytes())
+    };
+    let panels = last.all().map(|output| largest(output).0).max().unwrap_or(0);
     if panels == 0 {
         return;
     }
     let isa = Isa::current();
-    let out = Parts::new(out);
     Pool::current(|pool| {
         let pairs = routing.pairs().div_ceil(blocks.len());
-        let least = TASK_BYTES.div_ceil((largest.bytes() / panels).max(1) * pairs);
+        let bytes = last.all().map(|output| largest(output).1).sum::<usize>() / panels;
+        let least = TASK_BYTES.div_ceil(bytes.max(1) * pairs);
         let least = if pairs > 1 { least.max(GATHER_PANELS) } else { least };
         let even = (panels * blocks.len()).div_ceil(pool.threads() * TASKS_PER_THREAD);
         let chunk = least.max(even).clamp(1, panels);
         let chunks = panels.div_ceil(chunk);
         pool.run(chunks * blocks.len(), |index| {
             let (block, first) = (&blocks[index / chunks], index % chunks * chunk);
-            let weight = &experts[block.expert as usize];
-            let panels = first..panels.min(first + chunk);
-            Work { out: &out, weight, block, panels, routing }.run(isa, x);
+            Work { last, block, panels: first..first + chunk, routing }.run(isa, x);
         });
     });
 }
 
-/// Some panels of an expert for a block of its pairs.
+/// Some panels of an expert of each stack for a block of its pairs.
 struct Work<'a> {
-    out: &'a Parts<'a, f32>,
-    weight: &'a Matrix,
+    last: &'a Output<'a>,
     block: &'a Block,
+    /// May end behind an expert's.
     panels: Range<usize>,
     routing: &'a Routing,
 }
@@ -80,33 +95,41 @@ impl Work<'_> {
             PairInput::Rows => consecutive(rows),
         };
         if let Some(rows) = in_place {
-            return self.multiply(isa, Source::new(self.weight, x.x, x.quantized), rows);
+            return self.multiply(isa, x.x, x.quantized, rows);
         }
         GATHERED.with_borrow_mut(|gathered| {
-            let source = match x.quantized {
-                Some(quantized) if self.weight.integers().is_some() => {
-                    Source::new(self.weight, &[], Some(gathered.quantized(quantized, rows)))
-                }
-                _ => Source::new(self.weight, gathered.exact(x.x, self.weight.cols(), rows), None),
-            };
-            self.multiply(isa, source, 0..rows.len());
+            let experts = || self.last.all().map(|output| &output.experts[self.expert()]);
+            let cols = experts().map(Matrix::cols).next().unwrap_or(0);
+            let integers = |expert: &Matrix| x.quantized.is_some() && expert.integers().is_some();
+            let quantized = x.quantized.filter(|_| experts().any(integers));
+            let exact = !experts().all(integers);
+            let (exact, quantized) = gathered.rows(exact.then_some((x.x, cols)), quantized, rows);
+            self.multiply(isa, exact, quantized, 0..rows.len());
         });
     }
 
-    /// Multiplies `rows` of the source, which are those of the block's pairs.
-    fn multiply(&self, isa: Isa, source: Source<'_>, rows: Range<usize>) {
-        let task = Task {
-            source,
-            rows,
-            panels: self.panels.clone(),
-            out: self.out,
-            out_row: self.block.first as usize,
-            outputs: self.weight.rows(),
-            mode: Mode::Store,
-        };
-        // SAFETY: the rows exist and are as many as the block's pairs, whose panels no other task
-        // writes.
-        unsafe { task.run(isa) };
+    /// Multiplies `rows` of `x`, which are those of the block's pairs.
+    fn multiply(&self, isa: Isa, x: &[f32], quantized: Option<Quantized<'_>>, rows: Range<usize>) {
+        for output in self.last.all() {
+            let weight = &output.experts[self.expert()];
+            let end = self.panels.end.min(weight.rows().div_ceil(PANEL));
+            let task = Task {
+                source: Source::new(weight, x, quantized),
+                rows: rows.clone(),
+                panels: self.panels.start.min(end)..end,
+                out: &output.out,
+                out_row: self.block.first as usize,
+                outputs: weight.rows(),
+                mode: Mode::Store,
+            };
+            // SAFETY: the rows exist and are as many as the block's pairs, whose panels no other
+            // task writes.
+            unsafe { task.run(isa) };
+        }
+    }
+
+    fn expert(&self) -> usize {
+        self.block.expert as usize
     }
 
     fn pairs(&self) -> Range<usize> {

@@ -24,29 +24,33 @@ impl Gathered {
         sums: Vec::new(),
     };
 
-    /// Rows `rows` of `x`, `[.., cols]`.
-    pub(super) fn exact(&mut self, x: &[f32], cols: usize, rows: &[u32]) -> &[f32] {
+    /// Rows `rows` of `exact`, `[.., cols]` beside its columns, and of `quantized`: of those that are
+    /// wanted.
+    pub(super) fn rows<'a>(
+        &'a mut self,
+        exact: Option<(&[f32], usize)>,
+        quantized: Option<Quantized<'_>>,
+        rows: &[u32],
+    ) -> (&'a [f32], Option<Quantized<'a>>) {
         debug_assert!(rows.len() <= BLOCK_PAIRS, "a block is gathered at a time");
-        pick(&mut self.x, x, cols, rows);
-        &self.x
-    }
-
-    /// Rows `rows` of quantized activations.
-    pub(super) fn quantized<'a>(&'a mut self, x: Quantized<'_>, rows: &[u32]) -> Quantized<'a> {
-        debug_assert!(rows.len() <= BLOCK_PAIRS, "a block is gathered at a time");
+        if let Some((x, cols)) = exact {
+            pick(&mut self.x, x, cols, rows);
+        }
+        let Some(x) = quantized else { return (&self.x, None) };
         let numbers = x.groups * x.planes;
         pick(&mut self.codes, x.codes, numbers * GROUP, rows);
         pick(&mut self.scales, x.scales, numbers, rows);
         pick(&mut self.offsets, x.offsets, numbers, rows);
         pick(&mut self.sums, x.sums, numbers * 2, rows);
-        Quantized {
+        let gathered = Quantized {
             codes: &self.codes,
             scales: &self.scales,
             offsets: &self.offsets,
             sums: &self.sums,
             groups: x.groups,
             planes: x.planes,
-        }
+        };
+        (&self.x, Some(gathered))
     }
 }
 

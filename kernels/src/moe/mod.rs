@@ -17,6 +17,7 @@ pub use self::routing::{RouterOptions, Routing, Scoring};
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
 use crate::matmul::{Activations, Matrix};
+use crate::pool::Parts;
 
 /// What the rows of the input of [`expert_matmul`] belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,24 +46,71 @@ pub fn expert_matmul(
     routing: &Routing,
     input: PairInput,
 ) -> Result<()> {
+    expert_matmuls(&[ExpertProduct { out, experts }], x, routing, input)
+}
+
+/// A stack of experts, and where its results go.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertProduct<'a> {
+    /// `[capacity, outputs]`, with a row for each pair.
+    pub out: &'a Tensor,
+    /// `[outputs, inputs]` for each expert.
+    pub experts: &'a [Matrix],
+}
+
+/// Products of the same activations with several stacks, each with the bits that [`expert_matmul`]
+/// gives: the cores are called together, and a block's rows gathered, once for all, as for gate and
+/// up.
+///
+/// # Errors
+/// As for [`expert_matmul`]; outputs that share storage.
+pub fn expert_matmuls(
+    products: &[ExpertProduct<'_>],
+    x: &Activations<'_>,
+    routing: &Routing,
+    input: PairInput,
+) -> Result<()> {
     const OP: &str = "expert_matmul";
-    let (outputs, inputs) = stack_shape(OP, experts, routing.experts())?;
     let (pairs, rows) = (routing.pairs(), x.rows);
-    check_dim(OP, "out", rows_of(OP, "out", out, pairs)?.1, outputs)?;
     let expected = match input {
         PairInput::Rows => routing.rows(),
         PairInput::Pairs => pairs,
     };
-    check(OP, "x", rows == expected, || {
-        (format!("[{expected}, {inputs}]"), format!("{rows} rows"))
-    })?;
-    check_dim(OP, "x", rows_of(OP, "x", x.tensor, rows)?.1, inputs)?;
-    distinct(OP, out, &[("x", x.tensor)])?;
+    let (_, inputs) = rows_of(OP, "x", x.tensor, rows)?;
+    for (index, ExpertProduct { out, experts }) in products.iter().enumerate() {
+        let (outputs, cols) = stack_shape(OP, experts, routing.experts())?;
+        check_dim(OP, "out", rows_of(OP, "out", out, pairs)?.1, outputs)?;
+        check(OP, "x", rows == expected, || {
+            (format!("[{expected}, {cols}]"), format!("{rows} rows"))
+        })?;
+        check_dim(OP, "x", inputs, cols)?;
+        distinct(OP, out, &[("x", x.tensor)])?;
+        products[..index]
+            .iter()
+            .try_for_each(|before| distinct(OP, out, &[("out", before.out)]))?;
+    }
     let view = View::new(OP, "x", x.tensor)?;
     let x = cpu::Input { x: &view.slice()?[..rows * inputs], quantized: x.quantized, input };
-    write(OP, out, |out| {
-        cpu::expert_matmul(&mut out[..pairs * outputs], x, experts, routing);
-        Ok(())
+    with_outputs(products, x, routing, None)
+}
+
+/// Locks the output of the first product, then of the others, and computes all.
+fn with_outputs(
+    rest: &[ExpertProduct<'_>],
+    x: cpu::Input<'_>,
+    routing: &Routing,
+    locked: Option<&cpu::Output<'_>>,
+) -> Result<()> {
+    let Some((ExpertProduct { out, experts }, rest)) = rest.split_first() else {
+        if let Some(last) = locked {
+            cpu::expert_matmuls(x, routing, last);
+        }
+        return Ok(());
+    };
+    write("expert_matmul", out, |out| {
+        let outputs = experts.first().map_or(0, Matrix::rows);
+        let out = Parts::new(&mut out[..routing.pairs() * outputs]);
+        with_outputs(rest, x, routing, Some(&cpu::Output { out, experts, before: locked }))
     })
 }
 

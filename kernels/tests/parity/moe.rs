@@ -5,8 +5,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use sconce_kernels::moe::reference;
 use sconce_kernels::{
-    ActivationBuffer, ActivationType, DenseType, Error, Isa, Matrix, Mode, PairInput, Pool,
-    RouterOptions, Routing, Scoring, combine_experts, expert_matmul, matmul,
+    ActivationBuffer, ActivationType, DenseType, Error, ExpertProduct, Isa, Matrix, Mode,
+    PairInput, Pool, RouterOptions, Routing, Scoring, combine_experts, expert_matmul,
+    expert_matmuls, matmul,
 };
 
 use crate::coded::{self, Coded};
@@ -154,6 +155,33 @@ fn a_pair_has_the_bits_of_its_row_times_its_expert_alone() {
             let again = isa.with(|| run(&by_pair, &stack, &routing, PairInput::Pairs, kind));
             let live = routing.pairs() * outputs;
             assert_eq!(bits(&again[..live]), bits(&found[..live]), "{case}");
+        }
+    }
+}
+
+#[test]
+fn two_stacks_together_have_the_bits_of_each_alone() {
+    let (cols, choices) = (128, 2);
+    let stacks = [mixed(6, 50, cols), mixed(6, 80, cols)];
+    for count in [1, 9, 100] {
+        let seeds: Vec<u64> = (0..count).collect();
+        let (x, routing) = (rows(&seeds, cols), route(&seeds, 6, choices));
+        for kind in KINDS {
+            let outs = [50, 80].map(|outputs| poisoned(routing.pairs() + 1, outputs));
+            let products = [0, 1].map(|i| ExpertProduct { out: &outs[i], experts: &stacks[i] });
+            let mut buffer =
+                ActivationBuffer::new(count as usize, cols, kind, &Device::Cpu).unwrap();
+            let tensor = tensor(&x, cols);
+            let both = [&stacks[0][..], &stacks[1][..]];
+            let activations = buffer.prepare_experts(&tensor, count as usize, &both).unwrap();
+            expert_matmuls(&products, &activations, &routing, PairInput::Rows).unwrap();
+            for (out, stack) in outs.iter().zip(&stacks) {
+                let alone = run(&x, stack, &routing, PairInput::Rows, kind);
+                assert_eq!(bits(&values(out)), bits(&alone), "{kind:?} {count} rows");
+            }
+            let twice = [products[0], products[0]];
+            let error = expert_matmuls(&twice, &activations, &routing, PairInput::Rows);
+            assert!(matches!(error, Err(Error::Aliased { .. })), "{error:?}");
         }
     }
 }

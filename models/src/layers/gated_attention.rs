@@ -101,10 +101,9 @@ impl GatedAttention {
         let buffers = work.attention.as_ref().expect("the workspace was made for attention");
         let weights = [&*q.weight, &*gate.weight, &*k.weight, &*v.weight];
         let x = work.activations.prepare(&work.normed, rows, &weights)?;
-        q.forward(&buffers.q, &x, rows, Mode::Store)?;
-        gate.forward(&work.attention_gate, &x, rows, Mode::Store)?;
-        k.forward(&buffers.k, &x, rows, Mode::Store)?;
-        v.forward(&buffers.v, &x, rows, Mode::Store)
+        let layers =
+            [(q, &buffers.q), (gate, &work.attention_gate), (k, &buffers.k), (v, &buffers.v)];
+        Linear::forward_all(layers, &x, rows)
     }
 }
 

@@ -273,10 +273,8 @@ impl GatedDeltaNet {
         let buffers = work.delta.as_ref().expect("the workspace was made for gated delta layers");
         let weights = [&*qkv.weight, &*z.weight, &*b.weight, &*a.weight];
         let x = work.activations.prepare(&work.normed, rows, &weights)?;
-        qkv.forward(&buffers.qkv, &x, rows, Mode::Store)?;
-        z.forward(&buffers.z, &x, rows, Mode::Store)?;
-        b.forward(&buffers.b, &x, rows, Mode::Store)?;
-        a.forward(&buffers.a, &x, rows, Mode::Store)
+        let layers = [(qkv, &buffers.qkv), (z, &buffers.z), (b, &buffers.b), (a, &buffers.a)];
+        Linear::forward_all(layers, &x, rows)
     }
 }
 

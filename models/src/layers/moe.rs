@@ -4,8 +4,9 @@
 
 use candle_core::Tensor;
 use sconce_kernels::{
-    Activation, ActivationBuffer, Activations, Matrix, Mode, PairInput, RouterOptions, Routing,
-    add_gated, combine_experts, expert_matmul, gate_mul, matmul,
+    Activation, ActivationBuffer, Activations, ExpertProduct, Matrix, Mode, PairInput,
+    RouterOptions, Routing, add_gated, combine_experts, expert_matmul, expert_matmuls, gate_mul,
+    matmul,
 };
 
 use super::experts::Experts;
@@ -208,8 +209,11 @@ impl Moe {
 
         let (routing, pairs) = (&buffers.routing, buffers.routing.pairs());
         let x = work.activations.prepare_experts(normed, rows, &[gate_proj, up_proj])?;
-        expert_matmul(&buffers.gate, &x, gate_proj, routing, PairInput::Rows)?;
-        expert_matmul(&buffers.up, &x, up_proj, routing, PairInput::Rows)?;
+        let gate_up = [
+            ExpertProduct { out: &buffers.gate, experts: gate_proj },
+            ExpertProduct { out: &buffers.up, experts: up_proj },
+        ];
+        expert_matmuls(&gate_up, &x, routing, PairInput::Rows)?;
         gate_mul(&buffers.gated, &buffers.gate, &buffers.up, self.activation, pairs)?;
         let x = buffers.activations.prepare_experts(&buffers.gated, pairs, &[down_proj])?;
         expert_matmul(&buffers.down, &x, down_proj, routing, PairInput::Pairs)?;
