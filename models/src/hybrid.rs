@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
-use sconce_kernels::{Activation, KvType};
+use sconce_kernels::Activation;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{ModelConfig, Rope};
@@ -105,13 +105,7 @@ impl<V: HybridVariant> Architecture for Hybrid<V> {
         let delta = self.mixers.iter().filter(|kind| matches!(kind, MixerKind::Delta(_))).count();
         let AttentionShape { kv_heads, head_dim, .. } = self.attention;
         let layers = self.mixers.len() - delta;
-        let group = AttentionGroup {
-            layers,
-            kv_heads,
-            key_dim: head_dim,
-            value_dim: head_dim,
-            kv_type: KvType::Int8,
-        };
+        let group = AttentionGroup::of_heads(layers, kv_heads, head_dim);
         StateShape {
             attention: if layers > 0 { vec![group] } else { vec![] },
             recurrent: (delta > 0).then(|| self.delta.state(delta)),

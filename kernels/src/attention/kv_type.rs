@@ -3,7 +3,7 @@
 use candle_core::DType;
 
 /// Columns of a key or a value that share a scale in 8 bits.
-pub const KV_GROUP: usize = 64;
+pub const KV_GROUP: usize = 32;
 /// Most tokens of a page in 8 bits: sums of products with its codes fit 32 bits.
 pub const KV_PAGE_TOKENS_MAX: usize = 256;
 
@@ -13,7 +13,7 @@ pub const KV_PAGE_TOKENS_MAX: usize = 256;
 /// `[head_dim, page_tokens]` and values `[page_tokens, head_dim]`. In `Int8` they are 32-bit words:
 /// first four codes to a word, of keys `[head_dim / 4, page_tokens]` (four elements of a token), of
 /// values `[page_tokens / 4, head_dim]` (an element of four tokens); then the bits of f32 scales,
-/// `[ceil(head_dim / 64), page_tokens]`. An element is `scale * (code - 128)`, codes are 1 to 255.
+/// `[ceil(head_dim / 32), page_tokens]`. An element is `scale * (code - 128)`, codes are 1 to 255.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KvType {
     /// 4 bytes an element.
@@ -59,7 +59,7 @@ impl KvType {
     pub(super) fn dim(self, row_len: usize) -> Option<usize> {
         let dim = match self {
             Self::F32 => row_len,
-            // 16 words of codes and one scale for each whole group; of the last one, as much.
+            // 8 words of codes and one scale for each whole group; of the last one, as much.
             Self::Int8 => {
                 let words = KV_GROUP / 4 + 1;
                 row_len / words * KV_GROUP + (row_len % words).saturating_sub(1) * 4
@@ -80,8 +80,8 @@ mod tests {
                 assert_eq!(kv_type.dim(kv_type.row_len(dim)), Some(dim), "{kv_type:?} {dim}");
             }
         }
-        assert_eq!(KvType::Int8.row_len(80), 20 + 2);
-        for taken in [1, 4, 6, 16, 18] {
+        assert_eq!(KvType::Int8.row_len(80), 20 + 3);
+        for taken in [1, 4, 6, 8, 10, 17] {
             assert_eq!(KvType::Int8.dim(taken), None, "{taken}");
         }
     }

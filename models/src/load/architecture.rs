@@ -1,7 +1,5 @@
 //! What an architecture says of itself, so that one loader estimates, checks and loads them all.
 
-use sconce_kernels::KvType;
-
 use super::config::Common;
 use super::weights::Weights;
 use crate::checkpoint::{ModelConfig, Rope};
@@ -92,13 +90,7 @@ impl StateShape {
     /// Keys and values of `layers` attention layers of one shape.
     pub(crate) fn attention(layers: usize, shape: &AttentionShape) -> Self {
         let AttentionShape { kv_heads, head_dim, .. } = *shape;
-        let group = AttentionGroup {
-            layers,
-            kv_heads,
-            key_dim: head_dim,
-            value_dim: head_dim,
-            kv_type: KvType::Int8,
-        };
+        let group = AttentionGroup::of_heads(layers, kv_heads, head_dim);
         Self { attention: vec![group], recurrent: None }
     }
 }

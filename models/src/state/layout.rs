@@ -30,6 +30,12 @@ pub struct AttentionGroup {
 }
 
 impl AttentionGroup {
+    /// Layers whose keys and values are equally wide and may be kept in 8 bits.
+    pub(crate) fn of_heads(layers: usize, kv_heads: usize, head_dim: usize) -> Self {
+        let (key_dim, value_dim) = (head_dim, head_dim);
+        Self { layers, kv_heads, key_dim, value_dim, kv_type: KvType::Int8 }
+    }
+
     /// Whether pages of `page_tokens` tokens can hold the group's keys and values as `kv_type`.
     pub(crate) fn fits(&self, kv_type: KvType, page_tokens: usize) -> bool {
         [self.key_dim, self.value_dim].iter().all(|dim| kv_type.fits(page_tokens, *dim))

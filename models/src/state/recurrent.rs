@@ -21,10 +21,10 @@ impl LayerRecurrent {
     fn new(group: &RecurrentGroup, slots: usize, device: &Device) -> Result<Self> {
         let conv = (slots, group.conv_tail, group.conv_channels);
         let delta = (slots, group.value_heads, group.key_dim, group.value_dim);
-        let conv = Tensor::zeros(conv, DType::F32, device)?;
-        let delta = Tensor::zeros(delta, DType::F32, device)?;
-        bytes::prefer_huge_pages(&delta);
-        Ok(Self { conv, delta })
+        Ok(Self {
+            conv: Tensor::zeros(conv, DType::F32, device)?,
+            delta: Tensor::zeros(delta, DType::F32, device)?,
+        })
     }
 
     /// In the order in which their bytes are read and written.

@@ -142,15 +142,17 @@ impl Lines<'_> {
         let values = [values, if line == 0 { next } else { values }];
         let vectors = self.dim / LANES;
         let mut vector = 0;
-        // SAFETY: the caller's promise; steps of 4 and then of 2 do not cross a group.
+        // SAFETY: the caller's promise; steps of a group, and then of one, do not cross a group.
         unsafe {
             while vector < vectors {
                 let left = vectors - vector;
-                vector += match R <= 3 && left >= 4 {
-                    true => self.sum_code_tile::<S, R, 4>(line, values, vector, words.clone()),
-                    false if left >= 2 => {
-                        self.sum_code_tile::<S, R, 2>(line, values, vector, words.clone())
-                    }
+                vector += match left >= GROUP_VECTORS {
+                    true => self.sum_code_tile::<S, R, GROUP_VECTORS>(
+                        line,
+                        values,
+                        vector,
+                        words.clone(),
+                    ),
                     false => self.sum_code_tile::<S, R, 1>(line, values, vector, words.clone()),
                 };
             }

@@ -192,7 +192,7 @@ fn of_a_page_in_eight_bits_what_lies_behind_the_tokens_is_not_read() {
     let mut pool = StatePool::new(layout, &Device::Cpu).unwrap();
     let (fresh, used) = (pool.take_pages(1).unwrap()[0], pool.take_pages(1).unwrap()[0]);
     let bytes = pool.layout().bytes_per_page() as usize;
-    assert_eq!(bytes, PAGE * 2 * (80 + 2 * 4 + 16 + 4));
+    assert_eq!(bytes, PAGE * 2 * (80 + 3 * 4 + 16 + 4));
     let rows = |columns: usize| {
         let numbers: Vec<f32> =
             (0..PAGE * columns).map(|index| (index % 97) as f32 - 40.0).collect();
