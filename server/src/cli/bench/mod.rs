@@ -37,7 +37,7 @@ enum Command {
     /// Measure what prompts cost that share something with one before
     Cache(cache::Args),
     /// Measure what each operator reaches of the machine's peaks
-    Kernels(kernels::Args),
+    Kernels(Box<kernels::Args>),
 }
 
 /// Runs `sconce bench`.
@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         Command::Engine(args) => engine::run(args),
         Command::Accuracy(args) => accuracy::run(args),
         Command::Cache(args) => cache::run(args),
-        Command::Kernels(args) => kernels::run(args),
+        Command::Kernels(args) => kernels::run(*args),
     }
 }
 
