@@ -36,7 +36,7 @@ mod simd;
 pub use access::{read_rows, storage_mut, write_rows};
 pub use add::{add, add_bias, add_gated};
 pub use attention::{
-    AttentionOptions, KvPages, KvType, PageTable, Segment, paged_attention, write_kv,
+    AttentionOptions, KvPages, KvSide, KvType, PageTable, Segment, paged_attention, write_kv,
 };
 pub use embedding::embedding;
 pub use error::{Error, Result};

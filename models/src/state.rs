@@ -33,6 +33,7 @@ pub use self::points::PointId;
 pub use self::prefix::{Prefix, PrefixPoint};
 pub use self::recurrent::LayerRecurrent;
 use self::slots::Slots;
+pub(crate) use self::transfer::STATE_FORMAT;
 
 /// Handle of an open sequence; an error, never another's state, once it is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::page::{Blocks, Lines, Part, Scratch, Widths};
-use super::{AttentionOptions, Inputs, KvType, PageTable, Pages, Segment, Shape};
+use super::{AttentionOptions, Inputs, KvSide, KvType, PageTable, Pages, Segment, Shape};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
 use crate::simd::{Kernel, Simd, dispatch};
@@ -165,14 +165,17 @@ impl<'a> Call<'a> {
 
     /// The keys and values of a page.
     fn blocks(&self, page: u32, kv_head: usize) -> Blocks<'a> {
-        let start = self.shape.block(page as usize, kv_head);
-        let range = start..start + self.shape.block_len();
+        let range = |side| {
+            let start = self.shape.block(side, page as usize, kv_head);
+            start..start + self.shape.block_len(side)
+        };
+        let (of_keys, of_values) = (range(KvSide::Keys), range(KvSide::Values));
         match self.inputs.pages {
             Pages::F32 { keys, values } => {
-                Blocks::F32 { keys: &keys[range.clone()], values: &values[range] }
+                Blocks::F32 { keys: &keys[of_keys], values: &values[of_values] }
             }
             Pages::Int8 { keys, values } => {
-                Blocks::Int8 { keys: &keys[range.clone()], values: &values[range] }
+                Blocks::Int8 { keys: &keys[of_keys], values: &values[of_values] }
             }
         }
     }

@@ -2,10 +2,32 @@
 
 use candle_core::DType;
 
-/// Columns of a key or a value that share a scale in 8 bits.
-pub const KV_GROUP: usize = 32;
+/// Columns of a key that share a scale in 8 bits.
+pub const KEY_GROUP: usize = 32;
+/// Columns of a value that share a scale in 8 bits: values are of more equal size than keys, and lose
+/// little by wider groups.
+pub const VALUE_GROUP: usize = 64;
 /// Most tokens of a page in 8 bits: sums of products with its codes fit 32 bits.
 pub const KV_PAGE_TOKENS_MAX: usize = 256;
+
+/// Keys or values, which lie in different orders and groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvSide {
+    /// What queries are matched with.
+    Keys,
+    /// What is summed up.
+    Values,
+}
+
+impl KvSide {
+    /// Columns that share a scale in 8 bits.
+    pub fn group(self) -> usize {
+        match self {
+            Self::Keys => KEY_GROUP,
+            Self::Values => VALUE_GROUP,
+        }
+    }
+}
 
 /// Storage of keys and values.
 ///
@@ -13,12 +35,12 @@ pub const KV_PAGE_TOKENS_MAX: usize = 256;
 /// `[head_dim, page_tokens]` and values `[page_tokens, head_dim]`. In `Int8` they are 32-bit words:
 /// first four codes to a word, of keys `[head_dim / 4, page_tokens]` (four elements of a token), of
 /// values `[page_tokens / 4, head_dim]` (an element of four tokens); then the bits of f32 scales,
-/// `[ceil(head_dim / 32), page_tokens]`. An element is `scale * (code - 128)`, codes are 1 to 255.
+/// `[ceil(head_dim / group), page_tokens]`. An element is `scale * (code - 128)`, codes are 1 to 255.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KvType {
     /// 4 bytes an element.
     F32,
-    /// 1 byte an element, and 4 bytes a token for each [`KV_GROUP`] elements of a head.
+    /// 1 byte an element, and 4 bytes a token for each [`KvSide::group`] elements of a head.
     Int8,
 }
 
@@ -31,11 +53,11 @@ impl KvType {
         }
     }
 
-    /// Elements of such a tensor, 4 bytes each, that a token takes in one head of `dim` elements.
-    pub fn row_len(self, dim: usize) -> usize {
+    /// Elements of such a tensor, 4 bytes each, that a key or a value of `dim` elements takes.
+    pub fn row_len(self, side: KvSide, dim: usize) -> usize {
         match self {
             Self::F32 => dim,
-            Self::Int8 => dim / 4 + dim.div_ceil(KV_GROUP),
+            Self::Int8 => dim / 4 + dim.div_ceil(side.group()),
         }
     }
 
@@ -55,17 +77,17 @@ impl KvType {
         [Self::F32, Self::Int8].into_iter().find(|kv_type| kv_type.dtype() == dtype)
     }
 
-    /// Elements of a head, of which a token takes `row_len`; none where no head takes that.
-    pub(super) fn dim(self, row_len: usize) -> Option<usize> {
+    /// Elements of a key or a value that takes `row_len`; none where none takes that.
+    pub(super) fn dim(self, side: KvSide, row_len: usize) -> Option<usize> {
         let dim = match self {
             Self::F32 => row_len,
-            // 8 words of codes and one scale for each whole group; of the last one, as much.
+            // Words of codes and one scale for each whole group; of the last one, as much.
             Self::Int8 => {
-                let words = KV_GROUP / 4 + 1;
-                row_len / words * KV_GROUP + (row_len % words).saturating_sub(1) * 4
+                let words = side.group() / 4 + 1;
+                row_len / words * side.group() + (row_len % words).saturating_sub(1) * 4
             }
         };
-        (self.row_len(dim) == row_len && self.fits(16, dim)).then_some(dim)
+        (self.row_len(side, dim) == row_len && self.fits(16, dim)).then_some(dim)
     }
 }
 
@@ -73,16 +95,24 @@ impl KvType {
 mod tests {
     use super::*;
 
+    const SIDES: [KvSide; 2] = [KvSide::Keys, KvSide::Values];
+
     #[test]
     fn the_width_of_a_head_follows_from_what_a_token_takes() {
         for kv_type in [KvType::F32, KvType::Int8] {
-            for dim in (16..600).step_by(16) {
-                assert_eq!(kv_type.dim(kv_type.row_len(dim)), Some(dim), "{kv_type:?} {dim}");
+            for (side, dim) in
+                SIDES.into_iter().flat_map(|side| (16..600).step_by(16).map(move |dim| (side, dim)))
+            {
+                let taken = kv_type.row_len(side, dim);
+                assert_eq!(kv_type.dim(side, taken), Some(dim), "{kv_type:?} {side:?} {dim}");
             }
         }
-        assert_eq!(KvType::Int8.row_len(80), 20 + 3);
+        assert_eq!(SIDES.map(|side| KvType::Int8.row_len(side, 80)), [20 + 3, 20 + 2]);
         for taken in [1, 4, 6, 8, 10, 17] {
-            assert_eq!(KvType::Int8.dim(taken), None, "{taken}");
+            assert_eq!(KvType::Int8.dim(KvSide::Keys, taken), None, "{taken}");
+        }
+        for taken in [1, 4, 6, 8, 10, 12, 14, 16, 18] {
+            assert_eq!(KvType::Int8.dim(KvSide::Values, taken), None, "{taken}");
         }
     }
 

@@ -13,7 +13,7 @@ mod write;
 
 use candle_core::Tensor;
 
-pub use self::kv_type::{KV_GROUP, KV_PAGE_TOKENS_MAX, KvType};
+pub use self::kv_type::{KEY_GROUP, KV_PAGE_TOKENS_MAX, KvSide, KvType, VALUE_GROUP};
 use crate::access::{View, check, distinct, write};
 use crate::error::Result;
 
@@ -161,14 +161,14 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Where the block of a page and a head starts, in keys and values alike.
-    pub fn block(&self, page: usize, kv_head: usize) -> usize {
-        (page * self.kv_heads + kv_head) * self.block_len()
+    /// Where the block of a page and a head starts.
+    pub fn block(&self, side: KvSide, page: usize, kv_head: usize) -> usize {
+        (page * self.kv_heads + kv_head) * self.block_len(side)
     }
 
     /// Elements of a block, or words.
-    pub fn block_len(&self) -> usize {
-        self.page_tokens * self.kv_type.row_len(self.head_dim)
+    pub fn block_len(&self, side: KvSide) -> usize {
+        self.page_tokens * self.kv_type.row_len(side, self.head_dim)
     }
 
     /// Page and offset of a slot.

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{KvPages, KvType, PageTable, Segment, Shape};
+use super::{KvPages, KvSide, KvType, PageTable, Segment, Shape};
 use crate::access::{check, check_dim, rows_of};
 use crate::error::{Error, Result};
 use crate::gather_rows::check_indices;
@@ -10,7 +10,8 @@ use crate::gather_rows::check_indices;
 /// The shape of the pages of keys and of values, with as many query heads as key heads. They may
 /// differ in the width of a head only.
 pub(crate) fn pages(op: &'static str, kv: KvPages<'_>) -> Result<[Shape; 2]> {
-    let (keys, values) = (pool(op, "keys", kv.keys)?, pool(op, "values", kv.values)?);
+    let keys = pool(op, "keys", KvSide::Keys, kv.keys)?;
+    let values = pool(op, "values", KvSide::Values, kv.values)?;
     check(op, "values", Shape { head_dim: keys.head_dim, ..values } == keys, || {
         (
             format!("[{}, {}, {}, value_dim]", keys.pages, keys.kv_heads, keys.page_tokens),
@@ -20,7 +21,7 @@ pub(crate) fn pages(op: &'static str, kv: KvPages<'_>) -> Result<[Shape; 2]> {
     Ok([keys, values])
 }
 
-fn pool(op: &'static str, operand: &'static str, tensor: &Tensor) -> Result<Shape> {
+fn pool(op: &'static str, operand: &'static str, side: KvSide, tensor: &Tensor) -> Result<Shape> {
     let kv_type = KvType::of(tensor.dtype()).ok_or_else(|| Error::DType {
         op,
         operand,
@@ -28,7 +29,7 @@ fn pool(op: &'static str, operand: &'static str, tensor: &Tensor) -> Result<Shap
         found: tensor.dtype(),
     })?;
     if let [pages, kv_heads, page_tokens, row_len] = *tensor.dims()
-        && let Some(head_dim) = kv_type.dim(row_len)
+        && let Some(head_dim) = kv_type.dim(side, row_len)
         && kv_heads > 0
         && page_tokens > 0
         && head_dim > 0

@@ -1,7 +1,7 @@
 //! The definition of `write_kv` and `paged_attention`: scores of a row, softmax, weighted sum. Pages in
 //! 8 bits are defined by what they stand for.
 
-use super::{AttentionOptions, KV_GROUP, PageTable, Segment, Shape};
+use super::{AttentionOptions, KvSide, PageTable, Segment, Shape};
 use crate::matmul::reference::{INT8_MAX, ZERO};
 
 /// What attention reads, in f32.
@@ -21,7 +21,7 @@ pub fn write_keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
         let (page, offset) = shape.locate(*slot as usize);
         for head in 0..shape.kv_heads {
             for dim in 0..shape.head_dim {
-                keys[shape.block(page, head) + shape.key_in_block(offset, dim)] =
+                keys[shape.block(KvSide::Keys, page, head) + shape.key_in_block(offset, dim)] =
                     k[(row * shape.kv_heads + head) * shape.head_dim + dim];
             }
         }
@@ -34,7 +34,8 @@ pub fn write_values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape)
         let (page, offset) = shape.locate(*slot as usize);
         for head in 0..shape.kv_heads {
             for dim in 0..shape.head_dim {
-                values[shape.block(page, head) + shape.value_in_block(offset, dim)] =
+                values
+                    [shape.block(KvSide::Values, page, head) + shape.value_in_block(offset, dim)] =
                     v[(row * shape.kv_heads + head) * shape.head_dim + dim];
             }
         }
@@ -43,9 +44,9 @@ pub fn write_values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape)
 
 /// What keys or values stand for once they were written in 8 bits: each group of each row of
 /// `[rows, heads, head_dim]` is rounded to multiples of a scale.
-pub fn rounded(rows: &[f32], head_dim: usize) -> Vec<f32> {
+pub fn rounded(side: KvSide, rows: &[f32], head_dim: usize) -> Vec<f32> {
     let mut values = Vec::new();
-    for group in rows.chunks(head_dim).flat_map(|head| head.chunks(KV_GROUP)) {
+    for group in rows.chunks(head_dim).flat_map(|head| head.chunks(side.group())) {
         let largest = group.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
         if group.iter().any(|value| !value.is_finite()) {
             values.extend(group.iter().map(|_| f32::NAN));
@@ -90,13 +91,14 @@ fn row(
     let kv_head = head / (shape.heads / shape.kv_heads);
     let start = ((segment.first_row + index) * shape.heads + head) * shape.head_dim;
     let query = &inputs.q[start..][..shape.head_dim];
-    let block = |token: usize| {
+    let place = |token: usize| {
         let page = table.pages[segment.first_page + token / shape.page_tokens] as usize;
-        (shape.block(page, kv_head), token % shape.page_tokens)
+        (page, token % shape.page_tokens)
     };
     let mut scores = Vec::new();
     for token in first..=position {
-        let (block, offset) = block(token);
+        let (page, offset) = place(token);
+        let block = shape.block(KvSide::Keys, page, kv_head);
         let mut score = 0.0;
         for dim in 0..shape.head_dim {
             score += query[dim] * inputs.keys[block + shape.key_in_block(offset, dim)];
@@ -109,7 +111,8 @@ fn row(
     for dim in 0..shape.head_dim {
         let mut value = 0.0;
         for (weight, token) in weights.iter().zip(first..) {
-            let (block, offset) = block(token);
+            let (page, offset) = place(token);
+            let block = shape.block(KvSide::Values, page, kv_head);
             value += weight * inputs.values[block + shape.value_in_block(offset, dim)];
         }
         out[start + dim] = value / sum;

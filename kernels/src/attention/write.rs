@@ -1,7 +1,7 @@
 //! New keys and values into their pages, as they are or rounded to 8 bits.
 
-use super::Shape;
-use super::kv_type::KV_GROUP;
+use super::kv_type::VALUE_GROUP;
+use super::{KvSide, Shape};
 use crate::isa::Isa;
 use crate::matmul::reference::{INT8_MAX, ZERO};
 use crate::pool::{Parts, Pool};
@@ -13,16 +13,12 @@ pub(super) const ZERO_CODE: i32 = 128;
 /// Elements below which the calling thread works alone.
 const PARALLEL_MIN: usize = 16 * 1024;
 
-/// Keys or values, and so the order inside a block.
-#[derive(Clone, Copy)]
-enum Order {
-    Keys,
-    Values,
-}
+/// The widest group: as many elements are rounded at a time, at most.
+const GROUP_MAX: usize = VALUE_GROUP;
 
 /// Writes rows of new keys into their blocks, transposed.
 pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
-    for_heads(keys, k, slots, shape, |block, offset, k| {
+    for_heads(keys, k, slots, shape, KvSide::Keys, |block, offset, k| {
         for (line, k) in block.chunks_exact_mut(shape.page_tokens).zip(k) {
             line[offset] = *k;
         }
@@ -31,40 +27,40 @@ pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
 
 /// Writes rows of new values into their blocks.
 pub(super) fn values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape) {
-    for_heads(values, v, slots, shape, |block, offset, v| {
+    for_heads(values, v, slots, shape, KvSide::Values, |block, offset, v| {
         block[shape.value_in_block(offset, 0)..][..v.len()].copy_from_slice(v);
     });
 }
 
 /// Writes rows of new keys into their blocks, in 8 bits.
 pub(super) fn key_codes(keys: &mut [u32], k: &[f32], slots: &[u32], shape: &Shape) {
-    codes(keys, k, slots, shape, Order::Keys);
+    codes(keys, k, slots, shape, KvSide::Keys);
 }
 
 /// Writes rows of new values into their blocks, in 8 bits.
 pub(super) fn value_codes(values: &mut [u32], v: &[f32], slots: &[u32], shape: &Shape) {
-    codes(values, v, slots, shape, Order::Values);
+    codes(values, v, slots, shape, KvSide::Values);
 }
 
-fn codes(pages: &mut [u32], rows: &[f32], slots: &[u32], shape: &Shape, order: Order) {
+fn codes(pages: &mut [u32], rows: &[f32], slots: &[u32], shape: &Shape, side: KvSide) {
     let isa = Isa::current();
     let (tokens, dim) = (shape.page_tokens, shape.head_dim);
-    for_heads(pages, rows, slots, shape, |block, offset, row| {
+    for_heads(pages, rows, slots, shape, side, |block, offset, row| {
         let (words, scales) = block.split_at_mut(dim / 4 * tokens);
-        for (group, values) in row.chunks(KV_GROUP).enumerate() {
-            let mut codes = [0; KV_GROUP];
+        for (group, values) in row.chunks(side.group()).enumerate() {
+            let mut codes = [0; GROUP_MAX];
             let scale = dispatch(isa, Round { values, codes: &mut codes });
             scales[group * tokens + offset] = scale.to_bits();
-            let first = group * KV_GROUP;
-            match order {
-                Order::Keys => {
+            let first = group * side.group();
+            match side {
+                KvSide::Keys => {
                     let words = words[first / 4 * tokens..].iter_mut().skip(offset);
                     let (codes, _) = codes[..values.len()].as_chunks();
                     for (word, codes) in words.step_by(tokens).zip(codes) {
                         *word = u32::from_ne_bytes(*codes);
                     }
                 }
-                Order::Values => {
+                KvSide::Values => {
                     let words = &mut words[offset / 4 * dim + first..][..values.len()];
                     for (word, code) in words.iter_mut().zip(codes) {
                         let mut bytes = word.to_ne_bytes();
@@ -84,6 +80,7 @@ fn for_heads<T: Send>(
     rows: &[f32],
     slots: &[u32],
     shape: &Shape,
+    side: KvSide,
     body: impl Fn(&mut [T], usize, &[f32]) + Sync,
 ) {
     let width = shape.kv_heads * shape.head_dim;
@@ -92,7 +89,7 @@ fn for_heads<T: Send>(
         for (row, slot) in rows.chunks_exact(width).zip(slots) {
             let (page, offset) = shape.locate(*slot as usize);
             // SAFETY: slots were checked, and the blocks of a head belong to one task.
-            let block = unsafe { pages.part(shape.block(page, head), shape.block_len()) };
+            let block = unsafe { pages.part(shape.block(side, page, head), shape.block_len(side)) };
             body(block, offset, &row[head * shape.head_dim..][..shape.head_dim]);
         }
     };
@@ -105,7 +102,7 @@ fn for_heads<T: Send>(
 /// Rounds a group, a whole number of vectors, to codes; returns the scale.
 struct Round<'a> {
     values: &'a [f32],
-    codes: &'a mut [u8; KV_GROUP],
+    codes: &'a mut [u8; GROUP_MAX],
 }
 
 impl Kernel for Round<'_> {

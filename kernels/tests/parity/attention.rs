@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::attention::reference::{self, Inputs};
-use sconce_kernels::attention::{KvType, Shape};
+use sconce_kernels::attention::{KvSide, KvType, Shape};
 use sconce_kernels::{
     AttentionOptions, Error, Isa, KvPages, PageTable, Pool, Segment, paged_attention, write_kv,
 };
@@ -20,8 +20,8 @@ struct Case {
 }
 
 /// Pages whose every scale, or element, is poison.
-fn unwritten(shape: &Shape) -> Tensor {
-    let row_len = shape.kv_type.row_len(shape.head_dim);
+fn unwritten(side: KvSide, shape: &Shape) -> Tensor {
+    let row_len = shape.kv_type.row_len(side, shape.head_dim);
     let dims = (shape.pages, shape.kv_heads, shape.page_tokens, row_len);
     let pages = match shape.kv_type {
         KvType::F32 => Tensor::full(f32::NAN, dims, &Device::Cpu),
@@ -95,8 +95,8 @@ fn set_up(case: &Case, seed: u64) -> Setup {
     }
     let elements = shape.pages * shape.kv_heads * shape.page_tokens * shape.head_dim;
     let mut setup = Setup {
-        keys: unwritten(&shape),
-        values: unwritten(&shape),
+        keys: unwritten(KvSide::Keys, &shape),
+        values: unwritten(KvSide::Values, &shape),
         reference_keys: vec![f32::NAN; elements],
         reference_values: vec![f32::NAN; elements],
         q: Vec::new(),
@@ -114,6 +114,8 @@ fn set_up(case: &Case, seed: u64) -> Setup {
         (first_row, first_page) = (first_row + len, first_page + page_count);
     }
     setup.q = random.numbers(first_row * shape.heads * shape.head_dim);
+    // A query of zeros weighs all tokens that it sees alike, and no others.
+    setup.q.iter_mut().take(shape.head_dim).for_each(|element| *element = 0.0);
     setup
 }
 
@@ -130,13 +132,14 @@ impl Setup {
         let [k, v] = [(); 2].map(|()| random.numbers(tokens * width));
         let kv = KvPages { keys: &self.keys, values: &self.values };
         write_kv(kv, &tensor(&k, width), &tensor(&v, width), &slots).unwrap();
-        let stands_for = |rows: &[f32]| match self.shape.kv_type {
+        let stands_for = |side, rows: &[f32]| match self.shape.kv_type {
             KvType::F32 => rows.to_vec(),
-            KvType::Int8 => reference::rounded(rows, self.shape.head_dim),
+            KvType::Int8 => reference::rounded(side, rows, self.shape.head_dim),
         };
         let shape = self.reference_shape();
-        reference::write_keys(&mut self.reference_keys, &stands_for(&k), &slots, &shape);
-        reference::write_values(&mut self.reference_values, &stands_for(&v), &slots, &shape);
+        let (k, v) = (stands_for(KvSide::Keys, &k), stands_for(KvSide::Values, &v));
+        reference::write_keys(&mut self.reference_keys, &k, &slots, &shape);
+        reference::write_values(&mut self.reference_values, &v, &slots, &shape);
     }
 
     fn reference_shape(&self) -> Shape {
@@ -210,7 +213,7 @@ fn keys_and_values_in_8_bits_are_the_same_whatever_level_wrote_them() {
     k[200] = f32::INFINITY;
     let slots: Vec<u32> = (0..40).rev().collect();
     let written = |isa: Isa| {
-        let (keys, values) = (unwritten(&shape), unwritten(&shape));
+        let [keys, values] = [KvSide::Keys, KvSide::Values].map(|side| unwritten(side, &shape));
         let kv = KvPages { keys: &keys, values: &values };
         isa.with(|| write_kv(kv, &tensor(&k, width), &tensor(&v, width), &slots)).unwrap();
         [keys, values].map(|pages| pages.flatten_all().unwrap().to_vec1::<u32>().unwrap())

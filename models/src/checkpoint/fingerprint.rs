@@ -24,11 +24,11 @@ impl Checkpoint {
         self.hash().0
     }
 
-    /// As [`fingerprint`](Self::fingerprint), for weights that are used in another `form` than the
-    /// one they are stored in.
-    pub fn fingerprint_as(&self, form: &str) -> u64 {
+    /// As [`fingerprint`](Self::fingerprint), for weights that are used in a certain way, which
+    /// `uses` describe.
+    pub fn fingerprint_as(&self, uses: &[&str]) -> u64 {
         let mut hash = self.hash();
-        hash.field(form.as_bytes());
+        uses.iter().for_each(|used| hash.field(used.as_bytes()));
         hash.0
     }
 

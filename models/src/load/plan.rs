@@ -16,8 +16,8 @@ use crate::layers::rope::{Frequencies, RopeTable};
 use crate::layers::workspace::{
     Allocator, HeadWorkspace, Part, Workspace, WorkspaceShape, activation_type,
 };
-use crate::model::{Model, ModelFootprint, ModelInfo, Precision};
-use crate::state::StateLayout;
+use crate::model::{Model, ModelFootprint, ModelInfo};
+use crate::state::{STATE_FORMAT, StateLayout};
 use crate::work::TokenWork;
 
 /// How an architecture is loaded and estimated, without its type.
@@ -206,14 +206,7 @@ fn ignores<A: Architecture>(architecture: &A) -> impl Fn(&str) -> bool {
 
 /// State that was made with quantized activations or weights differs from state that was not.
 fn fingerprint(checkpoint: &Checkpoint, options: &LoadOptions) -> u64 {
-    let precision = match options.precision {
-        Precision::Fast => 0,
-        Precision::Fine => 1,
-        Precision::Exact => 2,
-    };
-    let weights = match options.quantize {
-        None => checkpoint.fingerprint(),
-        Some(format) => checkpoint.fingerprint_as(format.name()),
-    };
-    (weights << 2) | precision
+    let mut uses = vec![STATE_FORMAT, options.precision.name()];
+    uses.extend(options.quantize.map(|format| format.name()));
+    checkpoint.fingerprint_as(&uses)
 }

@@ -3,6 +3,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use memmap2::MmapMut;
+use sconce_kernels::KvSide;
 
 use super::{AttentionGroup, StateError, StateLayout, bytes};
 
@@ -20,12 +21,13 @@ impl LayerKv {
     fn new(layout: &StateLayout, group: &AttentionGroup, device: &Device) -> Result<Self> {
         // On the CPU the operating system hands out zeroed memory when a page is first touched, so
         // a large pool costs only what was ever used.
-        let pages = |dim| {
-            let row_len = group.kv_type.row_len(dim);
+        let pages = |side, dim| {
+            let row_len = group.kv_type.row_len(side, dim);
             let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, row_len);
             Tensor::zeros(shape, group.kv_type.dtype(), device)
         };
-        let kv = Self { keys: pages(group.key_dim)?, values: pages(group.value_dim)? };
+        let keys = pages(KvSide::Keys, group.key_dim)?;
+        let kv = Self { keys, values: pages(KvSide::Values, group.value_dim)? };
         bytes::prefer_huge_pages(&kv.keys);
         bytes::prefer_huge_pages(&kv.values);
         Ok(kv)

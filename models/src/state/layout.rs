@@ -1,6 +1,6 @@
 //! The shape of a state pool, and what it costs in bytes before there is one.
 
-use sconce_kernels::KvType;
+use sconce_kernels::{KvSide, KvType};
 
 use super::StateError;
 
@@ -43,8 +43,9 @@ impl AttentionGroup {
 
     /// Bytes of one token, in all layers.
     fn bytes_per_token(&self) -> u64 {
-        let row = |dim| self.kv_type.row_len(dim) as u64;
-        let elements = row(self.key_dim).saturating_add(row(self.value_dim));
+        let row = |side, dim| self.kv_type.row_len(side, dim) as u64;
+        let keys = row(KvSide::Keys, self.key_dim);
+        let elements = keys.saturating_add(row(KvSide::Values, self.value_dim));
         (self.layers as u64)
             .saturating_mul(self.kv_heads as u64)
             .saturating_mul(elements)

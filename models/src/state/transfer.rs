@@ -7,11 +7,14 @@
 //! `[conv_tail, conv_channels]` and then its delta state `[value_heads, key_dim, value_dim]`.
 
 use candle_core::Tensor;
-use sconce_kernels::KvType;
+use sconce_kernels::{KvSide, KvType};
 
 use super::{
     AttentionGroup, LayerRecurrent, PointId, SequenceId, StateError, StateLayout, StatePool, bytes,
 };
+
+/// Part of every model's fingerprint; to be raised when these bytes begin to mean something else.
+pub(crate) const STATE_FORMAT: &str = "state format 2";
 
 impl StatePool {
     /// Appends the bytes of a held page, [`StateLayout::bytes_per_page`] of them. Those of its tokens
@@ -136,7 +139,7 @@ fn clear_values(data: &mut [u8], group: &AttentionGroup, page_tokens: usize, tok
     match group.kv_type {
         KvType::F32 => clear_columns(data, page_tokens * row, tokens * row),
         KvType::Int8 => {
-            let block = page_tokens * group.kv_type.row_len(row) * bytes::ELEMENT;
+            let block = page_tokens * group.kv_type.row_len(KvSide::Values, row) * bytes::ELEMENT;
             for block in data.chunks_exact_mut(block) {
                 // A byte of each token; four tokens to a word.
                 let (codes, scales) = block.split_at_mut(page_tokens * row);

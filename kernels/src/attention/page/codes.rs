@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::Lines;
-use crate::attention::kv_type::KV_GROUP;
+use crate::attention::kv_type::{KEY_GROUP, VALUE_GROUP};
 use crate::matmul::reference::{INT16_MAX, ZERO};
 use crate::simd::{LANES, Simd};
 
@@ -20,9 +20,9 @@ pub(super) struct CodeScratch {
 pub(super) struct Codes<'a> {
     /// `[count, 2, key_dim]`.
     pub(super) queries: &'a mut [i8],
-    /// `[count, key_groups]`.
+    /// `[count]`.
     pub(super) query_scales: &'a mut [f32],
-    /// `[count, key_groups]`: what the zero point of keys adds to the sums of products.
+    /// `[count, key_groups]`: less what the zero point of keys adds to the sums of products.
     pub(super) query_zeros: &'a mut [i32],
     /// `[count, value_groups, 2, tokens]` of the page at hand.
     pub(super) weights: &'a mut [i8],
@@ -45,15 +45,15 @@ impl CodeScratch {
         tokens: usize,
         [key_dim, value_dim]: [usize; 2],
     ) -> Codes<'_> {
-        let (keys, values) = (count * key_dim.div_ceil(KV_GROUP), value_dim.div_ceil(KV_GROUP));
+        let (keys, values) = (count * key_dim.div_ceil(KEY_GROUP), value_dim.div_ceil(VALUE_GROUP));
         let values = count * values;
         let (queries, weights) = (count * 2 * key_dim, values * 2 * tokens);
         grow(&mut self.codes, queries + weights);
-        grow(&mut self.numbers, keys + values + tokens);
+        grow(&mut self.numbers, count + values + tokens);
         grow(&mut self.zeros, keys + values);
         let (queries, rest) = self.codes.split_at_mut(queries);
         let weights = &mut rest[..weights];
-        let (query_scales, rest) = self.numbers.split_at_mut(keys);
+        let (query_scales, rest) = self.numbers.split_at_mut(count);
         let (weight_scales, rest) = rest.split_at_mut(values);
         let (query_zeros, rest_zeros) = self.zeros.split_at_mut(keys);
         Codes {
@@ -82,19 +82,20 @@ impl Lines<'_> {
     #[inline(always)]
     pub(crate) unsafe fn round_queries<S: Simd>(&mut self) {
         let dim = self.widths.key_dim;
-        let groups = dim.div_ceil(KV_GROUP);
+        let groups = dim.div_ceil(KEY_GROUP);
         for line in 0..self.count {
-            for group in 0..groups {
-                let first = group * KV_GROUP;
-                let vectors = (dim - first).min(KV_GROUP) / LANES;
-                let at = line * groups + group;
-                // SAFETY: the caller's promise; line and group exist, groups are whole vectors.
-                unsafe {
-                    let query = self.queries.as_ptr().add(line * self.query_stride + first);
-                    let high = self.codes.queries.as_mut_ptr().add(line * 2 * dim + first);
-                    let (scale, sum) = round::<S>(query, vectors, high, high.add(dim));
-                    self.codes.query_scales[at] = scale;
-                    self.codes.query_zeros[at] = sum << 7;
+            // SAFETY: the caller's promise; the line exists, groups are whole vectors.
+            unsafe {
+                let query = self.queries.as_ptr().add(line * self.query_stride);
+                let high = self.codes.queries.as_mut_ptr().add(line * 2 * dim);
+                let rounding = Rounding::of::<S>(query, dim / LANES);
+                self.codes.query_scales[line] = rounding.scale;
+                for group in 0..groups {
+                    let first = group * KEY_GROUP;
+                    let vectors = (dim - first).min(KEY_GROUP) / LANES;
+                    let high = high.add(first);
+                    let sum = rounding.round::<S>(query.add(first), vectors, high, high.add(dim));
+                    self.codes.query_zeros[line * groups + group] = -(sum << 7);
                 }
             }
         }
@@ -113,7 +114,7 @@ impl Lines<'_> {
         visible: Range<usize>,
         vectors: Range<usize>,
     ) {
-        let (tokens, groups) = (self.tokens, self.widths.value_dim.div_ceil(KV_GROUP));
+        let (tokens, groups) = (self.tokens, self.widths.value_dim.div_ceil(VALUE_GROUP));
         let covered = vectors.start * LANES..vectors.end * LANES;
         for group in 0..groups {
             let at = line * groups + group;
@@ -136,52 +137,76 @@ impl Lines<'_> {
                 self.codes.products[seen.end..covered.end].fill(0.0);
                 let high = self.codes.weights.as_mut_ptr().add(at * 2 * tokens + covered.start);
                 let products = self.codes.products.as_ptr().add(covered.start);
-                let (scale, sum) = round::<S>(products, vectors.len(), high, high.add(tokens));
-                self.codes.weight_scales[at] = scale;
-                self.codes.weight_zeros[at] = sum << 7;
+                let rounding = Rounding::of::<S>(products, vectors.len());
+                let sum = rounding.round::<S>(products, vectors.len(), high, high.add(tokens));
+                self.codes.weight_scales[at] = rounding.scale;
+                self.codes.weight_zeros[at] = -(sum << 7);
             }
         }
     }
 }
 
-/// Rounds vectors of numbers to two planes of codes; returns the scale and the sum of the codes.
-///
-/// # Safety
-/// The processor has the instructions of `S`; `vectors` vectors can be read and written.
-#[inline(always)]
-unsafe fn round<S: Simd>(
-    from: *const f32,
-    vectors: usize,
-    high: *mut i8,
-    low: *mut i8,
-) -> (f32, i32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
-        for vector in 0..vectors {
-            let value = S::load(from.add(vector * LANES));
-            largest = S::max(S::abs(value), largest);
-            poison = S::fma(value, S::splat(0.0), poison);
-        }
-        let largest = S::largest(largest);
-        // Infinite or not a number: what such a value rounds to differs between processors.
-        let poisoned = S::sum(poison) != 0.0;
-        let (scale, inverse) = match (poisoned, largest < ZERO) {
-            (true, _) => (f32::NAN, 0.0),
-            (false, true) => (0.0, 0.0),
-            (false, false) => (largest / INT16_MAX, INT16_MAX / largest),
+/// How numbers are rounded to 15 bits and a sign.
+struct Rounding {
+    /// What a code stands for; not a number where one of the numbers is not, or is infinite.
+    scale: f32,
+    inverse: f32,
+}
+
+impl Rounding {
+    /// The rounding that the largest of some numbers allows.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`; `vectors` vectors can be read.
+    #[inline(always)]
+    unsafe fn of<S: Simd>(numbers: *const f32, vectors: usize) -> Self {
+        // SAFETY: the caller's promise.
+        let (largest, poison) = unsafe {
+            let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
+            for vector in 0..vectors {
+                let value = S::load(numbers.add(vector * LANES));
+                largest = S::max(S::abs(value), largest);
+                poison = S::fma(value, S::splat(0.0), poison);
+            }
+            (S::largest(largest), S::sum(poison))
         };
-        let mut sum = S::int_splat(0);
-        for vector in 0..vectors {
-            let code = match poisoned {
-                true => S::int_splat(0),
-                false => S::round(S::mul(S::load(from.add(vector * LANES)), S::splat(inverse))),
-            };
-            sum = S::int_add(sum, code);
-            let upper = S::int_sar7(S::int_add(code, S::int_splat(64)));
-            S::store_i8(high.add(vector * LANES), upper);
-            S::store_i8(low.add(vector * LANES), S::int_sub(code, S::int_shl7(upper)));
+        match largest < ZERO {
+            // Infinite or not a number: what such a value rounds to differs between processors.
+            _ if poison != 0.0 => Self { scale: f32::NAN, inverse: 0.0 },
+            // Every code is zero, and the scale is a factor of scores that are minus infinity.
+            true => Self { scale: 1.0, inverse: 0.0 },
+            false => Self { scale: largest / INT16_MAX, inverse: INT16_MAX / largest },
         }
-        (scale, S::int_sum(sum))
+    }
+
+    /// Rounds vectors of such numbers to two planes of codes; returns the sum of the codes.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`; `vectors` vectors can be read and written.
+    #[inline(always)]
+    unsafe fn round<S: Simd>(
+        &self,
+        from: *const f32,
+        vectors: usize,
+        high: *mut i8,
+        low: *mut i8,
+    ) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sum = S::int_splat(0);
+            for vector in 0..vectors {
+                let code = match self.scale.is_nan() {
+                    true => S::int_splat(0),
+                    false => {
+                        S::round(S::mul(S::load(from.add(vector * LANES)), S::splat(self.inverse)))
+                    }
+                };
+                sum = S::int_add(sum, code);
+                let upper = S::int_sar7(S::int_add(code, S::int_splat(64)));
+                S::store_i8(high.add(vector * LANES), upper);
+                S::store_i8(low.add(vector * LANES), S::int_sub(code, S::int_shl7(upper)));
+            }
+            S::int_sum(sum)
+        }
     }
 }

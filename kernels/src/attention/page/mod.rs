@@ -224,6 +224,7 @@ impl Lines<'_> {
                     self.score_codes::<S>([keys, next_keys], vectors.clone());
                     let scales = values.add(self.dim / 4 * self.tokens).cast();
                     for line in 0..self.count {
+                        let scale = scale * self.codes.query_scales[line];
                         self.weigh::<S>(line, scale, visible(line), vectors.clone());
                         self.round_weights::<S>(line, scales, visible(line), vectors.clone());
                     }

@@ -3,16 +3,16 @@
 use std::ops::Range;
 
 use super::Lines;
-use crate::attention::kv_type::KV_GROUP;
+use crate::attention::kv_type::{KEY_GROUP, VALUE_GROUP};
 use crate::simd::{LANES, Simd, prefetch};
 
 /// Words of codes in a group of a key.
-const GROUP_WORDS: usize = KV_GROUP / 4;
+const GROUP_WORDS: usize = KEY_GROUP / 4;
 /// Vectors of a group of values.
-const GROUP_VECTORS: usize = KV_GROUP / LANES;
+const GROUP_VECTORS: usize = VALUE_GROUP / LANES;
 
 impl Lines<'_> {
-    /// Raw scores of every line over the token vectors of a page.
+    /// Raw scores of every line over the token vectors of a page, but for the scales of queries.
     ///
     /// # Safety
     /// The processor has the instructions of `S`; the first of `keys` is a block of keys in 8 bits that
@@ -81,7 +81,7 @@ impl Lines<'_> {
         vector: usize,
     ) -> usize {
         let (dim, tokens) = (self.widths.key_dim, self.tokens);
-        let groups = dim.div_ceil(KV_GROUP);
+        let groups = dim.div_ceil(KEY_GROUP);
         // SAFETY: the caller's promise: lines, groups and vectors exist in queries, keys and scores.
         unsafe {
             let codes = keys.add(vector * LANES).cast::<u8>();
@@ -93,6 +93,10 @@ impl Lines<'_> {
             for group in 0..groups {
                 let mut high = [[S::int_splat(0); V]; R];
                 let mut low = [[S::int_splat(0); V]; R];
+                for r in 0..R {
+                    let zero = *self.codes.query_zeros.as_ptr().add((line + r) * groups + group);
+                    low[r] = [S::int_splat(zero); V];
+                }
                 for word in group * GROUP_WORDS..(dim / 4).min((group + 1) * GROUP_WORDS) {
                     let codes = codes.add(word * tokens * 4);
                     let mut key = [S::load_codes(codes); V];
@@ -111,18 +115,15 @@ impl Lines<'_> {
                     }
                 }
                 for r in 0..R {
-                    let at = (line + r) * groups + group;
-                    let zero = S::int_splat(*self.codes.query_zeros.as_ptr().add(at));
-                    let scale = S::splat(*self.codes.query_scales.as_ptr().add(at));
                     for v in 0..V {
                         if r == 0 {
                             prefetch(scales_ahead.wrapping_add((group * tokens + v * LANES) * 4));
                         }
-                        let dot = S::int_sub(S::int_add(S::int_shl7(high[r][v]), low[r][v]), zero);
-                        let both = S::mul(S::load(scales.add(group * tokens + v * LANES)), scale);
+                        let dot = S::int_add(S::int_shl7(high[r][v]), low[r][v]);
+                        let scale = S::load(scales.add(group * tokens + v * LANES));
                         let score = scores.add(r * tokens + v * LANES);
                         let before = if group == 0 { S::splat(0.0) } else { S::load(score) };
-                        S::store(score, S::fma(S::int_to_float(dot), both, before));
+                        S::store(score, S::fma(S::int_to_float(dot), scale, before));
                     }
                 }
             }
@@ -142,18 +143,17 @@ impl Lines<'_> {
         let values = [values, if line == 0 { next } else { values }];
         let vectors = self.dim / LANES;
         let mut vector = 0;
-        // SAFETY: the caller's promise; steps of a group, and then of one, do not cross a group.
+        // SAFETY: the caller's promise; steps are of one width, which divides a group, until less
+        // than that is left of the row: none crosses a group.
         unsafe {
             while vector < vectors {
-                let left = vectors - vector;
-                vector += match left >= GROUP_VECTORS {
-                    true => self.sum_code_tile::<S, R, GROUP_VECTORS>(
-                        line,
-                        values,
-                        vector,
-                        words.clone(),
-                    ),
-                    false => self.sum_code_tile::<S, R, 1>(line, values, vector, words.clone()),
+                let (left, words) = (vectors - vector, words.clone());
+                vector += match R <= 3 && left >= GROUP_VECTORS {
+                    true => self.sum_code_tile::<S, R, GROUP_VECTORS>(line, values, vector, words),
+                    false if left >= 2 => {
+                        self.sum_code_tile::<S, R, 2>(line, values, vector, words)
+                    }
+                    false => self.sum_code_tile::<S, R, 1>(line, values, vector, words),
                 };
             }
         }
@@ -169,7 +169,7 @@ impl Lines<'_> {
         words: Range<usize>,
     ) -> usize {
         let (dim, tokens) = (self.dim, self.tokens);
-        let (groups, group) = (dim.div_ceil(KV_GROUP), vector / GROUP_VECTORS);
+        let (groups, group) = (dim.div_ceil(VALUE_GROUP), vector / GROUP_VECTORS);
         // SAFETY: the caller's promise: lines, words and vectors exist.
         unsafe {
             let codes = values.add(vector * LANES).cast::<u8>();
@@ -178,6 +178,10 @@ impl Lines<'_> {
             let sums = self.sums.as_mut_ptr().add(line * dim + vector * LANES);
             let mut high = [[S::int_splat(0); V]; R];
             let mut low = [[S::int_splat(0); V]; R];
+            for r in 0..R {
+                let zero = *self.codes.weight_zeros.as_ptr().add((line + r) * groups + group);
+                low[r] = [S::int_splat(zero); V];
+            }
             for word in words {
                 let codes = codes.add(word * dim * 4);
                 let mut value = [S::load_codes(codes); V];
@@ -197,11 +201,10 @@ impl Lines<'_> {
             }
             for r in 0..R {
                 let at = (line + r) * groups + group;
-                let zero = S::int_splat(*self.codes.weight_zeros.as_ptr().add(at));
                 let scale = S::splat(*self.codes.weight_scales.as_ptr().add(at));
                 let factor = S::splat(self.factors[line + r]);
                 for v in 0..V {
-                    let dot = S::int_sub(S::int_add(S::int_shl7(high[r][v]), low[r][v]), zero);
+                    let dot = S::int_add(S::int_shl7(high[r][v]), low[r][v]);
                     let sum = sums.add(r * dim + v * LANES);
                     let before = S::mul(S::load(sum), factor);
                     S::store(sum, S::fma(S::int_to_float(dot), scale, before));

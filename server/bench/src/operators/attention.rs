@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 use sconce_kernels::{
-    AttentionOptions, KvPages, KvType, PageTable, Segment, latent_attention, paged_attention,
+    AttentionOptions, KvPages, KvSide, KvType, PageTable, Segment, latent_attention,
+    paged_attention,
 };
 
 use super::{Operator, random, state};
@@ -59,7 +60,7 @@ impl Layers {
         (keys, values): (usize, usize),
         kv_type: KvType,
     ) -> Result<Self, Error> {
-        let (keys, values) = (kv_type.row_len(keys), kv_type.row_len(values));
+        let (keys, values) = row_lens(kv_type, (keys, values));
         let positions = step.pages.len() * PAGE_TOKENS;
         let copies = runner.copies(positions * heads * (keys + values) * size_of::<f32>());
         let pool = |row| -> Result<Tensor, Error> {
@@ -77,7 +78,13 @@ impl Layers {
 
 /// Bytes of a token of `heads` heads, whose keys and values have these elements.
 fn token_bytes(kv_type: KvType, heads: usize, (keys, values): (usize, usize)) -> f64 {
-    ((kv_type.row_len(keys) + kv_type.row_len(values)) * heads * size_of::<f32>()) as f64
+    let (keys, values) = row_lens(kv_type, (keys, values));
+    ((keys + values) * heads * size_of::<f32>()) as f64
+}
+
+/// Elements of tensors that a token takes in a head whose keys and values have these elements.
+fn row_lens(kv_type: KvType, (keys, values): (usize, usize)) -> (usize, usize) {
+    (kv_type.row_len(KvSide::Keys, keys), kv_type.row_len(KvSide::Values, values))
 }
 
 /// Attention with keys and values for groups of heads, in every storage that fits the heads.
