@@ -220,6 +220,11 @@ pub(crate) fn check_dim(
     })
 }
 
+/// Refuses a tensor with gaps before anything is written.
+pub(crate) fn contiguous(op: &'static str, operand: &'static str, tensor: &Tensor) -> Result<()> {
+    bounds(op, operand, tensor.layout()).map(drop)
+}
+
 fn bounds(
     op: &'static str,
     operand: &'static str,

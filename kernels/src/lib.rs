@@ -29,6 +29,7 @@ mod recurrence;
 pub mod rms_norm;
 pub mod rms_norm_gated;
 pub mod rope;
+mod rounding;
 pub mod scale;
 pub mod short_conv;
 mod simd;

@@ -11,7 +11,7 @@ const LEN_MIN: usize = 64 * 1024;
 ///
 /// The huge pages at either end may hold something else too: a part that is not yet mapped is left
 /// alone, and gathered when what lies there asks.
-pub fn gather_huge_pages<T: Copy>(elements: &[T]) {
+pub(crate) fn gather_huge_pages<T: Copy>(elements: &[T]) {
     let len = size_of_val(elements);
     if len >= LEN_MIN {
         gather(elements.as_ptr().addr(), len);

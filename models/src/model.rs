@@ -124,16 +124,17 @@ pub struct ModelFootprint {
     pub workspace_bytes: u64,
 }
 
-/// How exactly a model computes with its weights, which are what they are. `docs/NUMERICS.md` says
+/// How exactly a model computes with its weights, which are what they are, and keeps keys and values. `docs/NUMERICS.md` says
 /// what each costs in agreement with a reference.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Quantized weights read activations of 8 bits in groups of 32, except in the head.
+    /// Quantized weights read activations of 8 bits in groups of 32, in the head of 15 bits; keys
+    /// and values are kept in 8 bits, where their shapes allow it.
     #[default]
     Fast,
-    /// Quantized weights read activations of 16 bits in groups of 32.
+    /// Quantized weights read activations of 15 bits in groups of 32; keys and values are f32.
     Fine,
-    /// f32 activations throughout, for comparison with a reference.
+    /// f32 throughout, for comparison with a reference.
     Exact,
 }
 

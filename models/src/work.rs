@@ -178,7 +178,8 @@ mod tests {
         let mut weights = WeightsWork::default();
         weights.matrix(Use::LookedUp, FLOAT, 9999, 9999);
         weights.matrix(Use::Always, INTEGER, 500, 1000);
-        weights.matrix(Use::Always, FLOAT, 40, 10);
+        weights.matrix(Use::Always, FLOAT, 30, 6);
+        weights.matrix(Use::Exact, INTEGER, 10, 4);
         weights.matrix(Use::Head, INTEGER, 5, 100);
         for _ in 0..8 {
             weights.matrix(Use::Expert { chosen: 2, of: 8 }, INTEGER, 64, 128);

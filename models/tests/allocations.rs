@@ -1,5 +1,6 @@
 //! A step's memory is allocated at load. Once buffers that grow have grown to a shape of steps, another
 //! of that shape, decode or prefill, of any architecture and packing, allocates nothing on any thread.
+//! With other threads it cannot be said when all have grown, so there one quiet run of many must do.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

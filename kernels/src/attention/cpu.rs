@@ -29,7 +29,8 @@ const PARTS_MAX: usize = 4 << 20;
 thread_local! {
     /// Sums and scores of a block; grows to the largest one this thread has seen.
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::EMPTY) };
-    /// Parts of a few rows, `[lines, splits, head_dim + 2]`; grows to the longest rows seen.
+    /// Parts of a few rows, `[lines, splits, head_dim + 2]`; grows to the longest rows seen, at most
+    /// [`PARTS_MAX`].
     static PARTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -124,10 +125,13 @@ impl<'a> Call<'a> {
 
     /// Parts of the longest block of a segment, at most.
     fn splits_of(&self, segment: &Segment) -> usize {
-        let tokens = segment.first_position + segment.len;
-        let seen = self.options.window.map_or(tokens, |window| window + self.block_rows());
+        let part_tokens = self.split_pages() * self.shape.page_tokens;
+        let all = (segment.first_position + segment.len).div_ceil(part_tokens);
         // A window may begin anywhere in its first part.
-        seen.min(tokens).div_ceil(self.split_pages() * self.shape.page_tokens) + 1
+        let in_window = |window: usize| {
+            window.saturating_add(self.block_rows()).div_ceil(part_tokens).saturating_add(1)
+        };
+        self.options.window.map_or(all, |window| in_window(window).min(all))
     }
 
     /// Block `task` of all; the last ones of a segment, which see the most tokens, come first.
@@ -269,6 +273,7 @@ impl<const INT8: bool> Kernel for Job<'_, INT8> {
             Some((_, split)) => splits.start + split..splits.start + split + 1,
             None => splits,
         };
+        let last_page = seen.end.min(splits.end * per) - 1;
         let mut lines = scratch.begin(block.rows.len() * call.queries(), call.widths());
         for line in 0..lines.count {
             let query = &call.inputs.q[call.start(block, line)..][..call.shape.head_dim];
@@ -281,7 +286,7 @@ impl<const INT8: bool> Kernel for Job<'_, INT8> {
         for split in splits {
             let pages = seen.start.max(split * per)..seen.end.min((split + 1) * per);
             // SAFETY: the caller's promise.
-            unsafe { add_pages::<S, INT8>(&mut lines, call, block, pages) };
+            unsafe { add_pages::<S, INT8>(&mut lines, call, block, pages, last_page) };
             match part {
                 Some((to, split)) => leave(&lines, call, block, to, split),
                 None => lines.end_part(),
@@ -293,18 +298,19 @@ impl<const INT8: bool> Kernel for Job<'_, INT8> {
     }
 }
 
-/// Adds pages of a block's sequence to its lines.
+/// Adds pages of a block's sequence to its lines; `last_page` is the last that will be added.
 #[inline(always)]
 unsafe fn add_pages<S: Simd, const INT8: bool>(
     lines: &mut Lines<'_>,
     call: &Call<'_>,
     block: &Block<'_>,
     pages: Range<usize>,
+    last_page: usize,
 ) {
     let (tokens, queries) = (call.shape.page_tokens, call.queries());
     let numbers = &call.table.pages[block.segment.first_page..];
-    for index in pages.clone() {
-        let next = numbers[(index + 1).min(pages.end - 1)];
+    for index in pages {
+        let next = numbers[(index + 1).min(last_page)];
         let both = [numbers[index], next].map(|page| call.blocks(page, block.kv_head));
         let visible = |line: usize| {
             let row = block.rows.start + line / queries;

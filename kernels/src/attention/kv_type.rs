@@ -3,12 +3,12 @@
 use candle_core::DType;
 
 /// Columns of a key that share a scale in 8 bits.
-pub const KEY_GROUP: usize = 32;
+pub(crate) const KEY_GROUP: usize = 32;
 /// Columns of a value that share a scale in 8 bits: values are of more equal size than keys, and lose
 /// little by wider groups.
-pub const VALUE_GROUP: usize = 64;
+pub(crate) const VALUE_GROUP: usize = 64;
 /// Most tokens of a page in 8 bits: sums of products with its codes fit 32 bits.
-pub const KV_PAGE_TOKENS_MAX: usize = 256;
+pub(crate) const KV_PAGE_TOKENS_MAX: usize = 256;
 
 /// Keys or values, which lie in different orders and groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@ mod write;
 
 use candle_core::Tensor;
 
-pub use self::kv_type::{KEY_GROUP, KV_PAGE_TOKENS_MAX, KvSide, KvType, VALUE_GROUP};
+pub use self::kv_type::{KvSide, KvType};
 use crate::access::{View, check, distinct, write};
 use crate::error::Result;
 
@@ -69,15 +69,16 @@ pub struct AttentionOptions {
 /// are slots.
 ///
 /// # Errors
-/// A slot outside of the pages, shapes that do not fit, tensors that are not f32 and contiguous, a
-/// device without an implementation, tensors that share storage.
+/// A slot outside of the pages, shapes that do not fit, tensors that are not contiguous or of other
+/// types than f32 and that of the pages, a device without an implementation, tensors that share
+/// storage.
 pub fn write_kv(kv: KvPages<'_>, k: &Tensor, v: &Tensor, slots: &[u32]) -> Result<()> {
     const OP: &str = "write_kv";
     let [key_shape, value_shape] = operands::pages(OP, kv)?;
     operands::new_rows(OP, "k", &key_shape, k, slots)?;
     operands::new_rows(OP, "v", &value_shape, v, slots)?;
-    distinct(OP, kv.keys, &[("k", k)])?;
-    distinct(OP, kv.values, &[("v", v)])?;
+    distinct(OP, kv.keys, &[("values", kv.values), ("k", k), ("v", v)])?;
+    distinct(OP, kv.values, &[("k", k), ("v", v)])?;
     let (k, v) = (View::new(OP, "k", k)?, View::new(OP, "v", v)?);
     let (k, v) = (k.slice()?, v.slice()?);
     match key_shape.kv_type {
@@ -112,8 +113,8 @@ pub fn write_kv(kv: KvPages<'_>, k: &Tensor, v: &Tensor, slots: &[u32]) -> Resul
 ///
 /// # Errors
 /// A segment whose rows, pages or positions lie outside of what they index, shapes that do not fit,
-/// tensors that are not f32 and contiguous, a device without an implementation, tensors that share
-/// storage with `out`.
+/// tensors that are not contiguous or of other types than f32 and that of the pages, a device
+/// without an implementation, tensors that share storage with `out`.
 pub fn paged_attention(
     out: &Tensor,
     q: &Tensor,

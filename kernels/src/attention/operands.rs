@@ -3,15 +3,19 @@
 use candle_core::Tensor;
 
 use super::{KvPages, KvSide, KvType, PageTable, Segment, Shape};
-use crate::access::{check, check_dim, rows_of};
+use crate::access::{check, check_dim, contiguous, rows_of};
 use crate::error::{Error, Result};
 use crate::gather_rows::check_indices;
 
 /// The shape of the pages of keys and of values, with as many query heads as key heads. They may
-/// differ in the width of a head only.
+/// differ in the width of a head only, and have no gaps.
 pub(crate) fn pages(op: &'static str, kv: KvPages<'_>) -> Result<[Shape; 2]> {
     let keys = pool(op, "keys", KvSide::Keys, kv.keys)?;
     let values = pool(op, "values", KvSide::Values, kv.values)?;
+    if keys.kv_type != values.kv_type {
+        let (expected, found) = (keys.kv_type.dtype(), values.kv_type.dtype());
+        return Err(Error::DType { op, operand: "values", expected, found });
+    }
     check(op, "values", Shape { head_dim: keys.head_dim, ..values } == keys, || {
         (
             format!("[{}, {}, {}, value_dim]", keys.pages, keys.kv_heads, keys.page_tokens),
@@ -35,6 +39,7 @@ fn pool(op: &'static str, operand: &'static str, side: KvSide, tensor: &Tensor) 
         && head_dim > 0
         && kv_type.fits(page_tokens, head_dim)
     {
+        contiguous(op, operand, tensor)?;
         return Ok(Shape { pages, kv_heads, page_tokens, head_dim, heads: kv_heads, kv_type });
     }
     Err(Error::Shape {

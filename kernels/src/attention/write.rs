@@ -1,10 +1,11 @@
 //! New keys and values into their pages, as they are or rounded to 8 bits.
 
-use super::kv_type::VALUE_GROUP;
+use super::kv_type::{KEY_GROUP, VALUE_GROUP};
 use super::{KvSide, Shape};
 use crate::isa::Isa;
-use crate::matmul::reference::{INT8_MAX, ZERO};
+use crate::matmul::reference::INT8_MAX;
 use crate::pool::{Parts, Pool};
+use crate::rounding::Rounding;
 use crate::simd::{Kernel, LANES, Simd, dispatch};
 
 /// What a code of zero is.
@@ -15,6 +16,10 @@ const PARALLEL_MIN: usize = 16 * 1024;
 
 /// The widest group: as many elements are rounded at a time, at most.
 const GROUP_MAX: usize = VALUE_GROUP;
+const _: () = assert!(
+    KEY_GROUP <= GROUP_MAX && KEY_GROUP.is_multiple_of(LANES) && VALUE_GROUP.is_multiple_of(LANES),
+    "groups are whole vectors, none wider than what is rounded at a time"
+);
 
 /// Writes rows of new keys into their blocks, transposed.
 pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
@@ -110,34 +115,16 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
-        let values = self.values.as_ptr();
+        let (values, codes) = (self.values.as_ptr(), self.codes.as_mut_ptr());
         let vectors = self.values.len() / LANES;
         // SAFETY: the caller's promise; the group has the vectors, the codes at least as many.
         unsafe {
-            let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
-            for vector in 0..vectors {
-                let value = S::load(values.add(vector * LANES));
-                largest = S::max(S::abs(value), largest);
-                poison = S::fma(value, S::splat(0.0), poison);
+            let rounding = Rounding::of::<S>(values, vectors, INT8_MAX);
+            for at in (0..vectors).map(|vector| vector * LANES) {
+                let code = rounding.codes::<S>(S::load(values.add(at)));
+                S::store_i8(codes.add(at).cast(), S::int_add(code, S::int_splat(ZERO_CODE)));
             }
-            let (largest, poisoned) = (S::largest(largest), S::sum(poison) != 0.0);
-            let (scale, inverse) = match (poisoned, largest < ZERO) {
-                // Infinite or not a number: what such a value rounds to differs between processors.
-                (true, _) => (f32::NAN, 0.0),
-                (false, true) => (0.0, 0.0),
-                (false, false) => (largest / INT8_MAX, INT8_MAX / largest),
-            };
-            for vector in 0..vectors {
-                let code = match poisoned {
-                    true => S::int_splat(0),
-                    false => {
-                        S::round(S::mul(S::load(values.add(vector * LANES)), S::splat(inverse)))
-                    }
-                };
-                let code = S::int_add(code, S::int_splat(ZERO_CODE));
-                S::store_i8(self.codes.as_mut_ptr().add(vector * LANES).cast(), code);
-            }
-            scale
+            rounding.scale
         }
     }
 }

@@ -114,11 +114,6 @@ impl ActivationBuffer {
         })
     }
 
-    /// The form it was made for.
-    pub fn activation(&self) -> ActivationType {
-        self.activation
-    }
-
     /// Bytes it holds.
     pub fn bytes(&self) -> usize {
         self.codes.len() + 4 * (self.scales.len() + self.offsets.len() + self.sums.len())

@@ -1,10 +1,11 @@
 //! Rounding rows of activations to integers, a group at a time; `reference::quantize` defines it.
 
 use super::activations::{GROUP, HALF};
-use super::reference::{INT8_MAX, INT16_MAX, ZERO};
+use super::reference::{INT8_MAX, INT16_MAX};
 use crate::isa::Isa;
 use crate::pool::{Parts, Pool};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::rounding::Rounding;
+use crate::simd::{Kernel, LANES, Simd, dispatch};
 
 /// Rows of fewer elements in all are quantized by the calling thread alone.
 const PARALLEL_MIN: usize = 32 * 1024;
@@ -90,22 +91,9 @@ impl Row<'_> {
         let max = if self.planes == 1 { INT8_MAX } else { INT16_MAX };
         // SAFETY: the caller's promise; `values` has two vectors.
         unsafe {
-            let halves = [S::load(values.as_ptr()), S::load(values.as_ptr().add(HALF))];
-            let zero = S::splat(0.0);
-            // Zero, unless a value is infinite or not a number.
-            let poison = S::sum(S::fma(halves[0], zero, S::mul(halves[1], zero)));
-            let largest = S::largest(S::max(S::abs(halves[0]), S::abs(halves[1])));
-            let (scale, inverse) = match (poison == 0.0, largest < ZERO) {
-                (false, _) => (f32::NAN, 0.0),
-                (true, true) => (0.0, 0.0),
-                (true, false) => (largest / max, max / largest),
-            };
-            for (half, values) in halves.into_iter().enumerate() {
-                // A poisoned group has no codes: what a NaN rounds to differs between processors.
-                let codes = match poison == 0.0 {
-                    true => S::round(S::mul(values, S::splat(inverse))),
-                    false => S::int_splat(0),
-                };
+            let rounding = Rounding::of::<S>(values.as_ptr(), GROUP / LANES, max);
+            for half in 0..2 {
+                let codes = rounding.codes::<S>(S::load(values.as_ptr().add(half * HALF)));
                 if self.planes == 1 {
                     self.place::<S>(0, 2 * group + half, codes);
                 } else {
@@ -115,9 +103,9 @@ impl Row<'_> {
                 }
             }
             if self.planes == 2 {
-                self.finish(0, group, scale * 128.0);
+                self.finish(0, group, rounding.scale * 128.0);
             }
-            self.finish(self.planes - 1, group, scale);
+            self.finish(self.planes - 1, group, rounding.scale);
         }
     }
 

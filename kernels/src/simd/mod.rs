@@ -137,8 +137,9 @@ pub(crate) trait Kernel {
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
-/// Asks for the 64 bytes around `address`, which will be read soon, where a processor can be asked. A
-/// page of keys is too short for it to see by itself that the next one will be read from end to end.
+/// Asks for the 64 bytes around `address`, which will be read soon, where a processor can be asked:
+/// pages of keys, panels of weights and recurrent states are too short for it to see by itself that
+/// the next one will be read from end to end.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const u8) {
     // SAFETY: a hint, of baseline x86-64, that reads nothing wherever it points.
@@ -147,7 +148,16 @@ pub(crate) fn prefetch(address: *const u8) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: the same hint of aarch64, for which the standard library has no stable name.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl1keep, [{address}]",
+            address = in(reg) address,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;
 }
 

@@ -1,8 +1,9 @@
 //! Rows of the attention table: ragged segments over shuffled pages, whose unused slots are poison.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sconce_kernels::attention::reference::{self, Inputs};
 use sconce_kernels::attention::{KvSide, KvType, Shape};
 use sconce_kernels::{
@@ -83,6 +84,7 @@ fn cases() -> Vec<Case> {
         case([2, 2, 5, 10], None, &[(1100, 3)]),
         coded(case([3, 1, 64, 64], None, &[(1300, 2), (0, 3)])),
         coded(case([2, 1, 16, 16], Some(513), &[(1500, 40), (1023, 2)])),
+        case([3, 1, 64, 32], Some(usize::MAX), &[(1300, 2)]),
     ]
 }
 
@@ -193,7 +195,7 @@ fn written_keys_and_values_match_their_reference() {
     let (mut keys, mut vals) = (vec![0.0; 240], vec![0.0; 240]);
     reference::write_keys(&mut keys, &k, &slots, &shape);
     reference::write_values(&mut vals, &v, &slots, &shape);
-    let pool = || Tensor::zeros((4, 2, 5, 6), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let pool = || Tensor::zeros((4, 2, 5, 6), DType::F32, &Device::Cpu).unwrap();
     let (found_keys, found_values) = (pool(), pool());
     let kv = KvPages { keys: &found_keys, values: &found_values };
     write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &slots).unwrap();
@@ -245,9 +247,8 @@ fn keys_and_values_may_differ_in_width_when_written_but_not_when_read() {
     let (mut keys, mut vals) = (vec![0.0; 3 * 2 * 4 * 6], vec![0.0; 3 * 2 * 4 * 10]);
     reference::write_keys(&mut keys, &k, &slots, &shape);
     reference::write_values(&mut vals, &v, &slots, &value_shape);
-    let pool = |dims: (usize, usize, usize, usize)| {
-        Tensor::zeros(dims, candle_core::DType::F32, &Device::Cpu).unwrap()
-    };
+    let pool =
+        |dims: (usize, usize, usize, usize)| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
     let (found_keys, found_values) = (pool((3, 2, 4, 6)), pool((3, 2, 4, 10)));
     let kv = KvPages { keys: &found_keys, values: &found_values };
     write_kv(kv, &tensor(&k, 12), &tensor(&v, 20), &slots).unwrap();
@@ -264,6 +265,30 @@ fn keys_and_values_may_differ_in_width_when_written_but_not_when_read() {
     let table = PageTable { segments: &[], pages: &[] };
     let read = paged_attention(&poisoned(1, 12), &tensor(&[0.0; 12], 12), kv, table, options);
     assert!(matches!(read, Err(Error::Shape { operand: "values", .. })));
+}
+
+#[test]
+fn what_is_written_lies_apart_from_what_is_read_without_gaps_and_in_one_type() {
+    let pool = || Tensor::zeros((3, 2, 4, 6), DType::F32, &Device::Cpu).unwrap();
+    let (keys, values) = (pool(), pool());
+    let rows = tensor(&[0.5; 12], 12);
+    let inside = keys.reshape((12, 12)).unwrap();
+    let kv = KvPages { keys: &keys, values: &values };
+    let error = |kv, k, v| write_kv(kv, k, v, &[1]).unwrap_err();
+    let one = KvPages { values: &keys, ..kv };
+    assert!(matches!(error(one, &rows, &rows), Error::Aliased { operand: "values", .. }));
+    assert!(matches!(error(kv, &rows, &inside), Error::Aliased { operand: "v", .. }));
+    let inside = values.reshape((12, 12)).unwrap();
+    assert!(matches!(error(kv, &inside, &rows), Error::Aliased { operand: "k", .. }));
+    let gaps = Tensor::zeros((3, 2, 6, 4), DType::F32, &Device::Cpu).unwrap();
+    let gaps = gaps.transpose(2, 3).unwrap();
+    let gaps = KvPages { values: &gaps, ..kv };
+    assert!(matches!(error(gaps, &rows, &rows), Error::NotContiguous { operand: "values", .. }));
+    let words = Tensor::zeros((3, 2, 16, 9), DType::U32, &Device::Cpu).unwrap();
+    let mixed = KvPages { values: &words, ..kv };
+    assert!(matches!(error(mixed, &rows, &rows), Error::DType { operand: "values", .. }));
+    // Nothing was written by a call that was refused.
+    assert_eq!(crate::common::values(&keys), [0.0; 144]);
 }
 
 #[test]
@@ -290,6 +315,61 @@ fn a_row_has_the_same_bits_alone_in_chunks_and_in_a_batch() {
                         assert!(same, "{isa} {:?}: {part:?}", case.shape);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// What rows become once some tokens' keys and values have these elements.
+fn overwritten(case: &Case, tokens: Range<usize>, [key, value]: [f32; 2]) -> Vec<f32> {
+    let setup = set_up(case, 11);
+    let shape = setup.shape;
+    let width = shape.kv_heads * shape.head_dim;
+    let [k, v] = [key, value].map(|element| tensor(&vec![element; tokens.len() * width], width));
+    let slot = |token| setup.pages[token / shape.page_tokens] as usize * shape.page_tokens;
+    let slots = tokens.map(|token| (slot(token) + token % shape.page_tokens) as u32);
+    let kv = KvPages { keys: &setup.keys, values: &setup.values };
+    write_kv(kv, &k, &v, &slots.collect::<Vec<_>>()).unwrap();
+    setup.run(&setup.segments)
+}
+
+/// A row is no number throughout if it sees one of the tokens, and else as if they were numbers.
+fn assert_contained(case: &Case, tokens: &Range<usize>, name: &str) {
+    let width = case.shape.heads * case.shape.head_dim;
+    let (first, len) = case.segments[0];
+    let clean = overwritten(case, tokens.clone(), [0.5; 2]);
+    for poison in [[f32::NAN, 0.5], [0.5, f32::NAN]] {
+        let found = overwritten(case, tokens.clone(), poison);
+        for (row, position) in (first..first + len).enumerate() {
+            let start = case.window.map_or(0, |window| (position + 1).saturating_sub(window));
+            let range = row * width..(row + 1) * width;
+            let contained = match start < tokens.end && tokens.start <= position {
+                true => found[range].iter().all(|value| value.is_nan()),
+                false => bits(&found[range.clone()]) == bits(&clean[range]),
+            };
+            assert!(contained, "{name}, {:?} {poison:?}: position {position}", case.shape);
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_reaches_the_rows_that_see_it_and_no_others() {
+    let pools: Vec<_> = [1, 2].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
+    let shape = [6, 2, 16, 64];
+    // A token that begins a part, one that some rows have in their window, a whole part.
+    let cases = || {
+        [
+            (case(shape, None, &[(500, 15)]), 512..513),
+            (case(shape, Some(20), &[(500, 40)]), 508..509),
+            (case(shape, None, &[(500, 15)]), 0..512),
+        ]
+    };
+    let all = cases().into_iter().chain(cases().map(|(case, tokens)| (coded(case), tokens)));
+    for (case, tokens) in all {
+        for isa in Isa::available() {
+            for pool in &pools {
+                let name = format!("{isa}, {} threads", pool.threads());
+                Pool::with(pool, || isa.with(|| assert_contained(&case, &tokens, &name)));
             }
         }
     }

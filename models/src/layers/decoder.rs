@@ -148,16 +148,24 @@ impl<L: DecoderLayer> Decoder<L> {
         parts: DecoderParts,
         device: &Device,
     ) -> Result<Self, Error> {
-        let DecoderParts { info, footprint, token_work, step_tokens_max, .. } = parts;
-        let DecoderParts { layout, ropes, work, head, .. } = parts;
         let limits = StepLimits {
-            tokens: step_tokens_max,
-            context_length: info.context_length,
-            vocab_size: info.vocab_size,
+            tokens: parts.step_tokens_max,
+            context_length: parts.info.context_length,
+            vocab_size: parts.info.vocab_size,
         };
-        let state = StatePool::new(layout, device)?;
-        let step = Step::new(limits, state.layout());
-        Ok(Self { weights, info, footprint, token_work, limits, state, step, ropes, work, head })
+        let state = StatePool::new(parts.layout, device)?;
+        Ok(Self {
+            weights,
+            info: parts.info,
+            footprint: parts.footprint,
+            token_work: parts.token_work,
+            limits,
+            step: Step::new(limits, state.layout()),
+            state,
+            ropes: parts.ropes,
+            work: parts.work,
+            head: parts.head,
+        })
     }
 
     /// Evaluates the planned step up to the residual stream after the last layer.

@@ -16,6 +16,7 @@ use crate::checkpoint::RowSelection;
 use crate::error::Error;
 use crate::load::turn::Orientation;
 use crate::load::weights::Weights;
+use crate::work::Use;
 
 /// Sizes of a latent attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +172,8 @@ impl LatentAttention {
         let norm_kind = (NormKind::Plain, kind.eps);
         let kv_norm =
             RmsNorm::load(weights, &part("kv_a_layernorm"), shape.kv_lora_rank, norm_kind)?;
-        let (embed_q, unembed_out) = load_kv_b(weights, name, &shape)?;
+        let (embed_q, unembed_out) =
+            weights.used(Use::Exact, |weights| load_kv_b(weights, name, &shape))?;
         let size = (shape.hidden_size, shape.heads * shape.value_dim);
         let o_proj = Linear::load(weights, &part("o_proj"), size, kind.bias)?;
         Ok(Self {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use sconce_kernels::matmul::PRODUCTS_MAX;
 use sconce_kernels::{Activations, Matrix, Mode, Product, add_bias, matmul, matmuls};
 
 use crate::error::Error;
@@ -71,6 +72,7 @@ impl Linear {
         x: &Activations<'_>,
         rows: usize,
     ) -> Result<(), Error> {
+        const { assert!(N <= PRODUCTS_MAX, "more products than a fork takes") }
         let products = layers.map(|(layer, out)| Product { out, weight: &layer.weight });
         matmuls(&products, x, Mode::Store)?;
         layers.into_iter().try_for_each(|(layer, out)| layer.add_bias(out, rows))

@@ -162,7 +162,8 @@ impl Moe {
         shape: MoeShape,
     ) -> Result<Self, Error> {
         let (experts, hidden) = (shape.experts, shape.hidden_size);
-        let gate = weights.matrix(&format!("{name}.gate.weight"), experts, hidden)?;
+        let gate = format!("{name}.gate.weight");
+        let gate = weights.used(Use::Exact, |weights| weights.matrix(&gate, experts, hidden))?;
         let correction = match shape.correction {
             true => Some(weights.vector(&format!("{name}.gate.e_score_correction_bias"), experts)?),
             false => None,
@@ -238,11 +239,10 @@ impl SharedExpert {
             let mlp = Mlp::load(weights, &format!("{name}.shared_experts"), mlp)?;
             return Ok(Self { mlp, gate: None });
         }
-        let gate = format!("{name}.shared_expert_gate");
-        Ok(Self {
-            mlp: Mlp::load(weights, &format!("{name}.shared_expert"), mlp)?,
-            gate: Some(Linear::load(weights, &gate, (1, shape.hidden_size), false)?),
-        })
+        let mlp = Mlp::load(weights, &format!("{name}.shared_expert"), mlp)?;
+        let (gate, size) = (format!("{name}.shared_expert_gate"), (1, shape.hidden_size));
+        let gate = weights.used(Use::Exact, |weights| Linear::load(weights, &gate, size, false))?;
+        Ok(Self { mlp, gate: Some(gate) })
     }
 
     /// Adds its result for the normalized rows to the residual stream.

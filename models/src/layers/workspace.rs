@@ -133,7 +133,7 @@ pub(crate) fn activation_type(precision: Precision, part: Part) -> ActivationTyp
     match (precision, part) {
         (Precision::Fast, Part::Layers) => ActivationType::Int8,
         // An error of the head falls on the logits undamped, and a prefill has one row of them:
-        // 16 bits take a third off the divergence of SmolLM2 and a hundredth of its prefill.
+        // 15 bits take a third off the divergence of SmolLM2 and a hundredth of its prefill.
         (Precision::Fast, Part::Head) | (Precision::Fine, _) => ActivationType::Int16,
         (Precision::Exact, _) => ActivationType::F32,
     }
@@ -225,12 +225,7 @@ impl<'a> Allocator<'a> {
         dim: usize,
     ) -> Result<ActivationBuffer, Error> {
         let activation = activation_type(self.precision, part);
-        let planes = match activation {
-            ActivationType::F32 => 0,
-            ActivationType::Int8 => 1,
-            ActivationType::Int16 => 2,
-        };
-        let groups = planes * dim.div_ceil(ACTIVATION_GROUP);
+        let groups = activation.planes() * dim.div_ceil(ACTIVATION_GROUP);
         self.count(rows as u64 * (groups * ACTIVATION_GROUP_BYTES) as u64);
         let (rows, device) = match self.device {
             Some(device) => (rows, device),

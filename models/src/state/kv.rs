@@ -19,8 +19,8 @@ pub struct LayerKv {
 
 impl LayerKv {
     fn new(layout: &StateLayout, group: &AttentionGroup, device: &Device) -> Result<Self> {
-        // On the CPU the operating system hands out zeroed memory when a page is first touched, so
-        // a large pool costs only what was ever used.
+        // On the CPU the operating system hands out zeroed memory when it is first touched, so a
+        // large pool costs only what was ever used, in huge pages where it has them.
         let pages = |side, dim| {
             let row_len = group.kv_type.row_len(side, dim);
             let shape = (layout.pages_max, group.kv_heads, layout.page_tokens, row_len);

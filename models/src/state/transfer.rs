@@ -13,7 +13,7 @@ use super::{
     AttentionGroup, LayerRecurrent, PointId, SequenceId, StateError, StateLayout, StatePool, bytes,
 };
 
-/// Part of every model's fingerprint; to be raised when these bytes begin to mean something else.
+/// Part of the fingerprint of every model of a checkpoint; to be raised when these bytes begin to mean something else.
 pub(crate) const STATE_FORMAT: &str = "state format 2";
 
 impl StatePool {

@@ -8,6 +8,8 @@ pub(crate) enum Use {
     /// For every token.
     #[default]
     Always,
+    /// For every token, with activations in f32 whatever the weight is made of.
+    Exact,
     /// For tokens whose logits are wanted.
     Head,
     /// A row of it for a token, which is not worth counting.
@@ -73,7 +75,7 @@ impl WeightsWork {
     pub(crate) fn matrix(&mut self, used: Use, format: MatrixFormat, bytes: u64, elements: u64) {
         let (all_bytes, all) = match used {
             Use::LookedUp => return,
-            Use::Always => (&mut self.bytes, &mut self.layers),
+            Use::Always | Use::Exact => (&mut self.bytes, &mut self.layers),
             Use::Head => (&mut self.head_bytes, &mut self.head),
             Use::Expert { chosen, of } => {
                 self.choice = Some((chosen, of));
@@ -81,7 +83,7 @@ impl WeightsWork {
             }
         };
         *all_bytes += bytes;
-        match format.has_integer_codes() {
+        match format.has_integer_codes() && used != Use::Exact {
             true => all.integer += elements,
             false => all.float += elements,
         }

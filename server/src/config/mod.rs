@@ -112,7 +112,7 @@ pub(crate) enum DeviceChoice {
 pub(crate) enum PrecisionChoice {
     /// 8-bit activations, as other engines have
     Fast,
-    /// 16-bit activations
+    /// 15-bit activations
     Fine,
     /// f32 throughout, for comparison with references
     Exact,

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::Lines;
 use crate::attention::kv_type::{KEY_GROUP, VALUE_GROUP};
-use crate::matmul::reference::{INT16_MAX, ZERO};
+use crate::matmul::reference::INT16_MAX;
+use crate::rounding::Rounding;
 use crate::simd::{LANES, Simd};
 
 /// Integers of the lines of a block; empty where pages are f32.
@@ -88,13 +89,17 @@ impl Lines<'_> {
             unsafe {
                 let query = self.queries.as_ptr().add(line * self.query_stride);
                 let high = self.codes.queries.as_mut_ptr().add(line * 2 * dim);
-                let rounding = Rounding::of::<S>(query, dim / LANES);
-                self.codes.query_scales[line] = rounding.scale;
+                let rounding = Rounding::of::<S>(query, dim / LANES, INT16_MAX);
+                // A query of zeros has codes of zero, which any scale fits; it is a factor of scores
+                // that are minus infinity, too.
+                let scale = if rounding.scale == 0.0 { 1.0 } else { rounding.scale };
+                self.codes.query_scales[line] = scale;
                 for group in 0..groups {
                     let first = group * KEY_GROUP;
                     let vectors = (dim - first).min(KEY_GROUP) / LANES;
                     let high = high.add(first);
-                    let sum = rounding.round::<S>(query.add(first), vectors, high, high.add(dim));
+                    let from = query.add(first);
+                    let sum = round::<S>(rounding, from, vectors, high, high.add(dim));
                     self.codes.query_zeros[line * groups + group] = -(sum << 7);
                 }
             }
@@ -137,8 +142,9 @@ impl Lines<'_> {
                 self.codes.products[seen.end..covered.end].fill(0.0);
                 let high = self.codes.weights.as_mut_ptr().add(at * 2 * tokens + covered.start);
                 let products = self.codes.products.as_ptr().add(covered.start);
-                let rounding = Rounding::of::<S>(products, vectors.len());
-                let sum = rounding.round::<S>(products, vectors.len(), high, high.add(tokens));
+                let rounding = Rounding::of::<S>(products, vectors.len(), INT16_MAX);
+                let low = high.add(tokens);
+                let sum = round::<S>(rounding, products, vectors.len(), high, low);
                 self.codes.weight_scales[at] = rounding.scale;
                 self.codes.weight_zeros[at] = -(sum << 7);
             }
@@ -146,67 +152,28 @@ impl Lines<'_> {
     }
 }
 
-/// How numbers are rounded to 15 bits and a sign.
-struct Rounding {
-    /// What a code stands for; not a number where one of the numbers is not, or is infinite.
-    scale: f32,
-    inverse: f32,
-}
-
-impl Rounding {
-    /// The rounding that the largest of some numbers allows.
-    ///
-    /// # Safety
-    /// The processor has the instructions of `S`; `vectors` vectors can be read.
-    #[inline(always)]
-    unsafe fn of<S: Simd>(numbers: *const f32, vectors: usize) -> Self {
-        // SAFETY: the caller's promise.
-        let (largest, poison) = unsafe {
-            let (mut largest, mut poison) = (S::splat(0.0), S::splat(0.0));
-            for vector in 0..vectors {
-                let value = S::load(numbers.add(vector * LANES));
-                largest = S::max(S::abs(value), largest);
-                poison = S::fma(value, S::splat(0.0), poison);
-            }
-            (S::largest(largest), S::sum(poison))
-        };
-        match largest < ZERO {
-            // Infinite or not a number: what such a value rounds to differs between processors.
-            _ if poison != 0.0 => Self { scale: f32::NAN, inverse: 0.0 },
-            // Every code is zero, and the scale is a factor of scores that are minus infinity.
-            true => Self { scale: 1.0, inverse: 0.0 },
-            false => Self { scale: largest / INT16_MAX, inverse: INT16_MAX / largest },
+/// Rounds vectors of numbers to two planes of codes; returns the sum of the codes.
+///
+/// # Safety
+/// The processor has the instructions of `S`; `vectors` vectors can be read and written.
+#[inline(always)]
+unsafe fn round<S: Simd>(
+    rounding: Rounding,
+    from: *const f32,
+    vectors: usize,
+    high: *mut i8,
+    low: *mut i8,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sum = S::int_splat(0);
+        for vector in 0..vectors {
+            let code = rounding.codes::<S>(S::load(from.add(vector * LANES)));
+            sum = S::int_add(sum, code);
+            let upper = S::int_sar7(S::int_add(code, S::int_splat(64)));
+            S::store_i8(high.add(vector * LANES), upper);
+            S::store_i8(low.add(vector * LANES), S::int_sub(code, S::int_shl7(upper)));
         }
-    }
-
-    /// Rounds vectors of such numbers to two planes of codes; returns the sum of the codes.
-    ///
-    /// # Safety
-    /// The processor has the instructions of `S`; `vectors` vectors can be read and written.
-    #[inline(always)]
-    unsafe fn round<S: Simd>(
-        &self,
-        from: *const f32,
-        vectors: usize,
-        high: *mut i8,
-        low: *mut i8,
-    ) -> i32 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut sum = S::int_splat(0);
-            for vector in 0..vectors {
-                let code = match self.scale.is_nan() {
-                    true => S::int_splat(0),
-                    false => {
-                        S::round(S::mul(S::load(from.add(vector * LANES)), S::splat(self.inverse)))
-                    }
-                };
-                sum = S::int_add(sum, code);
-                let upper = S::int_sar7(S::int_add(code, S::int_splat(64)));
-                S::store_i8(high.add(vector * LANES), upper);
-                S::store_i8(low.add(vector * LANES), S::int_sub(code, S::int_shl7(upper)));
-            }
-            S::int_sum(sum)
-        }
+        S::int_sum(sum)
     }
 }

@@ -210,7 +210,7 @@ impl Lines<'_> {
                     for line in 0..self.count {
                         self.weigh::<S>(line, scale, visible(line), vectors.clone());
                     }
-                    self.sum_values::<S>(page.values, seen);
+                    self.sum_values::<S>(page.values, visible);
                 }
             }
             Blocks::Int8 { keys, values } if INT8 => {

@@ -9,7 +9,7 @@ pub(crate) struct Part<'a> {
     pub(crate) values: &'a [f32],
     /// Sum of the weights.
     pub(crate) weight: f32,
-    /// Largest score; minus infinity if the line sees none of the tokens.
+    /// Largest score that is a number; minus infinity if the line sees none of the tokens.
     pub(crate) largest: f32,
 }
 
@@ -60,9 +60,10 @@ impl Lines<'_> {
     }
 }
 
-/// Adds a part to a total. One that sees nothing changes no bit of it; the first one is copied.
+/// Adds a part to a total. One that sees nothing changes no bit of it; the first one is copied. One
+/// whose scores are not numbers has a weight that is none.
 fn add(totals: &mut [f32], weight: &mut f32, largest: &mut f32, part: Part<'_>) {
-    if part.largest == f32::NEG_INFINITY {
+    if part.largest == f32::NEG_INFINITY && part.weight == 0.0 {
         return;
     }
     let most = largest.max(part.largest);
