@@ -54,7 +54,7 @@ def report(args, seen, about):
     print("tokens per second unless another unit is given; medians (ranges); ratios: medians of those of each round\n")
     print("\n".join(rounds.table(seen, args.bars)))
     if missing := rounds.not_measured(seen, args.bars):
-        print(f"\nnot measured here, but with a bar: {', '.join(missing)}")
+        print(f"\nnot measured here, but with a bar: {'; '.join(missing)}")
 
 
 def words(value):

@@ -31,7 +31,8 @@ class Server:
             if not words:
                 raise SystemExit(f"did not start: {' '.join(line)}")
             self.address = words[-1]
-            subprocess.run(ready(binary, self.address), check=True, stdout=subprocess.DEVNULL)
+            if subprocess.run(ready(binary, self.address), stdout=subprocess.DEVNULL).returncode:
+                raise SystemExit(f"did not get ready: {' '.join(line)}")
 
     def __enter__(self):
         return self
