@@ -5,6 +5,7 @@ mod support;
 use std::collections::HashSet;
 
 use sconce_proto::v1::complete_request::Prompt;
+use sconce_proto::v1::complete_response::Event;
 use sconce_proto::v1::{
     CacheOptions, CacheReason, ChatMessage, ChatPrompt, CompleteRequest, DetokenizeRequest,
     FinishReason, ListModelsRequest, Sampling, Tier,
@@ -62,6 +63,25 @@ async fn a_first_token_that_comes_long_after_the_first_message_is_not_lost() {
         assert_eq!(completed.token_ids(), expected.token_ids());
         assert_eq!(completed.finished().usage, expected.finished().usage);
         late.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_message_does_not_wait_for_a_late_first_token() {
+    within(async {
+        // A prompt of 1000 s, which is more than a test may take, in steps of 80 ms.
+        let mut plan = plan("prefill_us=10000,context=1000000");
+        plan.engine.prefill_chunk_tokens = 8;
+        let fixture = Fixture::with(plan).await;
+        let mut stream = fixture.open(tokens(vec![97; 100_000], 1)).await.expect("is admitted");
+        let message = stream.message().await.expect("is alive").expect("goes on");
+        let Some(Event::Started(started)) = message.event else {
+            panic!("expected `started`, found {message:?}");
+        };
+        assert_eq!(started.prompt_tokens, 100_000);
+        drop(stream);
+        fixture.end().await;
     })
     .await;
 }

@@ -11,17 +11,19 @@ forgets.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from harness import llama_server
+from harness import llama_server, rounds
 from harness.machine import machine
+from harness.report import positive
+from harness.rounds import OURS, Case
 
 MEBIBYTE = 1 << 20
+THEIRS = "llama.cpp"
 
 
 class Llama:
@@ -91,12 +93,14 @@ def sconce(args, extra):
 
 
 def measure(args):
-    """{(scenario, label): [round's (sconce row, llama row)]}."""
+    """{engine: [{case: seconds} of a round]}, and of each case the tokens of its prompt and the most computed."""
     names = args.only.split(",")
-    seen = {}
+    seen, tokens = {OURS: [], THEIRS: []}, {}
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "plan.json"
         for i in range(args.rounds):
+            seen[OURS].append({})
+            seen[THEIRS].append({})
             for name in names:
                 extra = ["--tokens", str(args.tokens), "--only", name, "--seed", str(args.seed + i), *args.options]
                 # The plan is the same in every run of a seed, and written before anything is measured.
@@ -106,24 +110,25 @@ def measure(args):
                 ours = sconce(args, extra) if i % 2 == 0 or name == "pressure" else None
                 theirs = ask_llama(args, scenario, ours[0]["device_bytes_max"] if name == "pressure" else None)
                 ours = ours or sconce(args, extra)
-                for a, b in zip(ours, theirs, strict=True):
-                    seen.setdefault((name, a["request"]), []).append((a, b))
-                    print(f"round {i + 1}: {name}, {a['request']}: {a['recomputed_tokens']} in "
-                          f"{a['ttft_seconds_median']:.3f} s, llama.cpp {b[2]} in {b[3]:.3f} s", file=sys.stderr, flush=True)
-    return seen
+                for row, (_, prompt, computed, seconds) in zip(ours, theirs, strict=True):
+                    case = Case(f"{name}, {row['request']}", "s", lower_is_better=True)
+                    seen[OURS][i][case], seen[THEIRS][i][case] = row["ttft_seconds_median"], seconds
+                    most = tokens.setdefault(case, {"prompt": prompt, OURS: 0, THEIRS: 0})
+                    most[OURS] = max(most[OURS], row["recomputed_tokens"])
+                    most[THEIRS] = max(most[THEIRS], computed)
+                    print(f"round {i + 1}: {case.label}: {row['recomputed_tokens']} in "
+                          f"{row['ttft_seconds_median']:.3f} s, {THEIRS} {computed} in {seconds:.3f} s",
+                          file=sys.stderr, flush=True)
+    return seen, tokens
 
 
-def table(seen):
+def table(seen, tokens):
     """Markdown: one row for each request."""
-    yield "| scenario | request | prompt | sconce computes | llama.cpp computes | sconce TTFT, s | llama.cpp TTFT, s | llama.cpp / sconce |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for (name, label), rounds in seen.items():
-        ours = [a["ttft_seconds_median"] for a, _ in rounds]
-        theirs = [b[3] for _, b in rounds]
-        computed = [max(a["recomputed_tokens"] for a, _ in rounds), max(b[2] for _, b in rounds)]
-        ratio = statistics.median(b / a for a, b in zip(ours, theirs))
-        yield (f"| {name} | {label} | {rounds[0][1][1]} | {computed[0]} | {computed[1]} | {statistics.median(ours):.3f} "
-               f"| {statistics.median(theirs):.3f} | {ratio:.1f} |")
+    yield from rounds.header(["scenario, request", "prompt", *(f"{name} computes" for name in seen),
+                              *(f"{name} TTFT, s" for name in seen), f"{THEIRS} / {OURS}"])
+    for case in rounds.cases_of(seen):
+        times = [f"{rounds.median(seen, name, case):.3f}" for name in seen]
+        yield rounds.row([case.label, *tokens[case].values(), *times, f"{rounds.ratio(seen, THEIRS, case):.1f}"])
 
 
 def main():
@@ -131,20 +136,20 @@ def main():
     ap.add_argument("file", help="a GGUF file with its tokenizer")
     ap.add_argument("--llama-server", required=True, metavar="PATH", help="llama.cpp's server")
     ap.add_argument("--sconce", default="target/release/sconce", help="the binary, built with --release")
-    ap.add_argument("--tokens", type=int, default=4096, help="tokens of a prompt")
-    ap.add_argument("--context", type=int, default=8192, help="tokens of context of each slot of llama-server")
-    ap.add_argument("--slots", type=int, default=1, help="slots of llama-server")
+    ap.add_argument("--tokens", type=positive, default=4096, help="tokens of a prompt")
+    ap.add_argument("--context", type=positive, default=8192, help="tokens of context of each slot of llama-server")
+    ap.add_argument("--slots", type=positive, default=1, help="slots of llama-server")
     ap.add_argument("--only", default="repeat,changed-4,changed-100,changed-1000,changed-half,conversation,alternating,"
                     "pressure,swap", help="scenarios, by their names in sconce")
-    ap.add_argument("--rounds", type=int, default=3)
+    ap.add_argument("--rounds", type=positive, default=3)
     ap.add_argument("--seed", type=int, default=1, help="of the first round's text")
-    ap.add_argument("--threads", type=int, default=os.cpu_count())
+    ap.add_argument("--threads", type=positive, default=os.cpu_count())
     ap.add_argument("options", nargs="*", help="more options for `sconce bench cache`, after --")
     args = ap.parse_args()
-    seen = measure(args)
+    seen, tokens = measure(args)
     print(f"{machine()}; {args.threads} threads; {Path(args.file).name}")
     print(f"tokens computed: the most of {args.rounds} rounds; times: medians\n")
-    print("\n".join(table(seen)))
+    print("\n".join(table(seen, tokens)))
 
 
 if __name__ == "__main__":

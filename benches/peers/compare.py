@@ -31,11 +31,11 @@ def hybrid_file(folder, kind):
     return path
 
 
-def parse():
-    """The command line."""
+def parse(words=None):
+    """The command line, or `words` instead of it."""
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("file", nargs="?", help="a GGUF file; candle and mistral.rs read those of a llama")
-    ap.add_argument("--hybrid", type=Path, metavar="FOLDER", help="instead of a file, the random hybrid; no candle")
+    ap.add_argument("file", nargs="?", help="a GGUF file; candle and mistral.rs read those of a llama alone")
+    ap.add_argument("--hybrid", type=Path, metavar="FOLDER", help="instead of a file, the random hybrid")
     ap.add_argument("--type", default="Q4_0", help="the element type of the hybrid")
     ap.add_argument("--sconce", default="target/release/sconce", help="the binary, built with --release")
     ap.add_argument("--no-candle", action="store_true", help="leave candle out (else it is built here)")
@@ -50,7 +50,7 @@ def parse():
     ap.add_argument("--generate", type=int, default=128, help="tokens to decode; 0 for none")
     ap.add_argument("--depths", type=counts, default=[0, 2048], help="tokens before the decoded ones")
     report.add_options(ap)
-    args = ap.parse_args()
+    args = ap.parse_args(words)
     if (args.file is None) == (args.hybrid is None):
         ap.error("expected either a file or --hybrid")
     return args
@@ -59,7 +59,7 @@ def parse():
 def main():
     args = parse()
     if args.hybrid:
-        args.file, args.no_candle = str(hybrid_file(args.hybrid, args.type)), True
+        args.file = str(hybrid_file(args.hybrid, args.type))
     found = engines.found(args)
     report.report(args, rounds.in_turn(found, args.rounds), {})
 

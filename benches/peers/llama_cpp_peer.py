@@ -1,6 +1,7 @@
 """Times llama.cpp on a GGUF file through llama-cpp-python's low-level API, as JSON; see harness/peer.py.
 
-Everything but the number of threads is llama.cpp's default. The prompt is given in one batch.
+Everything but the number of threads is llama.cpp's default. A prompt is given in batches of at
+most 2048 tokens.
 """
 import time
 

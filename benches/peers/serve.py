@@ -19,8 +19,9 @@ import statistics
 import time
 from functools import partial
 
-from harness import llama_server, report, rounds, sconce
-from harness.rounds import Case
+from harness import llama_server, report, rounds
+from harness.cases import first_token_case, streams_cases
+from harness.report import positive, positives
 from harness.tokens import RandomPrompts
 
 # The servers may need a little more than prompt and completion.
@@ -32,9 +33,18 @@ def start(args, engine, slots, context):
     """A server of `engine`: (kind, file)."""
     kind, file = engine
     if kind == "sconce":
+        # Here, since it makes its stubs when it is imported, which nothing else needs.
+        from harness import sconce
+
         return sconce.Server(args.sconce, file, args.threads)
     # It would save what nobody asks for again.
     return llama_server.Server(args.llama_server, file, args.threads, slots, context, ["--cache-ram", "0"])
+
+
+def expect_tokens(answer, tokens):
+    """Refuses an answer that was broken off: its times say nothing."""
+    if answer.tokens != tokens:
+        raise SystemExit(f"expected a completion of {tokens}, found {answer.tokens} tokens")
 
 
 async def batch(client, prompts, tokens):
@@ -43,8 +53,7 @@ async def batch(client, prompts, tokens):
     answers = await asyncio.gather(*(client.complete(prompt, tokens) for prompt in prompts))
     seconds = time.perf_counter() - began
     for answer in answers:
-        if answer.tokens != tokens:
-            raise SystemExit(f"expected {tokens} tokens, found {answer.tokens}")
+        expect_tokens(answer, tokens)
     return answers, seconds, (time.process_time() - cpu) / seconds
 
 
@@ -63,11 +72,10 @@ async def streams_round(args, engine, client_cores, random):
             prompts = [random.draw(args.prompt) for _ in range(streams)]
             answers, seconds, cores = await batch(client, prompts, args.completion)
             await client.close()
-        name = f"{streams} stream{'s' if streams > 1 else ''}"
-        values[Case(f"{name}, all")] = streams * args.completion / seconds
-        values[Case(f"{name}, each")] = statistics.median(answer.rate for answer in answers)
-        ttft = statistics.median(answer.first_token_seconds for answer in answers)
-        values[Case(f"{name}, TTFT", "s", lower_is_better=True)] = ttft
+        of_all, of_each, first_token = streams_cases(streams)
+        values[of_all] = streams * args.completion / seconds
+        values[of_each] = statistics.median(answer.rate for answer in answers)
+        values[first_token] = statistics.median(answer.first_token_seconds for answer in answers)
         client_cores.append(cores)
     return values
 
@@ -77,22 +85,25 @@ async def ask_one(server, prompt):
     client = server.client()
     answer = await client.complete(prompt, 1)
     await client.close()
+    return first_token_ms(answer)
+
+
+def first_token_ms(answer):
+    """Milliseconds to the token of an answer that has one."""
+    expect_tokens(answer, 1)
     return answer.first_token_seconds * 1e3
 
 
 async def ttft_round(args, server, random):
     """Medians of a block of requests on open and on new connections."""
     client = server.client()
-    for _ in range(WARM_UP_REQUESTS):
-        await client.one_token(random.draw(args.prompt))
-    warm = []
-    for _ in range(args.requests):
-        warm.append((await client.one_token(random.draw(args.prompt))).first_token_seconds * 1e3)
+    warm = [first_token_ms(await client.one_token(random.draw(args.prompt)))
+            for _ in range(WARM_UP_REQUESTS + args.requests)][WARM_UP_REQUESTS:]
     await client.close()
     cold = [await ask_one(server, random.draw(args.prompt)) for _ in range(args.requests)]
     return {
-        Case("TTFT, open connection", "ms", lower_is_better=True): statistics.median(warm),
-        Case("TTFT, new connection", "ms", lower_is_better=True): statistics.median(cold),
+        first_token_case("open"): statistics.median(warm),
+        first_token_case("new"): statistics.median(cold),
     }
 
 
@@ -113,8 +124,8 @@ def measure_ttft(args, engines):
             server.stop()
 
 
-def parse():
-    """The command line."""
+def parse(words=None):
+    """The command line, or `words` instead of it."""
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("part", choices=["streams", "ttft"])
     ap.add_argument("file", help="a GGUF file with its tokenizer")
@@ -122,16 +133,15 @@ def parse():
                     "another llama-server; compare.py --requantize makes one")
     ap.add_argument("--sconce", default="target/release/sconce", help="the binary, built with --release")
     ap.add_argument("--llama-server", default="llama-server", metavar="PATH", help="llama.cpp's server")
-    ap.add_argument("--streams", default="1,4,8", help="requests at a time")
-    ap.add_argument("--prompt", type=int, help="tokens of a prompt (256; ttft: 16)")
-    ap.add_argument("--completion", type=int, default=128, help="tokens of a completion; ttft wants one")
-    ap.add_argument("--requests", type=int, default=12, help="ttft: requests of each kind in a round")
+    ap.add_argument("--streams", type=positives, default=[1, 4, 8], help="requests at a time")
+    ap.add_argument("--prompt", type=positive, help="tokens of a prompt (256; ttft: 16)")
+    ap.add_argument("--completion", type=positive, default=128, help="tokens of a completion; ttft wants one")
+    ap.add_argument("--requests", type=positive, default=12, help="ttft: requests of each kind in a round")
     ap.add_argument("--vocab", type=int, default=49152, help="token ids are below this")
     ap.add_argument("--seed", type=int, default=1)
     report.add_options(ap)
-    args = ap.parse_args()
+    args = ap.parse_args(words)
     args.prompt = args.prompt or (256 if args.part == "streams" else 16)
-    args.streams = [int(n) for n in args.streams.split(",")]
     return args
 
 

@@ -1,11 +1,21 @@
 """Tests of what the scripts of this folder share; no peer is needed: run by `tests/run_all.sh`."""
 import asyncio
 import contextlib
+import http.server
 import io
 import json
+import subprocess
+import sys
+import threading
 import unittest
+from unittest import mock
 
-from harness import llama_server, report, rounds
+import cache
+import compare
+import serve
+from harness import engines, llama_server, processes, report, rounds
+from harness.answer import Answer
+from harness.cases import first_token_case, streams_cases, work_case
 from harness.rounds import Case
 from harness.tokens import RandomPrompts, bench_tokens
 
@@ -33,12 +43,27 @@ class Rounds(unittest.TestCase):
         self.assertEqual(lines[3], "| TTFT, s | 1 (1 to 1) | 3 (3 to 3) | 3.00 | 2 met |")
         self.assertEqual(lines[4], "| prefill 8 | not measured | 1 (1 to 1) |  |  |")
 
+    def test_a_bar_without_a_measurement_stays_in_the_verdict(self):
+        bars = {"decode 8": {"peer": 2, "absent": 1.5}, "prefill 8": {"peer": 4}, "prefill 16": {"peer": 4}}
+        lines = list(rounds.table(SEEN, bars))
+        self.assertTrue(lines[2].endswith("| 2 met, 1.5 not measured |"), lines[2])
+        self.assertTrue(lines[4].endswith("| 4 not measured |"), lines[4])
+        self.assertEqual(rounds.not_measured(SEEN, bars), ["prefill 16"])
+        self.assertEqual(json.loads(rounds.as_json(SEEN, {}, bars))["bars_not_measured"], ["prefill 16"])
+
     def test_engines_take_turns_at_being_first(self):
         order = []
         engines = {name: lambda i, name=name: order.append(name) or {} for name in "abc"}
         with contextlib.redirect_stderr(io.StringIO()):
             rounds.in_turn(engines, 3)
         self.assertEqual("".join(order), "abcbcacab")
+
+    def test_the_table_of_the_cache_has_the_same_medians_and_ratios(self):
+        case = Case("repeat, again", "s", lower_is_better=True)
+        seen = {"sconce": [{case: 0.25}, {case: 0.5}], "llama.cpp": [{case: 0.5}, {case: 2.0}]}
+        lines = list(cache.table(seen, {case: {"prompt": 4096, "sconce": 65, "llama.cpp": 1}}))
+        self.assertEqual(lines[2], "| repeat, again | 4096 | 65 | 1 | 0.375 | 1.250 | 3.0 |")
+        self.assertEqual(lines[0].count("|"), lines[2].count("|"))
 
     def test_json_carries_every_round(self):
         row = json.loads(rounds.as_json(SEEN, {"threads": 2}))["results"][0]
@@ -52,9 +77,65 @@ class Bars(unittest.TestCase):
             for case, peers in report.bars_of(name).items():
                 self.assertTrue(all(least > 1 for least in peers.values()), case)
 
-    def test_an_unknown_name_is_refused(self):
-        with self.assertRaises(SystemExit):
-            report.bars_of("smollm3")
+    def test_every_bar_is_of_a_case_that_is_measured_by_default(self):
+        args = compare.parse(["FILE"])
+        measured = [work_case("prefill", n, 0) for n in args.prompts]
+        measured += [work_case("decode", args.generate, depth) for depth in args.depths]
+        measured += [case for n in serve.parse(["streams", "FILE"]).streams for case in streams_cases(n)]
+        measured += [first_token_case(connection) for connection in ("open", "new")]
+        for name in ("smollm2", "hybrid"):
+            self.assertLessEqual(set(report.bars_of(name)), {case.label for case in measured}, name)
+
+
+class Options(unittest.TestCase):
+    def refusal(self, parse, words):
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), self.assertRaises(SystemExit) as refused:
+            parse(words)
+        self.assertEqual(refused.exception.code, 2, said.getvalue())
+        return said.getvalue()
+
+    def test_what_is_not_at_least_one_is_refused_by_its_option(self):
+        for words in (["--rounds", "0"], ["--streams", "1,0"], ["--requests", "0"], ["--threads", "-1"]):
+            self.assertIn(f"{words[0]}: expected at least 1", self.refusal(serve.parse, ["ttft", "FILE", *words]))
+
+    def test_unknown_bars_are_refused_before_anything_runs(self):
+        self.assertIn("smollm2", self.refusal(compare.parse, ["FILE", "--bars", "smollm3"]))
+        self.assertIn("--bars", self.refusal(compare.parse, ["FILE", "--bars", "/nowhere.json:smollm2"]))
+
+
+class Engines(unittest.TestCase):
+    def test_engines_that_read_no_hybrid_are_left_out(self):
+        args = compare.parse(["--hybrid", "FOLDER"])
+        for engine in (engines.candle, engines.mistral_rs):
+            with self.assertRaisesRegex(processes.Unavailable, "reads no hybrid"):
+                engine(args, "FILE")
+
+    def test_sconce_warms_up_as_its_peers_do_and_measures_no_peaks(self):
+        lines = []
+        args = compare.parse(["FILE", "--sconce", sys.executable])
+        with mock.patch.object(engines, "run", lambda found, threads: lines.extend(found) or []):
+            engines.sconce(args, "FILE")(0)
+        self.assertEqual(len(lines), 2)
+        for line in lines:
+            self.assertEqual(line[line.index("--warm-up") + 1], engines.WARM_UP_TOKENS)
+            self.assertIn("--no-peaks", line)
+
+
+class Processes(unittest.TestCase):
+    def test_a_server_that_fails_to_start_does_not_stay(self):
+        waiting = [sys.executable, "-c", "input()"]
+        process = subprocess.Popen(waiting, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        with process.stdin, self.assertRaises(KeyboardInterrupt), processes.stopped_on_failure(process):
+            raise KeyboardInterrupt
+        self.assertIsNotNone(process.returncode)
+        self.assertTrue(process.stdout.closed)
+
+    def test_a_server_that_ends_is_not_waited_for(self):
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        with self.assertRaises(SystemExit), processes.stopped_on_failure(process):
+            processes.wait_until(lambda: False, process, ["server"])
+        self.assertIsNotNone(process.returncode)
 
 
 class Tokens(unittest.TestCase):
@@ -68,6 +149,35 @@ class Tokens(unittest.TestCase):
         first, second = prompts.draw(16), prompts.draw(16)
         self.assertNotEqual(first, second)
         self.assertEqual(RandomPrompts(49152, 1).draw(16), first)
+
+
+class Busy(http.server.BaseHTTPRequestHandler):
+    """A server that refuses every request as llama-server does while it loads."""
+
+    def do_POST(self):
+        self.send_response(503)
+        self.end_headers()
+        self.wfile.write(b'{"error": {"message": "loading"}}')
+
+    def log_message(self, *_):
+        pass
+
+
+class FirstTokens(unittest.TestCase):
+    def test_a_refused_request_is_no_token(self):
+        with http.server.HTTPServer(("127.0.0.1", 0), Busy) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            client = llama_server.Client(server.server_port)
+            with self.assertRaisesRegex(SystemExit, "found 503"):
+                asyncio.run(client.one_token([1]))
+            asyncio.run(client.close())
+            server.shutdown()
+
+    def test_an_answer_without_its_token_is_not_timed(self):
+        self.assertEqual(serve.first_token_ms(Answer(1.0, 1.5, 2.0, 1)), 500.0)
+        for tokens in (0, 2):
+            with self.assertRaisesRegex(SystemExit, f"of 1, found {tokens}"):
+                serve.first_token_ms(Answer(1.0, 1.5, 2.0, tokens))
 
 
 class Events(unittest.TestCase):

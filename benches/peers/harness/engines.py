@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from . import processes
+from .cases import work_case
+from .peer import WARM_UP_TOKENS
 from .processes import Unavailable
-from .rounds import Case
 
 ERROR_CHARACTERS_MAX = 2000
 FOLDER = Path(__file__).resolve().parents[1]
@@ -32,20 +33,15 @@ def run(lines, threads):
     return results
 
 
-def case(work, tokens, depth):
-    """The name of a case."""
-    return Case(f"{work} {tokens}" + (f" at depth {depth}" if depth else ""))
-
-
 def rates(lines, threads):
     """{case: tokens per second} of engines that print results as sconce does."""
-    return {case(r["work"], r["tokens"], r["depth"]): r["tokens_per_second_median"] for r in run(lines, threads)}
+    return {work_case(r["work"], r["tokens"], r["depth"]): r["tokens_per_second_median"] for r in run(lines, threads)}
 
 
 def sconce(args, file):
     """sconce's own benchmark; prefill and decode apart, since it would prefill at every depth too."""
     engine = [processes.program(args.sconce), "bench", "engine", "--path", file, "--threads", args.threads,
-              "--repetitions", 1, "--json"]
+              "--repetitions", 1, "--warm-up", WARM_UP_TOKENS, "--no-peaks", "--json"]
     lines = []
     if any(args.prompts):
         lines.append([*engine, "--prompt", numbers(args.prompts), "--generate", 0])
@@ -64,10 +60,17 @@ def cases(args):
     return [numbers(args.prompts), args.generate, numbers(args.depths)]
 
 
+def expect_llama(args):
+    """Leaves out an engine that reads no other GGUF files than those of a llama."""
+    if args.hybrid:
+        raise Unavailable("reads no hybrid")
+
+
 def candle(args, file):
     """candle-transformers' quantized_llama: the cargo package of this folder, built when it is first needed."""
     if args.no_candle:
         raise Unavailable("not wanted")
+    expect_llama(args)
     cargo = processes.program("cargo")
     subprocess.run([cargo, "build", "--release", "--locked", "--quiet"], cwd=FOLDER, check=True)
     line = [FOLDER / "target/release/peer-candle", file, *cases(args)]
@@ -99,7 +102,7 @@ def llama_cpp(args, file):
         found = {}
         for r in run(lines, args.threads):
             work = ("prefill", r["n_prompt"]) if r["n_prompt"] else ("decode", r["n_gen"])
-            found[case(*work, r["n_depth"])] = r["avg_ts"]
+            found[work_case(*work, r["n_depth"])] = r["avg_ts"]
         return found
 
     return measure
@@ -117,14 +120,19 @@ def four_bit(args, file):
     return target
 
 
+def mistral_rs(args, file):
+    """mistral.rs by its Python package."""
+    expect_llama(args)
+    return python_peer(args.mistralrs_python, "mistralrs", "mistral_rs_peer.py", args, file)
+
+
 def found(args):
     """{name: engine} of all that are here; says of each of the others why not."""
     ways = {"sconce": lambda: sconce(args, args.file), "candle": lambda: candle(args, args.file),
             "llama.cpp": lambda: llama_cpp(args, args.file)}
     if args.requantize:
         ways["llama.cpp, 4-bit"] = lambda: llama_cpp(args, four_bit(args, args.file))
-    ways["mistral.rs"] = lambda: python_peer(
-        args.mistralrs_python, "mistralrs", "mistral_rs_peer.py", args, args.file)
+    ways["mistral.rs"] = lambda: mistral_rs(args, args.file)
     ways["vLLM"] = lambda: vllm(args)
     engines = {}
     for name, way in ways.items():

@@ -4,6 +4,7 @@ import http.client
 import json
 import subprocess
 import time
+from http import HTTPStatus
 
 from . import processes
 from .answer import Answer
@@ -21,7 +22,8 @@ class Server:
             "--threads", str(threads), "--threads-batch", str(threads), *options,
         ]
         self.process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        processes.wait_until(self.healthy, self.process, line)
+        with processes.stopped_on_failure(self.process):
+            processes.wait_until(self.healthy, self.process, line)
 
     def __enter__(self):
         return self
@@ -88,8 +90,11 @@ class Client:
         body = self.body(prompt, 1, stream=False)
         began = time.perf_counter()
         self.open.request("POST", "/completion", body, {"Content-Type": "application/json"})
-        answer = self.open.getresponse().read()
+        response = self.open.getresponse()
+        answer = response.read()
         ended = time.perf_counter()
+        if response.status != HTTPStatus.OK:
+            raise SystemExit(f"expected a token from llama-server, found {response.status}: {answer!r}")
         return Answer(began, ended, ended, json.loads(answer).get("tokens_predicted", 0))
 
     async def close(self):

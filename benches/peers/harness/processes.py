@@ -3,6 +3,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 
 START_SECONDS_MAX = 120
 STOP_SECONDS_MAX = 10
@@ -35,20 +36,31 @@ def has_module(python, name):
 
 
 def wait_until(ready, process, line):
-    """Waits for `ready()`; ends everything if the process ends first or takes too long."""
+    """Waits for `ready()`; gives up if the process ends first or takes too long, and leaves it to the caller."""
     began = time.monotonic()
     while not ready():
         if process.poll() is not None or time.monotonic() - began > START_SECONDS_MAX:
-            process.kill()
             raise SystemExit(f"did not start: {' '.join(map(str, line))}")
         time.sleep(POLL_SECONDS)
 
 
+@contextmanager
+def stopped_on_failure(process):
+    """Stops a process when what is done here with it fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        stop(process)
+        raise
+
+
 def stop(process):
-    """Asks a process to end, and makes it end if it does not."""
+    """Asks a process to end, and makes it end if it does not; closes what it wrote to."""
     process.terminate()
     try:
         process.wait(STOP_SECONDS_MAX)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if process.stdout:
+        process.stdout.close()

@@ -48,6 +48,12 @@ def values_of(seen, name, case):
     return [values[case] for values in seen[name] if case in values]
 
 
+def median(seen, name, case):
+    """Of what one engine measured; None where it did not."""
+    found = values_of(seen, name, case)
+    return statistics.median(found) if found else None
+
+
 def ratio(seen, peer, case):
     """Median over rounds; None where one of them did not measure this."""
     both = [(ours[case], theirs[case]) for ours, theirs in zip(seen[OURS], seen[peer])
@@ -64,33 +70,46 @@ def cases_of(seen):
 
 
 def verdicts(seen, case, bars):
-    """What the bars of a case say: `4 missed, 1.5 met`, in the order of the peers."""
+    """What the bars of a case say, in their order: `4 missed, 1.5 met, 2 not measured`."""
     said = []
-    for peer in seen:
-        bar = bars.get(case.label, {}).get(peer)
-        found = ratio(seen, peer, case) if bar is not None and peer != OURS else None
-        if found is not None:
-            said.append(f"{bar:g} {'met' if found >= bar else 'missed'}")
+    for peer, bar in bars.get(case.label, {}).items():
+        found = ratio(seen, peer, case) if peer in seen else None
+        verdict = "not measured" if found is None else "met" if found >= bar else "missed"
+        said.append(f"{bar:g} {verdict}")
     return ", ".join(said)
+
+
+def not_measured(seen, bars):
+    """Cases with bars that no engine measured, so that they have no row."""
+    labels = {case.label for case in cases_of(seen)}
+    return [label for label in bars if label not in labels]
+
+
+def row(cells):
+    """A line of a table in markdown."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def header(cells):
+    """The lines above the rows."""
+    return [row(cells), "|---" * len(cells) + "|"]
 
 
 def table(seen, bars=None):
     """Lines of markdown, a row for each case; with `bars`, {case: {peer: ratio}}, a column that judges."""
     peers = [name for name in seen if name != OURS]
-    header = ["work", *seen, *(f"{OURS} / {peer}" for peer in peers), *(["bar"] if bars else [])]
-    yield "| " + " | ".join(header) + " |"
-    yield "|---" * len(header) + "|"
+    yield from header(["work", *seen, *(f"{OURS} / {peer}" for peer in peers), *(["bar"] if bars else [])])
     for case in cases_of(seen):
         cells = [str(case)]
         for name in seen:
-            found = sorted(values_of(seen, name, case))
-            cells.append(f"{number(statistics.median(found))} ({number(found[0])} to {number(found[-1])})"
+            found = values_of(seen, name, case)
+            cells.append(f"{number(median(seen, name, case))} ({number(min(found))} to {number(max(found))})"
                          if found else "not measured")
         ratios = (ratio(seen, peer, case) for peer in peers)
         cells += ["" if found is None else f"{found:.2f}" for found in ratios]
         if bars:
             cells.append(verdicts(seen, case, bars))
-        yield "| " + " | ".join(cells) + " |"
+        yield row(cells)
 
 
 def as_json(seen, about, bars=None):
@@ -101,7 +120,7 @@ def as_json(seen, about, bars=None):
         found = {name: values_of(seen, name, case) for name in seen}
         rows.append(dict(
             work=case.label, unit=case.unit or "tokens/s", lower_is_better=case.lower_is_better, rounds=found,
-            medians={name: statistics.median(values) for name, values in found.items() if values},
+            medians={name: median(seen, name, case) for name, values in found.items() if values},
             ratios={peer: ratio(seen, peer, case) for peer in peers}, bars=(bars or {}).get(case.label, {}),
         ))
-    return json.dumps({**about, "results": rows}, indent=1)
+    return json.dumps({**about, "results": rows, "bars_not_measured": not_measured(seen, bars or {})}, indent=1)

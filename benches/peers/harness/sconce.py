@@ -25,13 +25,14 @@ class Server:
         # Nobody has to be told that it goes, so it goes at once.
         env = dict(os.environ, SCONCE__SERVER__WITHDRAWAL="0s")
         self.process = subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        # `listening on ADDRESS`; nothing, if it ended before.
-        words = self.process.stdout.readline().split()
-        if not words:
-            raise SystemExit(f"did not start: {' '.join(line)}")
-        self.address = words[-1]
-        ready = [binary, "health", "--wait", "--service", "readiness", "--server", self.address]
-        subprocess.run(ready, check=True, stdout=subprocess.DEVNULL, timeout=processes.START_SECONDS_MAX)
+        with processes.stopped_on_failure(self.process):
+            # `listening on ADDRESS`; nothing, if it ended before.
+            words = self.process.stdout.readline().split()
+            if not words:
+                raise SystemExit(f"did not start: {' '.join(line)}")
+            self.address = words[-1]
+            if subprocess.run(ready(binary, self.address), stdout=subprocess.DEVNULL).returncode:
+                raise SystemExit(f"did not get ready: {' '.join(line)}")
 
     def __enter__(self):
         return self
@@ -42,11 +43,16 @@ class Server:
     def stop(self):
         """Ends it."""
         processes.stop(self.process)
-        self.process.stdout.close()
 
     def client(self):
         """A client with a connection of its own."""
         return Client(self.address)
+
+
+def ready(binary, address):
+    """The command that waits until a server has its model."""
+    return [binary, "health", "--wait", "--service", "readiness", "--server", address,
+            "--timeout", f"{processes.START_SECONDS_MAX}s"]
 
 
 class Client:

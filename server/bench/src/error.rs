@@ -23,6 +23,12 @@ pub enum Error {
         /// Bytes that it takes.
         found: u64,
     },
+    /// Options that leave no case of any operator.
+    #[error("nothing to measure: no operator has a case with these formats, activations and rows")]
+    Nothing,
+    /// Whoever hears of measurements wants no more of them.
+    #[error("broken off")]
+    Stopped,
     /// An operator refused.
     #[error(transparent)]
     Operator(#[from] sconce_kernels::Error),

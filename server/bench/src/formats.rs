@@ -10,8 +10,8 @@ use sconce_kernels::{
 
 use crate::error::Error;
 
-/// Most bytes that one weight may take.
-const WEIGHT_BYTES_MAX: u64 = 4 << 30;
+/// Most bytes of weights that are read together.
+pub(crate) const WEIGHT_BYTES_MAX: u64 = 4 << 30;
 
 /// Something that has a name on a command line.
 pub(crate) fn by_name<T: Copy>(
@@ -117,9 +117,33 @@ impl WeightFormat {
         }
     }
 
-    /// Bytes of a weight `[rows, cols]`.
-    pub(crate) fn bytes(self, rows: usize, cols: usize) -> u64 {
-        Matrix::bytes_for(self.packed(), rows, cols)
+    /// Bytes of `count` weights `[rows, cols]`, which are read together.
+    ///
+    /// # Errors
+    /// A size that leaves no room for anything else.
+    pub(crate) fn bytes(self, count: usize, (rows, cols): (usize, usize)) -> Result<usize, Error> {
+        let one = Matrix::bytes_for(self.packed(), rows, cols);
+        let found = one.saturating_mul(count as u64);
+        match usize::try_from(found) {
+            Ok(bytes) if found <= WEIGHT_BYTES_MAX => Ok(bytes),
+            _ => {
+                let what = format!("{count} weights {rows}x{cols} in {}", self.name());
+                Err(Error::TooLarge { what, limit: WEIGHT_BYTES_MAX, found })
+            }
+        }
+    }
+
+    /// `count` weights `[rows, cols]` that are read together.
+    ///
+    /// # Errors
+    /// A size that leaves no room for anything else.
+    pub(crate) fn pack_all(
+        self,
+        count: usize,
+        (rows, cols): (usize, usize),
+    ) -> Result<Vec<Matrix>, Error> {
+        self.bytes(count, (rows, cols))?;
+        (0..count).map(|_| self.pack(rows, cols)).collect()
     }
 
     /// A weight `[rows, cols]` of some numbers.
@@ -127,11 +151,7 @@ impl WeightFormat {
     /// # Errors
     /// A size that leaves no room for anything else.
     pub(crate) fn pack(self, rows: usize, cols: usize) -> Result<Matrix, Error> {
-        let found = self.bytes(rows, cols);
-        if found > WEIGHT_BYTES_MAX {
-            let what = format!("a weight {rows}x{cols} in {}", self.name());
-            return Err(Error::TooLarge { what, limit: WEIGHT_BYTES_MAX, found });
-        }
+        self.bytes(1, (rows, cols))?;
         let device = &Device::Cpu;
         Ok(match self.packed() {
             MatrixFormat::Dense(format) => {
@@ -273,7 +293,9 @@ mod tests {
             assert_eq!(format.name().parse(), Ok(format));
             let weight = format.pack(32, 64).unwrap();
             assert_eq!((weight.rows(), weight.cols()), (32, 64));
-            assert_eq!(weight.bytes() as u64, format.bytes(32, 64), "{}", format.name());
+            let bytes = format.bytes(3, (32, 64)).unwrap();
+            assert_eq!(3 * weight.bytes(), bytes, "{}", format.name());
+            assert_eq!(format.pack_all(3, (32, 64)).unwrap().len(), 3);
         }
         for &form in Activations::ALL {
             assert_eq!(form.name().parse(), Ok(form));
@@ -288,8 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_fills_the_memory_is_refused() {
-        let error = WeightFormat::F32.pack(1 << 20, 1 << 20).unwrap_err().to_string();
-        assert!(error.contains("at most 4294967296 bytes"), "{error}");
+    fn weights_that_fill_the_memory_are_refused_before_any_is_packed() {
+        let one = WeightFormat::F32.pack(1 << 20, 1 << 20);
+        let many = WeightFormat::Q4_0.pack_all(1 << 20, (512, 192));
+        for error in [one.unwrap_err().to_string(), many.unwrap_err().to_string()] {
+            assert!(error.contains("at most 4294967296 bytes"), "{error}");
+        }
     }
 }

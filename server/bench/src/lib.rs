@@ -10,6 +10,8 @@ mod options;
 mod runner;
 mod sizes;
 
+use std::ops::ControlFlow;
+
 pub use sconce_kernels::{Isa, PeakOptions, Peaks, Pool};
 
 pub use self::error::Error;
@@ -22,13 +24,18 @@ pub use self::sizes::Sizes;
 use self::runner::Runner;
 
 /// Measures the operators that `options` wants, with the level and the pool that operators called
-/// from this thread use, and hands each measurement to `heard` as soon as it is made.
+/// from this thread use, and hands each measurement to `heard` as soon as it is made, until that
+/// breaks off.
 ///
 /// # Errors
-/// Options that no operator takes, sizes that do not go together, or more memory than a measurement
-/// may take.
-pub fn measure(options: &Options, heard: &mut dyn FnMut(Measurement)) -> Result<(), Error> {
+/// Options that no operator takes or that leave nothing to measure, sizes that do not go together,
+/// more memory than a measurement may take, [`Error::Stopped`] if `heard` broke off.
+pub fn measure(
+    options: &Options,
+    heard: &mut dyn FnMut(Measurement) -> ControlFlow<()>,
+) -> Result<(), Error> {
     options.check()?;
     let mut runner = Runner::new(options, heard);
-    Operator::ALL.iter().try_for_each(|operator| operator.measure(&mut runner))
+    Operator::ALL.iter().try_for_each(|operator| operator.measure(&mut runner))?;
+    if runner.measured() == 0 { Err(Error::Nothing) } else { Ok(()) }
 }

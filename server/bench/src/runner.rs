@@ -1,5 +1,6 @@
 //! Takes the time of calls, one case after another, and knows what the machine could have done.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use sconce_kernels::Peaks;
@@ -93,12 +94,21 @@ impl Work {
 /// Runs cases and hands on what they took.
 pub(crate) struct Runner<'a> {
     options: &'a Options,
-    heard: &'a mut dyn FnMut(Measurement),
+    heard: &'a mut dyn FnMut(Measurement) -> ControlFlow<()>,
+    measured: usize,
 }
 
 impl<'a> Runner<'a> {
-    pub(crate) fn new(options: &'a Options, heard: &'a mut dyn FnMut(Measurement)) -> Self {
-        Self { options, heard }
+    pub(crate) fn new(
+        options: &'a Options,
+        heard: &'a mut dyn FnMut(Measurement) -> ControlFlow<()>,
+    ) -> Self {
+        Self { options, heard, measured: 0 }
+    }
+
+    /// Cases that were timed so far.
+    pub(crate) fn measured(&self) -> usize {
+        self.measured
     }
 
     /// What is wanted.
@@ -120,7 +130,7 @@ impl<'a> Runner<'a> {
     /// Times `call`, which is told how many calls there were before.
     ///
     /// # Errors
-    /// The call failed.
+    /// The call failed, or nobody wants to hear more.
     pub(crate) fn time(
         &mut self,
         operator: Operator,
@@ -142,8 +152,11 @@ impl<'a> Runner<'a> {
         let calls = (RUN_SECONDS / run(1)?.max(1e-9)).ceil().clamp(1.0, CALLS_MAX as f64) as usize;
         let seconds =
             (0..self.options.repetitions).map(|_| run(calls)).collect::<Result<Vec<_>, _>>()?;
-        (self.heard)(Measurement { operator, labels, work, seconds });
-        Ok(())
+        self.measured += 1;
+        match (self.heard)(Measurement { operator, labels, work, seconds }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Stopped),
+        }
     }
 }
 
@@ -166,30 +179,33 @@ mod tests {
     #[test]
     fn copies_fill_the_caches_unless_they_shall_be_warm() {
         let cold = Options::default();
-        let mut heard = |_| {};
-        let copies = |options: &Options, heard: &mut dyn FnMut(Measurement), bytes| {
-            Runner::new(options, heard).copies(bytes)
+        let copies = |options: &Options, bytes| {
+            Runner::new(options, &mut |_| ControlFlow::Continue(())).copies(bytes)
         };
         let cache = last_level_cache_bytes().unwrap_or(CACHE_ASSUMED);
-        let few = copies(&cold, &mut heard, 1 << 20);
+        let few = copies(&cold, 1 << 20);
         assert!(few << 20 > cache.min(COPIES_BYTES_MAX) && few <= COPIES_MAX);
-        assert_eq!(copies(&cold, &mut heard, 1), COPIES_MAX);
-        assert_eq!(copies(&cold, &mut heard, usize::MAX), 1);
+        assert_eq!(copies(&cold, 1), COPIES_MAX);
+        assert_eq!(copies(&cold, usize::MAX), 1);
         let warm = Options { cold: false, ..Options::default() };
-        assert_eq!(copies(&warm, &mut heard, 1), 1);
+        assert_eq!(copies(&warm, 1), 1);
     }
 
     #[test]
-    fn every_repetition_is_a_time_and_calls_are_counted_on() {
+    fn every_repetition_is_a_time_and_who_has_heard_enough_ends_it() {
         let options = Options { repetitions: 3, ..Options::default() };
         let (mut calls, mut found) = (Vec::new(), Vec::new());
-        let mut heard = |measurement| found.push(measurement);
+        let mut heard = |measurement| {
+            found.push(measurement);
+            ControlFlow::Break(())
+        };
         let mut runner = Runner::new(&options, &mut heard);
         let call = |index| {
             calls.push(index);
             Ok(())
         };
-        runner.time(Operator::Rope, Labels::default(), Work::default(), call).unwrap();
+        let ended = runner.time(Operator::Rope, Labels::default(), Work::default(), call);
+        assert!(matches!(ended, Err(Error::Stopped)) && runner.measured() == 1);
         assert_eq!(calls, (0..calls.len()).collect::<Vec<_>>());
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].seconds.len(), 3);

@@ -3,12 +3,14 @@
 //! A load reserves the estimate of what it takes before it takes it. The device thread owns every
 //! model that is ready; nothing here runs one.
 
+mod listing;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sconce_cache::{Class, DomainId, Reservation, Tier};
 use sconce_models::{Model, ModelFootprint};
@@ -18,8 +20,8 @@ use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::loader::{LoadLimits, LoadProgress, LoadSettings};
 use crate::scheduler::Scheduler;
-use crate::shared::{CatalogueEntry, Command, Shared};
-use crate::status::{Counters, LoadedModel, ModelState, ModelStatus};
+use crate::shared::{Command, Shared};
+use crate::status::{Counters, LoadedModel, ModelState};
 
 /// Loads in progress at one time.
 pub(crate) const LOADS_MAX: usize = 4;
@@ -368,64 +370,6 @@ impl Residency {
                 Slot::Loaded(mut resident) => {
                     resident.fail_all(cache, counters, &EngineError::Stopped);
                     cache.leave(resident.domain, resident.holding.model.state_mut());
-                }
-            }
-        }
-    }
-
-    /// How every model is at this moment, in the memory of `statuses`.
-    pub(crate) fn status(&self, now: Instant, statuses: &mut Vec<ModelStatus>) {
-        statuses.truncate(self.slots.len());
-        for (index, (name, slot)) in self.slots.iter().enumerate() {
-            match statuses.get_mut(index) {
-                Some(status) => {
-                    let mut kept = std::mem::take(&mut status.name);
-                    kept.clone_from(name);
-                    *status = slot.status(kept, now);
-                }
-                None => statuses.push(slot.status(name.clone(), now)),
-            }
-        }
-    }
-
-    fn list(&self, name: &str, state: ModelState, model: Option<Arc<LoadedModel>>) {
-        self.shared.catalogue.write().insert(name.to_owned(), CatalogueEntry { state, model });
-    }
-}
-
-impl Slot {
-    fn status(&self, name: String, now: Instant) -> ModelStatus {
-        let empty = ModelStatus {
-            name,
-            state: ModelState::Loading,
-            progress: LoadProgress::default(),
-            waiting: 0,
-            running: 0,
-            paused: 0,
-            pages_used: 0,
-            pages_max: 0,
-            state_bytes_used: 0,
-            idle: Duration::ZERO,
-        };
-        match self {
-            Self::Loading(job) => match *job.events.borrow() {
-                LoadEvent::Progress(progress) => ModelStatus { progress, ..empty },
-                _ => empty,
-            },
-            Self::Loaded(resident) => {
-                let (waiting, running) = resident.scheduler.counts();
-                let pool = resident.holding.model.state();
-                let idle = resident.scheduler.is_empty().then_some(resident.idle_since);
-                ModelStatus {
-                    state: resident.state,
-                    waiting,
-                    running,
-                    paused: resident.scheduler.paused(),
-                    pages_used: pool.pages_used(),
-                    pages_max: pool.pages_max(),
-                    state_bytes_used: pool.bytes_used(),
-                    idle: idle.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
-                    ..empty
                 }
             }
         }

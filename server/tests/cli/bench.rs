@@ -87,14 +87,14 @@ fn bench_engine_writes_a_line_for_each_result_or_a_table() {
     for line in &lines {
         assert_eq!((&line["path"], &line["threads"]), (&Value::from(LLAMA), &Value::from(1)));
         assert!(line["read_bandwidth_share"].is_null() && line["machine"].is_object());
+        assert_eq!(line["step_tokens_max"].is_null(), line["work"] == "decode", "{line}");
     }
     let table = stdout(&engine(LLAMA, line));
-    let row =
-        table.lines().find(|line| line.starts_with("decode")).unwrap_or_else(|| panic!("{table}"));
-    assert_eq!(
-        row.split_whitespace().skip(1).take(5).collect::<Vec<_>>(),
-        ["2", "0", "1", "1", "1"]
-    );
+    // Tokens, depth, streams, threads, tokens of a step.
+    let cells = |line: &str| line.split_whitespace().skip(1).take(5).collect::<Vec<_>>().join(" ");
+    let rows: Vec<String> =
+        table.lines().filter(|line| line.starts_with("decode")).map(cells).collect();
+    assert_eq!(rows, ["2 0 1 1 1", "2 0 3 1 3"], "{table}");
     assert!(table.contains("llama") && table.contains("Q4_0"), "{table}");
 }
 
@@ -102,6 +102,8 @@ fn bench_engine_writes_a_line_for_each_result_or_a_table() {
 fn bench_engine_refuses_what_the_model_has_no_room_for_by_its_flag() {
     for (line, flag) in [
         ("-d 100000000", "--depths"),
+        ("-d 18446744073709551615", "--depths"),
+        ("--pairs 18446744073709551615+1", "--pairs"),
         ("-s 100000", "--streams"),
         ("--step-tokens 100000", "--step-tokens"),
         ("--threads 0", "--threads"),
@@ -132,6 +134,7 @@ fn bench_kernels_measures_what_it_is_asked_for_on_each_level_and_number_of_threa
     let how = "-d 0,70 -r 2 --warm --isa portable -t 1,2 --output json";
     let report = json(&stdout(&kernels(&format!("{TINY} {wanted} {how}"))));
     assert_eq!(report["sizes"]["hidden"], 64);
+    assert!(report["machine"].is_object() && report["machine"]["isa"].is_null());
     assert_eq!(report["peaks"].as_array().unwrap().len(), 2);
     let results = report["results"].as_array().unwrap();
     let count = |operator: &str| results.iter().filter(|row| row["operator"] == operator).count();
@@ -157,6 +160,29 @@ fn bench_kernels_writes_a_table_or_lines() {
     let row = json(&lines);
     assert_eq!((&row["operator"], &row["rows"]), (&Value::from("rms_norm"), &Value::from(1)));
     assert!(row["bound_share"].is_null() && row["machine"].is_object(), "{row}");
+}
+
+#[test]
+fn bench_kernels_prints_what_was_measured_before_a_failure() {
+    // The table of embeddings, which is the last, has no room.
+    let line = "--only rms_norm,embedding --formats f32 --hidden 1048576 --vocab 1048576";
+    for form in ["table", "json", "jsonl"] {
+        let output = kernels(&format!("{line} --rows 1 -r 1 --no-peaks -t 1 --warm -o {form}"));
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("expected at most 4294967296 bytes"));
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(printed.matches("rms_norm").count(), 1, "{form}: {printed}");
+    }
+}
+
+#[test]
+fn bench_kernels_refuses_options_that_leave_nothing_to_measure() {
+    for form in ["table", "json", "jsonl"] {
+        let output = kernels(&format!("{TINY} --only lm_head --rows 64 --no-peaks -o {form}"));
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("nothing to measure"), "{}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Attention: one token at a depth, as in decoding, and many, as in a prompt.
 
-use candle_core::Tensor;
+use candle_core::{CpuStorage, Device, Storage, Tensor};
 use sconce_kernels::{
-    AttentionOptions, KvPages, KvSide, KvType, PageTable, Segment, latent_attention,
-    paged_attention,
+    AttentionOptions, KvPages, KvSide, KvType, PageTable, Segment, latent_attention, memory,
+    paged_attention, write_kv,
 };
 
-use super::{Operator, random, state};
+use super::{Operator, expect_room, random};
 use crate::error::Error;
 use crate::runner::{Labels, Runner, Work};
 
@@ -51,8 +51,8 @@ struct Layers {
 }
 
 impl Layers {
-    /// Empty pages for `step`; `rows` are the elements that a token takes among the keys and among
-    /// the values of a head.
+    /// Pages for `step` in which every token has random keys and values, of so many elements in each
+    /// of `heads` heads.
     fn new(
         runner: &Runner<'_>,
         step: &Step,
@@ -60,13 +60,18 @@ impl Layers {
         (keys, values): (usize, usize),
         kv_type: KvType,
     ) -> Result<Self, Error> {
-        let (keys, values) = row_lens(kv_type, (keys, values));
         let positions = step.pages.len() * PAGE_TOKENS;
-        let copies = runner.copies(positions * heads * (keys + values) * size_of::<f32>());
-        let pool = |row| -> Result<Tensor, Error> {
-            Ok(state(&[step.pages.len(), heads, PAGE_TOKENS, row])?.to_dtype(kv_type.dtype())?)
+        let slots: Vec<u32> = (0..positions as u32).collect();
+        let (k, v) = (random(positions, heads * keys)?, random(positions, heads * values)?);
+        let row_lens = row_lens(kv_type, (keys, values));
+        let pool = |row_len| pages(&[step.pages.len(), heads, PAGE_TOKENS, row_len], kv_type);
+        let layer = |_| {
+            let (keys, values) = (pool(row_lens.0)?, pool(row_lens.1)?);
+            write_kv(KvPages { keys: &keys, values: &values }, &k, &v, &slots)?;
+            Ok((keys, values))
         };
-        let layers = (0..copies).map(|_| Ok((pool(keys)?, pool(values)?)));
+        let bytes = positions as f64 * token_bytes(kv_type, heads, (keys, values));
+        let layers = (0..runner.copies(bytes as usize)).map(layer);
         Ok(Self { layers: layers.collect::<Result<_, Error>>()? })
     }
 
@@ -74,6 +79,18 @@ impl Layers {
         let (keys, values) = &self.layers[call % self.layers.len()];
         KvPages { keys, values }
     }
+}
+
+/// Empty pages in memory like that of a model's pool: in huge pages where the system has them.
+fn pages(dims: &[usize], kv_type: KvType) -> Result<Tensor, Error> {
+    expect_room(dims)?;
+    let pages = Tensor::zeros(dims, kv_type.dtype(), &Device::Cpu)?;
+    match &*pages.storage_and_layout().0 {
+        Storage::Cpu(CpuStorage::F32(values)) => memory::prefer_huge_pages(values),
+        Storage::Cpu(CpuStorage::U32(words)) => memory::prefer_huge_pages(words),
+        _ => {}
+    }
+    Ok(pages)
 }
 
 /// Bytes of a token of `heads` heads, whose keys and values have these elements.
@@ -158,7 +175,12 @@ fn pairs<'a, T>(a: &'a [T], b: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> 
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
+    use candle_core::DType;
+
     use super::*;
+    use crate::Options;
 
     #[test]
     fn a_token_sees_itself_and_all_before_it() {
@@ -167,5 +189,23 @@ mod tests {
         assert_eq!((step.positions(), step.pages.len()), (13, 1));
         assert_eq!(Step::new(1, 0).pairs(), 1.0);
         assert_eq!(Step::new(1, 64).pages.len(), 2);
+    }
+
+    #[test]
+    fn every_token_of_every_layer_has_keys_and_values() {
+        let options = Options { cold: false, ..Options::default() };
+        let mut heard = |_| ControlFlow::Continue(());
+        let (runner, step) = (Runner::new(&options, &mut heard), Step::new(3, 70));
+        for kv_type in [KvType::F32, KvType::Int8] {
+            let layers = Layers::new(&runner, &step, 2, (32, 64), kv_type).unwrap().layers;
+            let (keys, values) = &layers[0];
+            for pages in [keys, values] {
+                // No code of 8 bits is 0, no scale is, and hardly any random number.
+                let empty = pages.flatten_all().unwrap().eq(0.0).unwrap().to_dtype(DType::F32);
+                let empty = empty.unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+                let few = pages.elem_count() as f32 / 100.0;
+                assert!(empty < few, "{kv_type:?} {:?}: {empty} are 0", pages.dims());
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Experts: which of them rows choose, and products with those.
 
+use std::collections::HashSet;
+
 use candle_core::{Device, Tensor};
 use sconce_kernels::{
     ActivationBuffer, Matrix, PairInput, RouterOptions, Routing, Scoring, expert_matmul,
@@ -8,12 +10,14 @@ use sconce_kernels::{
 use super::matmul::product_work;
 use super::{Operator, random};
 use crate::error::Error;
-use crate::formats::WeightFormat;
+use crate::formats::{WEIGHT_BYTES_MAX, WeightFormat};
 use crate::runner::{Labels, Runner, Work};
 use crate::sizes::Sizes;
 
-/// Choices that take turns, so that each stack is asked for other experts each time.
-const ROUTINGS: usize = 13;
+/// Most choices of other experts that take turns on a stack.
+const TURNS_MAX: usize = 64;
+/// Added to the logits of experts that are not to be chosen.
+const NOT_CHOSEN: f32 = -1e9;
 
 fn router(sizes: &Sizes) -> RouterOptions {
     RouterOptions {
@@ -62,18 +66,23 @@ fn stacks(runner: &mut Runner<'_>, format: WeightFormat) -> Result<(), Error> {
     if forms.is_empty() {
         return Ok(());
     }
-    let bytes = usize::try_from(format.bytes(outputs, inputs)).unwrap_or(usize::MAX);
-    let copies = runner.copies(bytes.saturating_mul(sizes.experts));
-    let stack = || (0..sizes.experts).map(|_| format.pack(outputs, inputs)).collect();
-    let stacks: Vec<Vec<Matrix>> = (0..copies).map(|_| stack()).collect::<Result<_, Error>>()?;
+    let stack_bytes = format.bytes(sizes.experts, (outputs, inputs))?;
+    let turns = options.rows.iter().map(|&rows| Ok((rows, turns(&sizes, rows, options.cold)?)));
+    let turns: Vec<(usize, Vec<Routing>)> = turns.collect::<Result<_, Error>>()?;
+    // Experts that the fewest turns read of a stack before one of them is read again.
+    let least = turns.iter().map(|(rows, turns)| experts_read(*rows, turns)).min().unwrap_or(1);
+    let copies = runner.copies(least * format.bytes(1, (outputs, inputs))?);
+    let copies = copies.min((WEIGHT_BYTES_MAX as usize / stack_bytes.max(1)).max(1));
+    let stacks = (0..copies).map(|_| format.pack_all(sizes.experts, (outputs, inputs)));
+    let stacks: Vec<Vec<Matrix>> = stacks.collect::<Result<_, Error>>()?;
     for form in forms {
-        for &rows in &options.rows {
+        for (rows, turns) in &turns {
+            let rows = *rows;
             let x = random(rows, inputs)?;
             let out = random(rows * sizes.experts_per_token, outputs)?;
             let mut buffer = ActivationBuffer::new(rows, inputs, form.kind(), &Device::Cpu)?;
             let x = buffer.prepare_experts(&x, rows, &[&stacks[0]])?;
-            let routings = routings(&sizes, rows)?;
-            let work = work(&sizes, rows, product_work(form, &stacks[0][0], 1, 1), &routings);
+            let work = work(&sizes, rows, product_work(form, &stacks[0][0], 1, 1), turns);
             let labels = Labels {
                 shape: format!("{} {outputs}x{inputs}", shape(&sizes)),
                 format: Some(format.name()),
@@ -83,7 +92,7 @@ fn stacks(runner: &mut Runner<'_>, format: WeightFormat) -> Result<(), Error> {
             };
             runner.time(Operator::ExpertMatmul, labels, work, |call| {
                 let (stack, turn) = (&stacks[call % stacks.len()], call / stacks.len());
-                let routing = &routings[(call + turn) % routings.len()];
+                let routing = &turns[turn % turns.len()];
                 Ok(expert_matmul(&out, &x, stack, routing, PairInput::Rows)?)
             })?;
         }
@@ -91,30 +100,67 @@ fn stacks(runner: &mut Runner<'_>, format: WeightFormat) -> Result<(), Error> {
     Ok(())
 }
 
-/// Choices of `rows` rows that have nothing in common.
-fn routings(sizes: &Sizes, rows: usize) -> Result<Vec<Routing>, Error> {
-    let routing = |_| {
+/// Random choices of `rows` rows, no two of which have an expert in common, as long as there are
+/// enough experts left for all that a step may choose. One choice alone unless `cold`.
+fn turns(sizes: &Sizes, rows: usize, cold: bool) -> Result<Vec<Routing>, Error> {
+    let mut turns = Vec::new();
+    let mut unread = vec![0.0; sizes.experts];
+    loop {
         let mut routing = Routing::new(rows, sizes.experts, sizes.experts_per_token);
-        let logits: Tensor = random(rows, sizes.experts)?;
+        let unread_logits = Tensor::new(unread.as_slice(), &Device::Cpu)?;
+        let logits = random(rows, sizes.experts)?.broadcast_add(&unread_logits)?;
         routing.route(&logits, None, &router(sizes), rows)?;
-        Ok(routing)
-    };
-    (0..ROUTINGS).map(routing).collect()
+        chosen(rows, &routing).for_each(|expert| unread[expert] = NOT_CHOSEN);
+        turns.push(routing);
+        let left = unread.iter().filter(|logit| **logit == 0.0).count();
+        let enough = left >= rows.saturating_mul(sizes.experts_per_token);
+        if !cold || !enough || turns.len() == TURNS_MAX {
+            return Ok(turns);
+        }
+    }
+}
+
+/// The choices of all rows, in which experts come again.
+fn chosen(rows: usize, routing: &Routing) -> impl Iterator<Item = usize> {
+    (0..rows).flat_map(|row| routing.choices(row).0).map(|id| *id as usize)
+}
+
+/// Experts that are read in all `turns`, each of which reads an expert once.
+fn experts_read(rows: usize, turns: &[Routing]) -> usize {
+    let read = |routing| chosen(rows, routing).collect::<HashSet<_>>().len();
+    turns.iter().map(read).sum()
 }
 
 /// The work of the products of `rows` rows, on average over what they choose, where `one` is that
 /// of a row with an expert.
-fn work(sizes: &Sizes, rows: usize, one: Work, routings: &[Routing]) -> Work {
-    let read = |routing: &Routing| {
-        let mut chosen = vec![false; sizes.experts];
-        (0..rows).flat_map(|row| routing.choices(row).0).for_each(|id| chosen[*id as usize] = true);
-        chosen.into_iter().filter(|chosen| *chosen).count() as f64
-    };
-    let read = routings.iter().map(read).sum::<f64>() / routings.len().max(1) as f64;
+fn work(sizes: &Sizes, rows: usize, one: Work, turns: &[Routing]) -> Work {
+    let read = experts_read(rows, turns) as f64 / turns.len().max(1) as f64;
     let pairs = (rows * sizes.experts_per_token) as f64;
     Work {
         bytes: read * one.bytes,
         integer_macs: pairs * one.integer_macs,
         float_macs: pairs * one.float_macs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_expert_is_read_again_before_all_turns_were_taken() {
+        let sizes = Sizes::SMOLLM2_135M;
+        for rows in [1, 2, 4, 8, 64] {
+            let turns = turns(&sizes, rows, true).unwrap();
+            let all: HashSet<usize> =
+                turns.iter().flat_map(|routing| chosen(rows, routing)).collect();
+            assert_eq!(all.len(), experts_read(rows, &turns), "{rows} rows");
+            // What is left was not enough for one more step.
+            let left = sizes.experts - all.len();
+            assert!(left < rows * sizes.experts_per_token, "{rows} rows: {left} left");
+        }
+        let one = turns(&sizes, 1, true).unwrap();
+        assert_eq!(one.len(), sizes.experts / sizes.experts_per_token);
+        assert_eq!(turns(&sizes, 1, false).unwrap().len(), 1);
     }
 }

@@ -74,7 +74,7 @@ fn packed(
     format: WeightFormat,
     (outputs, inputs): (usize, usize),
 ) -> Result<Vec<Matrix>, Error> {
-    let bytes = usize::try_from(format.bytes(outputs, inputs)).unwrap_or(usize::MAX);
+    let bytes = format.bytes(1, (outputs, inputs))?;
     (0..runner.copies(bytes)).map(|_| format.pack(outputs, inputs)).collect()
 }
 
@@ -127,11 +127,9 @@ pub(super) fn heads(runner: &mut Runner<'_>) -> Result<(), Error> {
     let (heads, outputs) = (sizes.latent_heads, sizes.latent_dim);
     let inputs = (3 * sizes.rope_dim).next_multiple_of(64);
     for &format in options.formats() {
-        let bytes = usize::try_from(format.bytes(outputs, inputs)).unwrap_or(usize::MAX);
-        let copies = runner.copies(bytes.saturating_mul(heads));
-        let layer = || (0..heads).map(|_| format.pack(outputs, inputs)).collect();
-        let layers: Vec<Vec<Matrix>> =
-            (0..copies).map(|_| layer()).collect::<Result<_, Error>>()?;
+        let copies = runner.copies(format.bytes(heads, (outputs, inputs))?);
+        let layers = (0..copies).map(|_| format.pack_all(heads, (outputs, inputs)));
+        let layers: Vec<Vec<Matrix>> = layers.collect::<Result<_, Error>>()?;
         for &rows in &options.rows {
             let (x, out) = (random(rows, heads * inputs)?, random(rows, heads * outputs)?);
             let labels = Labels {

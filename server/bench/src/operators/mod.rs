@@ -159,6 +159,8 @@ fn state(dims: &[usize]) -> Result<Tensor, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use sconce_kernels::{Isa, PeakOptions, Peaks};
 
     use super::*;
@@ -196,8 +198,16 @@ mod tests {
 
     fn all(options: &Options) -> Vec<Measurement> {
         let mut found = Vec::new();
-        measure(options, &mut |measurement| found.push(measurement)).unwrap();
+        let mut heard = |measurement| {
+            found.push(measurement);
+            ControlFlow::Continue(())
+        };
+        measure(options, &mut heard).unwrap();
         found
+    }
+
+    fn refusal(options: &Options) -> String {
+        measure(options, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
     }
 
     #[test]
@@ -259,7 +269,32 @@ mod tests {
             sizes: Sizes { heads: 1 << 10, kv_heads: 1, head_dim: 256, ..tiny().sizes },
             ..tiny()
         };
-        let error = measure(&options, &mut |_| ()).unwrap_err().to_string();
-        assert!(error.contains("expected at most"), "{error}");
+        assert!(refusal(&options).contains("expected at most"), "{}", refusal(&options));
+    }
+
+    #[test]
+    fn more_experts_or_heads_than_there_is_memory_for_are_refused() {
+        let many = 1 << 20;
+        for (operator, sizes) in [
+            (Operator::ExpertMatmul, Sizes { experts: many, ..Sizes::SMOLLM2_135M }),
+            (Operator::HeadMatmul, Sizes { latent_heads: many, ..Sizes::SMOLLM2_135M }),
+        ] {
+            let error = refusal(&Options { only: vec![operator], sizes, ..tiny() });
+            assert!(error.starts_with("1048576 weights"), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_that_leave_no_case_are_refused() {
+        let head = Options { only: vec![Operator::LmHead], rows: vec![64], ..tiny() };
+        let reads = Options {
+            only: vec![Operator::Matmul],
+            formats: vec![crate::WeightFormat::Bf16],
+            activations: vec![crate::Activations::Int8],
+            ..tiny()
+        };
+        for options in [head, reads] {
+            assert!(refusal(&options).starts_with("nothing to measure"), "{}", refusal(&options));
+        }
     }
 }

@@ -21,6 +21,13 @@ enum Rows {
     Decode,
 }
 
+impl Rows {
+    /// Sequences of a step of `rows` rows.
+    fn sequences(self, rows: usize) -> usize {
+        if self == Self::Decode { rows } else { 1 }
+    }
+}
+
 /// The segments of the calls that take turns, each with slots of its own.
 struct Turns {
     segments: Vec<Vec<RecurrentSegment>>,
@@ -28,8 +35,13 @@ struct Turns {
 }
 
 impl Turns {
+    /// As many as it takes for states of `bytes` bytes to come from memory.
+    fn cold(runner: &Runner<'_>, kind: Rows, rows: usize, bytes: usize) -> Self {
+        Self::new(kind, rows, runner.copies(kind.sequences(rows) * bytes))
+    }
+
     fn new(kind: Rows, rows: usize, copies: usize) -> Self {
-        let sequences = if kind == Rows::Decode { rows } else { 1 };
+        let sequences = kind.sequences(rows);
         let segment = |copy: usize, index: usize| {
             let slot = (copy * sequences + index) as u32;
             RecurrentSegment { first_row: index, len: rows / sequences, slot }
@@ -77,8 +89,7 @@ fn delta(
     let (key_heads, key_dim) = (sizes.key_heads, sizes.key_dim);
     let (value_heads, value_dim) = (sizes.value_heads, sizes.value_dim);
     let elements = value_heads * key_dim * value_dim;
-    let copies = runner.copies(elements * size_of::<f32>());
-    let turns = Turns::new(kind, rows, copies);
+    let turns = Turns::cold(runner, kind, rows, elements * size_of::<f32>());
     let state = state(&[turns.slots, value_heads, key_dim, value_dim])?;
     let qkv = random(rows, sizes.conv_channels())?;
     let (a, b) = (random(rows, value_heads)?, random(rows, value_heads)?);
@@ -91,9 +102,8 @@ fn delta(
         rows,
         ..Labels::default()
     };
-    let states = (turns.slots / copies) as f64;
     let work = Work {
-        bytes: 2.0 * states * (elements * size_of::<f32>()) as f64,
+        bytes: 2.0 * kind.sequences(rows) as f64 * (elements * size_of::<f32>()) as f64,
         integer_macs: 0.0,
         // The state times a key, a product of two vectors added to it, the state times a query.
         float_macs: 3.0 * rows as f64 * elements as f64,
@@ -114,8 +124,7 @@ pub(super) fn short_conv(runner: &mut Runner<'_>) -> Result<(), Error> {
     for &rows in &runner.options().rows {
         for (kind, name) in kinds(rows) {
             let tail = (kernel - 1) * channels;
-            let copies = runner.copies(tail * size_of::<f32>());
-            let turns = Turns::new(kind, rows, copies);
+            let turns = Turns::cold(runner, kind, rows, tail * size_of::<f32>());
             let state = state(&[turns.slots, kernel - 1, channels])?;
             let (x, out) = (random(rows, channels)?, random(rows, channels)?);
             let labels = Labels {
@@ -123,7 +132,7 @@ pub(super) fn short_conv(runner: &mut Runner<'_>) -> Result<(), Error> {
                 rows,
                 ..Labels::default()
             };
-            let states = turns.slots / copies;
+            let states = kind.sequences(rows);
             let work = Work {
                 bytes: ((2 * states * tail + 2 * rows * channels) * size_of::<f32>()) as f64,
                 integer_macs: 0.0,
@@ -139,7 +148,10 @@ pub(super) fn short_conv(runner: &mut Runner<'_>) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
+    use crate::Options;
 
     #[test]
     fn no_two_sequences_share_a_slot() {
@@ -152,5 +164,18 @@ mod tests {
         let prompt = Turns::new(Rows::Prompt, 70, 2);
         assert_eq!(prompt.slots, 2);
         assert_eq!(prompt.segments[0][0].len, 70);
+    }
+
+    #[test]
+    fn states_of_many_sequences_take_no_more_memory_than_those_of_one() {
+        let options = Options::default();
+        let mut heard = |_| ControlFlow::Continue(());
+        let runner = Runner::new(&options, &mut heard);
+        const STATE: usize = 1 << 20;
+        let one = Turns::cold(&runner, Rows::Prompt, 8, STATE).slots;
+        for rows in 1..=SEQUENCES_MAX {
+            let slots = Turns::cold(&runner, Rows::Decode, rows, STATE).slots;
+            assert!(slots <= one + rows, "{rows}: {slots} slots, for one sequence {one}");
+        }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) const MODEL: &str = "m";
 /// Tokens of a page.
 pub(crate) const PAGE: usize = 64;
 
-/// Both ways to compute activations.
+/// Every precision of activations.
 pub(crate) const PRECISIONS: [Precision; 3] = Precision::ALL;
 
 /// A tiny checkpoint.

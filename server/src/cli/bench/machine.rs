@@ -21,15 +21,22 @@ fn model_name(cpuinfo: &str) -> Option<&str> {
     Some(line.split_once(':')?.1.trim()).filter(|name| !name.is_empty())
 }
 
-/// What is the same for all numbers of threads, for programs.
-pub(super) fn describe(isa: Isa) -> Value {
+/// What is the same for all numbers of threads and all instructions, for programs.
+pub(super) fn describe() -> Value {
     json!({
         "processor": processor(),
         "architecture": std::env::consts::ARCH,
         "system": std::env::consts::OS,
         "logical_processors": std::thread::available_parallelism().map_or(1, usize::from),
-        "isa": isa.to_string(),
     })
+}
+
+/// Numbers of threads to measure on: those of a command line, else that of a server.
+pub(super) fn thread_counts(asked: &[usize]) -> Vec<usize> {
+    match asked {
+        [] => vec![sconce_models::threads::count()],
+        asked => asked.to_vec(),
+    }
 }
 
 /// Threads that are measured on: a number of them, a pool of as many, and what they can do.

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 enum Command {
     /// Measure tokens per second of prefill and decode
     Engine(engine::Args),
-    /// Compare the default computation with the exact one on a page of text
+    /// Compare a computation with the exact one on a page of text
     Accuracy(accuracy::Args),
     /// Measure what prompts cost that share something with one before
     Cache(cache::Args),

@@ -15,7 +15,7 @@ use self::plan::{Case, Pair, cases};
 use self::report::CaseResult;
 use self::run::{Bench, Plan};
 use super::format::FormatArgs;
-use super::machine::Threads;
+use super::machine::{Threads, thread_counts};
 use super::stepper::Stepper;
 use crate::cli::error::CliError;
 use crate::cli::precision::PrecisionArgs;
@@ -77,10 +77,7 @@ kind, integers or f32. Peaks are measured first, on the same threads.";
 
 /// Runs `sconce bench engine`.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
-    let counts = match args.threads.as_slice() {
-        [] => vec![sconce_models::threads::count()],
-        counts => counts.to_vec(),
-    };
+    let counts = thread_counts(&args.threads);
     let cases = cases(&args, &counts)?;
     let options = PeakOptions::default();
     let peaks = (!args.no_peaks).then_some(&options);

@@ -53,12 +53,18 @@ pub(super) struct Case {
 impl Case {
     /// Tokens of each sequence that are measured.
     pub(super) fn tokens(&self) -> usize {
-        self.prompt + self.generate
+        self.prompt.saturating_add(self.generate)
     }
 
-    /// Tokens that each sequence holds at the end.
+    /// Tokens that each sequence holds at the end; more than any model has room for if they cannot
+    /// be counted.
     pub(super) fn context(&self) -> usize {
-        self.depth + self.tokens()
+        self.depth.saturating_add(self.tokens())
+    }
+
+    /// Most tokens of a step of prefill; `None` where there is none.
+    pub(super) fn prefill_step(&self) -> Option<usize> {
+        (self.prompt > 0).then_some(self.step_tokens)
     }
 
     /// The same with at most `tokens` measured tokens, to be run once before it counts.

@@ -63,7 +63,7 @@ impl CaseResult {
     }
 
     fn cells(&self) -> Vec<String> {
-        let Case { kind, threads, step_tokens, depth, prompt, generate, streams } = self.case;
+        let Case { kind, threads, depth, prompt, generate, streams, .. } = self.case;
         let tokens = match (prompt, generate) {
             (prompt, 0) => prompt.to_string(),
             (0, generate) => generate.to_string(),
@@ -79,7 +79,8 @@ impl CaseResult {
             depth.to_string(),
             streams.to_string(),
             threads.to_string(),
-            if prompt > 0 { step_tokens.to_string() } else { "1".to_owned() },
+            // A step of decoding has a token of each sequence.
+            self.case.prefill_step().unwrap_or(streams).to_string(),
             format!("{:.1}", self.rates.median),
             format!("{:.1} to {:.1}", self.rates.min, self.rates.max),
             format!("{:.1}", self.rates.stddev),
@@ -99,7 +100,7 @@ impl CaseResult {
             "depth": case.depth,
             "streams": case.streams,
             "threads": case.threads,
-            "step_tokens_max": case.step_tokens,
+            "step_tokens_max": case.prefill_step(),
             "seconds": self.seconds,
             "weight_bytes_per_token": per_token(|work| work.weight_bytes),
             "state_bytes_per_token": per_token(|work| work.state_bytes),
@@ -152,10 +153,11 @@ pub(super) fn write(
 /// What is the same for all cases.
 fn run_to_json(args: &Args, model: &dyn Model, threads: &[Threads]) -> Map<String, Value> {
     let (info, footprint) = (model.info(), model.footprint());
-    let isa = sconce_bench::Isa::current();
+    let mut machine = object(machine::describe());
+    machine.insert("isa".to_owned(), json!(sconce_bench::Isa::current().to_string()));
     object(json!({
         "version": crate::telemetry::version(),
-        "machine": machine::describe(isa),
+        "machine": machine,
         "peaks": threads.iter().map(Threads::peaks_to_json).collect::<Vec<_>>(),
         "path": args.path,
         "architecture": info.architecture,

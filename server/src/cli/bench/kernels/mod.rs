@@ -3,14 +3,15 @@
 mod report;
 mod sizes;
 
-use sconce_bench::{
-    Activations, Error, Isa, Measurement, Operator, Options, PeakOptions, Pool, WeightFormat,
-};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use sconce_bench::{Activations, Error, Isa, Operator, Options, PeakOptions, Pool, WeightFormat};
 
 use self::report::{Run, Writer};
 use self::sizes::SizeArgs;
 use super::format::FormatArgs;
-use super::machine::Threads;
+use super::machine::{Threads, thread_counts};
 use crate::cli::error::CliError;
 
 /// Arguments of `sconce bench kernels`. Flags that take several values are combined.
@@ -66,10 +67,7 @@ memory gives them.";
 
 /// Runs `sconce bench kernels`.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
-    let counts = match args.threads.as_slice() {
-        [] => vec![sconce_models::threads::count()],
-        counts => counts.to_vec(),
-    };
+    let counts = thread_counts(&args.threads);
     let levels = levels(&args.isa)?;
     let options = Options {
         sizes: args.sizes.sizes(),
@@ -84,16 +82,30 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
     options.check().map_err(failed)?;
     let peak_options = PeakOptions::default();
     let peaks = (!args.no_peaks).then_some(&peak_options);
-    let mut writer = Writer::new(args.output.format(), options.clone());
-    for isa in levels {
-        for threads in Threads::start(&counts, isa, peaks)? {
-            let mut measurements: Vec<Measurement> = Vec::new();
-            let measure = || sconce_bench::measure(&options, &mut |found| measurements.push(found));
-            Pool::with(&threads.pool, || isa.with(measure)).map_err(failed)?;
-            writer.add(Run { isa, threads, measurements })?;
-        }
-    }
-    writer.finish()
+    let mut writer = Writer::new(args.output.format(), options);
+    let ended = levels.into_iter().try_for_each(|isa| {
+        let mut threads = Threads::start(&counts, isa, peaks)?.into_iter();
+        threads.try_for_each(|threads| measure(&mut writer, isa, threads))
+    });
+    // What was measured before a failure is as good as without one.
+    writer.finish()?;
+    ended
+}
+
+/// Measures with one level on some threads, and writes what was measured even if not all could be.
+fn measure(writer: &mut Writer, isa: Isa, threads: Threads) -> Result<(), CliError> {
+    let (pool, mut run) = (Arc::clone(&threads.pool), Run { isa, threads, measurements: vec![] });
+    let mut written = Ok(());
+    let mut heard = |found| {
+        written = writer.hear(&run, &found);
+        run.measurements.push(found);
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let measure = || sconce_bench::measure(writer.options(), &mut heard);
+    let ended = Pool::with(&pool, || isa.with(measure));
+    written?;
+    writer.add(run)?;
+    ended.map_err(failed)
 }
 
 /// The levels that are asked for, all of which this machine has.
@@ -116,7 +128,7 @@ fn levels(names: &[String]) -> Result<Vec<Isa>, CliError> {
 fn failed(error: Error) -> CliError {
     match error {
         Error::Option { .. } => CliError::Usage(format!("--{error}")),
-        Error::TooLarge { .. } => CliError::Usage(error.to_string()),
+        Error::TooLarge { .. } | Error::Nothing => CliError::Usage(error.to_string()),
         error => CliError::Internal(format!("an operator failed: {error}")),
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Run {
     pub(super) measurements: Vec<Measurement>,
 }
 
-/// Writes runs as they come, or all of them at the end.
+/// Writes measurements or runs as they come, or all of them at the end.
 pub(super) struct Writer {
     format: Format,
     options: Options,
@@ -30,11 +30,33 @@ impl Writer {
         Self { format, options, peaks: Vec::new(), results: Vec::new() }
     }
 
-    /// Takes a run.
+    /// What was asked for.
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Takes a measurement that `run` is going to have.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub(super) fn hear(&self, run: &Run, found: &Measurement) -> Result<(), CliError> {
+        if self.format != Format::Jsonl {
+            return Ok(());
+        }
+        let mut fields = self.same_for_all();
+        fields.extend(object(to_json(run, found)));
+        fields.insert("peaks".to_owned(), run.threads.peaks_to_json());
+        output::line(Value::Object(fields))
+    }
+
+    /// Takes a run, of which all measurements were heard.
     ///
     /// # Errors
     /// Standard output cannot be written.
     pub(super) fn add(&mut self, run: Run) -> Result<(), CliError> {
+        if run.measurements.is_empty() {
+            return Ok(());
+        }
         match self.format {
             Format::Table => table(&run),
             Format::Json => {
@@ -44,38 +66,30 @@ impl Writer {
                 self.results.extend(run.measurements.iter().map(|found| to_json(&run, found)));
                 Ok(())
             }
-            Format::Jsonl => {
-                let same = self.same_for_all(run.isa);
-                run.measurements.iter().try_for_each(|found| {
-                    let mut fields = same.clone();
-                    fields.extend(object(to_json(&run, found)));
-                    fields.insert("peaks".to_owned(), run.threads.peaks_to_json());
-                    output::line(Value::Object(fields))
-                })
-            }
+            Format::Jsonl => Ok(()),
         }
     }
 
-    /// Writes what was kept back.
+    /// Writes what was kept back, if there is any of it.
     ///
     /// # Errors
     /// Standard output cannot be written.
     pub(super) fn finish(self) -> Result<(), CliError> {
-        if self.format != Format::Json {
+        if self.results.is_empty() {
             return Ok(());
         }
-        let mut document = self.same_for_all(Isa::detected());
+        let mut document = self.same_for_all();
         document.insert("peaks".to_owned(), Value::Array(self.peaks));
         document.insert("results".to_owned(), Value::Array(self.results));
         output::json(&Value::Object(document))
     }
 
-    fn same_for_all(&self, isa: Isa) -> Map<String, Value> {
+    fn same_for_all(&self) -> Map<String, Value> {
         let sizes = self.options.sizes.named();
         let sizes = sizes.map(|(name, size)| (name.replace('-', "_"), json!(size)));
         object(json!({
             "version": crate::telemetry::version(),
-            "machine": machine::describe(isa),
+            "machine": machine::describe(),
             "sizes": Map::from_iter(sizes),
             "cold": self.options.cold,
             "repetitions": self.options.repetitions,
