@@ -310,8 +310,8 @@ unsafe fn add_pages<S: Simd, const INT8: bool>(
     let (tokens, queries) = (call.shape.page_tokens, call.queries());
     let numbers = &call.table.pages[block.segment.first_page..];
     for index in pages {
-        let next = numbers[(index + 1).min(last_page)];
-        let both = [numbers[index], next].map(|page| call.blocks(page, block.kv_head));
+        let blocks = |index: usize| call.blocks(numbers[index], block.kv_head);
+        let next = (index < last_page).then(|| blocks(index + 1));
         let visible = |line: usize| {
             let row = block.rows.start + line / queries;
             let end = block.segment.first_position + row + 1;
@@ -320,7 +320,7 @@ unsafe fn add_pages<S: Simd, const INT8: bool>(
             clip(call.first_token(block.segment, row))..clip(end)
         };
         // SAFETY: the caller's promise.
-        unsafe { lines.page::<S, INT8>(both, call.options.scale, &visible) };
+        unsafe { lines.page::<S, INT8>(blocks(index), next, call.options.scale, &visible) };
     }
 }
 

@@ -115,7 +115,7 @@ impl Kernel for Job<'_> {
             let visible =
                 |line: usize| 0..end_of(line).saturating_sub(index * page_tokens).min(page_tokens);
             // SAFETY: the caller's promise.
-            unsafe { lines.page::<S, false>([blocks; 2], call.scale, &visible) };
+            unsafe { lines.page::<S, false>(blocks, None, call.scale, &visible) };
         }
         call.store(&lines);
     }

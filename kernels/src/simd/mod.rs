@@ -138,8 +138,8 @@ pub(crate) trait Kernel {
 }
 
 /// Asks for the 64 bytes around `address`, which will be read soon, where a processor can be asked:
-/// pages of keys, panels of weights and recurrent states are too short for it to see by itself that
-/// the next one will be read from end to end.
+/// panels of weights and recurrent states are too short for it to see by itself that the next one
+/// will be read from end to end.
 #[inline(always)]
 pub(crate) fn prefetch(address: *const u8) {
     // SAFETY: a hint, of baseline x86-64, that reads nothing wherever it points.
@@ -153,6 +153,29 @@ pub(crate) fn prefetch(address: *const u8) {
     unsafe {
         std::arch::asm!(
             "prfm pldl1keep, [{address}]",
+            address = in(reg) address,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = address;
+}
+
+/// As [`prefetch`], into the second-level cache: for what is read later than next, of which more can
+/// be under way than the first level waits for (some two dozen lines).
+#[inline(always)]
+pub(crate) fn prefetch_early(address: *const u8) {
+    // SAFETY: as in `prefetch`.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    // SAFETY: as in `prefetch`.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl2keep, [{address}]",
             address = in(reg) address,
             options(readonly, nostack, preserves_flags)
         );

@@ -22,6 +22,7 @@ macro_rules! for_tiles {
 }
 
 mod codes;
+mod fetch;
 mod parts;
 mod products;
 mod scores;
@@ -30,12 +31,16 @@ mod sums;
 use std::ops::Range;
 
 use self::codes::{CodeScratch, Codes};
+use self::fetch::Fetch;
 pub(crate) use self::parts::Part;
 use super::kv_type::KvType;
 use crate::simd::{LANES, Simd, exp};
 
 /// Vectors of scores or values, or tokens, that a tile holds for each line.
 const WIDE: usize = 4;
+
+/// Lines of the cache fetched for each line's softmax, and for the rounding of its weights.
+const LINE_LINES: usize = 12;
 
 /// Widths of what attention reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +128,7 @@ impl Scratch {
             total_weights,
             total_largest,
             codes,
+            fetch: Fetch::default(),
         }
     }
 }
@@ -158,6 +164,8 @@ pub(crate) struct Lines<'a> {
     total_largest: &'a mut [f32],
     /// Queries and weights as integers, where pages are such.
     codes: Codes<'a>,
+    /// The page after the one at hand, where it is fetched.
+    fetch: Fetch,
 }
 
 /// The blocks of one head in one page, in the order that [`KvType`] gives.
@@ -179,8 +187,8 @@ impl Lines<'_> {
     }
 
     /// Adds a page to every line; `visible(line)` are the tokens of the page that the line sees,
-    /// `scale` is the factor on the scores, `next` the page that comes after this one, or the same,
-    /// to be fetched meanwhile. Blocks are in 8 bits if `INT8`, which is the only code that is
+    /// `scale` is the factor on the scores, `next` the page that comes after this one, to be fetched
+    /// meanwhile. Blocks are in 8 bits if `INT8`, which is the only code that is
     /// compiled then.
     ///
     /// # Safety
@@ -189,7 +197,8 @@ impl Lines<'_> {
     #[inline(always)]
     pub(crate) unsafe fn page<S: Simd, const INT8: bool>(
         &mut self,
-        [blocks, next]: [Blocks<'_>; 2],
+        blocks: Blocks<'_>,
+        next: Option<Blocks<'_>>,
         scale: f32,
         visible: &impl Fn(usize) -> Range<usize>,
     ) {
@@ -215,20 +224,23 @@ impl Lines<'_> {
             }
             Blocks::Int8 { keys, values } if INT8 => {
                 let (keys, values) = (keys.as_ptr(), values.as_ptr());
-                let (next_keys, next_values) = match next {
-                    Blocks::Int8 { keys, values } => (keys.as_ptr(), values.as_ptr()),
-                    Blocks::F32 { .. } => (keys, values),
+                self.fetch = match next {
+                    Some(Blocks::Int8 { keys, values }) => Fetch::new([keys, values]),
+                    _ => Fetch::default(),
                 };
                 // SAFETY: the caller's promise; scales follow the codes of a block.
                 unsafe {
-                    self.score_codes::<S>([keys, next_keys], vectors.clone());
+                    self.score_codes::<S>(keys, vectors.clone());
                     let scales = values.add(self.dim / 4 * self.tokens).cast();
                     for line in 0..self.count {
+                        self.fetch.some(LINE_LINES);
                         let scale = scale * self.codes.query_scales[line];
                         self.weigh::<S>(line, scale, visible(line), vectors.clone());
+                        self.fetch.some(LINE_LINES);
                         self.round_weights::<S>(line, scales, visible(line), vectors.clone());
                     }
-                    self.sum_codes::<S>([values, next_values], seen);
+                    self.sum_codes::<S>(values, seen);
+                    self.fetch.all();
                 }
             }
             _ => unreachable!("blocks are of the type that the lines were made for"),

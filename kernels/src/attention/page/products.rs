@@ -4,10 +4,15 @@ use std::ops::Range;
 
 use super::Lines;
 use crate::attention::kv_type::{KEY_GROUP, VALUE_GROUP};
-use crate::simd::{LANES, Simd, prefetch};
+use crate::simd::{LANES, Simd};
 
 /// Words of codes in a group of a key.
 const GROUP_WORDS: usize = KEY_GROUP / 4;
+/// Lines up to which a page is read faster than it is computed with: tiles are wider, and the next
+/// page is fetched in their loops too.
+const FEW_LINES: usize = 3;
+/// Lines of the cache fetched for each word of codes.
+const WORD_LINES: usize = 3;
 /// Vectors of a group of values.
 const GROUP_VECTORS: usize = VALUE_GROUP / LANES;
 
@@ -15,14 +20,10 @@ impl Lines<'_> {
     /// Raw scores of every line over the token vectors of a page, but for the scales of queries.
     ///
     /// # Safety
-    /// The processor has the instructions of `S`; the first of `keys` is a block of keys in 8 bits that
-    /// has the vectors, the second one that is fetched meanwhile; the queries were rounded.
+    /// The processor has the instructions of `S`; `keys` is a block of keys in 8 bits that has the
+    /// vectors; the queries were rounded.
     #[inline(always)]
-    pub(super) unsafe fn score_codes<S: Simd>(
-        &mut self,
-        keys: [*const u32; 2],
-        vectors: Range<usize>,
-    ) {
+    pub(super) unsafe fn score_codes<S: Simd>(&mut self, keys: *const u32, vectors: Range<usize>) {
         // SAFETY: the caller's promise; a tile takes no more lines than there are.
         unsafe {
             for_tiles!(self.score_code_rows::<S>(keys, vectors.clone()));
@@ -32,15 +33,10 @@ impl Lines<'_> {
     /// Adds the weighted values of the tokens `seen` to the sums of every line.
     ///
     /// # Safety
-    /// The processor has the instructions of `S`; the first of `values` is a block of values in 8 bits,
-    /// the second one that is fetched meanwhile; the lines' weights of the words of `seen` were
-    /// rounded.
+    /// The processor has the instructions of `S`; `values` is a block of values in 8 bits; the lines'
+    /// weights of the words of `seen` were rounded.
     #[inline(always)]
-    pub(super) unsafe fn sum_codes<S: Simd>(
-        &mut self,
-        values: [*const u32; 2],
-        seen: Range<usize>,
-    ) {
+    pub(super) unsafe fn sum_codes<S: Simd>(&mut self, values: *const u32, seen: Range<usize>) {
         let words = seen.start / 4..seen.end.div_ceil(4);
         // SAFETY: the caller's promise; a tile takes no more lines than there are.
         unsafe {
@@ -53,17 +49,15 @@ impl Lines<'_> {
     unsafe fn score_code_rows<S: Simd, const R: usize>(
         &mut self,
         line: usize,
-        [keys, next]: [*const u32; 2],
+        keys: *const u32,
         vectors: Range<usize>,
     ) -> usize {
-        // The first lines fetch for all.
-        let keys = [keys, if line == 0 { next } else { keys }];
         let mut vector = vectors.start;
         // SAFETY: the caller's promise.
         unsafe {
             while vector < vectors.end {
                 let left = vectors.end - vector;
-                vector += match R <= 3 && left >= 4 {
+                vector += match R <= FEW_LINES && left >= 4 {
                     true => self.score_code_tile::<S, R, 4>(line, keys, vector),
                     false if left >= 2 => self.score_code_tile::<S, R, 2>(line, keys, vector),
                     false => self.score_code_tile::<S, R, 1>(line, keys, vector),
@@ -77,7 +71,7 @@ impl Lines<'_> {
     unsafe fn score_code_tile<S: Simd, const R: usize, const V: usize>(
         &mut self,
         line: usize,
-        [keys, next]: [*const u32; 2],
+        keys: *const u32,
         vector: usize,
     ) -> usize {
         let (dim, tokens) = (self.widths.key_dim, self.tokens);
@@ -85,9 +79,7 @@ impl Lines<'_> {
         // SAFETY: the caller's promise: lines, groups and vectors exist in queries, keys and scores.
         unsafe {
             let codes = keys.add(vector * LANES).cast::<u8>();
-            let ahead = next.wrapping_add(vector * LANES).cast::<u8>();
             let scales = keys.add(dim / 4 * tokens + vector * LANES).cast::<f32>();
-            let scales_ahead = next.wrapping_add(dim / 4 * tokens + vector * LANES).cast::<u8>();
             let queries = self.codes.queries.as_ptr().add(line * 2 * dim);
             let scores = self.scores.as_mut_ptr().add(line * tokens + vector * LANES);
             for group in 0..groups {
@@ -103,8 +95,8 @@ impl Lines<'_> {
                     for v in 1..V {
                         key[v] = S::load_codes(codes.add(v * LANES * 4));
                     }
-                    for v in 0..V {
-                        prefetch(ahead.wrapping_add((word * tokens + v * LANES) * 4));
+                    if R <= FEW_LINES {
+                        self.fetch.some(WORD_LINES);
                     }
                     for r in 0..R {
                         let query = queries.add(r * 2 * dim + word * 4);
@@ -116,9 +108,6 @@ impl Lines<'_> {
                 }
                 for r in 0..R {
                     for v in 0..V {
-                        if r == 0 {
-                            prefetch(scales_ahead.wrapping_add((group * tokens + v * LANES) * 4));
-                        }
                         let dot = S::int_add(S::int_shl7(high[r][v]), low[r][v]);
                         let scale = S::load(scales.add(group * tokens + v * LANES));
                         let score = scores.add(r * tokens + v * LANES);
@@ -136,11 +125,9 @@ impl Lines<'_> {
     unsafe fn sum_code_rows<S: Simd, const R: usize>(
         &mut self,
         line: usize,
-        [values, next]: [*const u32; 2],
+        values: *const u32,
         words: Range<usize>,
     ) -> usize {
-        // The first lines fetch for all.
-        let values = [values, if line == 0 { next } else { values }];
         let vectors = self.dim / LANES;
         let mut vector = 0;
         // SAFETY: the caller's promise; steps are of one width, which divides a group, until less
@@ -148,7 +135,7 @@ impl Lines<'_> {
         unsafe {
             while vector < vectors {
                 let (left, words) = (vectors - vector, words.clone());
-                vector += match R <= 3 && left >= GROUP_VECTORS {
+                vector += match R <= FEW_LINES && left >= GROUP_VECTORS {
                     true => self.sum_code_tile::<S, R, GROUP_VECTORS>(line, values, vector, words),
                     false if left >= 2 => {
                         self.sum_code_tile::<S, R, 2>(line, values, vector, words)
@@ -164,7 +151,7 @@ impl Lines<'_> {
     unsafe fn sum_code_tile<S: Simd, const R: usize, const V: usize>(
         &mut self,
         line: usize,
-        [values, next]: [*const u32; 2],
+        values: *const u32,
         vector: usize,
         words: Range<usize>,
     ) -> usize {
@@ -173,7 +160,6 @@ impl Lines<'_> {
         // SAFETY: the caller's promise: lines, words and vectors exist.
         unsafe {
             let codes = values.add(vector * LANES).cast::<u8>();
-            let ahead = next.wrapping_add(vector * LANES).cast::<u8>();
             let weights = self.codes.weights.as_ptr().add((line * groups + group) * 2 * tokens);
             let sums = self.sums.as_mut_ptr().add(line * dim + vector * LANES);
             let mut high = [[S::int_splat(0); V]; R];
@@ -188,8 +174,8 @@ impl Lines<'_> {
                 for v in 1..V {
                     value[v] = S::load_codes(codes.add(v * LANES * 4));
                 }
-                for v in 0..V {
-                    prefetch(ahead.wrapping_add((word * dim + v * LANES) * 4));
+                if R <= FEW_LINES {
+                    self.fetch.some(WORD_LINES);
                 }
                 for r in 0..R {
                     let weight = weights.add(r * groups * 2 * tokens + word * 4);
