@@ -4,8 +4,8 @@ use candle_core::DType;
 
 /// Columns of a key that share a scale in 8 bits.
 pub(crate) const KEY_GROUP: usize = 32;
-/// Columns of a value that share a scale in 8 bits: values are of more equal size than keys, and lose
-/// little by wider groups.
+/// Columns of a value that share a scale in 8 bits: values lose less than keys by wider groups, as
+/// `docs/PERFORMANCE.md` has it.
 pub(crate) const VALUE_GROUP: usize = 64;
 /// Most tokens of a page in 8 bits: sums of products with its codes fit 32 bits.
 pub(crate) const KV_PAGE_TOKENS_MAX: usize = 256;
