@@ -225,7 +225,8 @@ pub(crate) fn contiguous(op: &'static str, operand: &'static str, tensor: &Tenso
     bounds(op, operand, tensor.layout()).map(drop)
 }
 
-fn bounds(
+/// Where the elements of a tensor lie in its storage; refuses gaps.
+pub(crate) fn bounds(
     op: &'static str,
     operand: &'static str,
     layout: &Layout,
@@ -245,7 +246,8 @@ fn dtype<T: Element>(op: &'static str, operand: &'static str, storage: &CpuStora
     Error::DType { op, operand, expected: T::DTYPE, found: BackendStorage::dtype(storage) }
 }
 
-fn location(storage: &Storage) -> DeviceLocation {
+/// The device of a storage.
+pub(crate) fn location(storage: &Storage) -> DeviceLocation {
     storage.device().location()
 }
 

@@ -71,6 +71,16 @@ pub enum Error {
         /// One more than the largest index allowed.
         limit: usize,
     },
+    /// A kernel of a GPU is missing, could not be started or failed; the outputs are undefined.
+    #[error("{op}: kernel {kernel}: {what}")]
+    Kernel {
+        /// Name of the operator.
+        op: &'static str,
+        /// Name of the kernel in its source.
+        kernel: &'static str,
+        /// What the driver said.
+        what: String,
+    },
     /// A weight cannot be packed as its format says.
     #[error("packing a weight: {what}")]
     Format {

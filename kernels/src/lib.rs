@@ -17,6 +17,7 @@ mod error;
 pub mod gate_mul;
 pub mod gated_delta;
 pub mod gather_rows;
+pub mod gpu;
 pub mod head_matmul;
 pub mod isa;
 pub mod latent_attention;

@@ -1,12 +1,14 @@
 //! Root mean square layer normalization, Zhang and Sennrich, 2019.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, vector_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight`, over runs of `weight.len()` elements.
 ///
@@ -26,6 +28,9 @@ pub fn rms_norm(out: &Tensor, x: &Tensor, weight: &Tensor, eps: f32, rows: usize
         (format!("[a divisor of {width}]"), format!("[{dim}]"))
     })?;
     distinct(OP, out, &[("x", x), ("weight", weight)])?;
+    if let Some(gpu) = Gpu::of(out) {
+        return gpu::rms_norm(gpu, out, x, weight, eps, rows * width / dim);
+    }
     let (x, weight) = (View::new(OP, "x", x)?, View::new(OP, "weight", weight)?);
     let (x, weight) = (&x.slice()?[..rows * width], weight.slice()?);
     write(OP, out, |out| {

@@ -1,6 +1,55 @@
 //! Seeded numbers, poisoned tensors and the comparison of results.
 
+use std::fmt;
+
 use candle_core::{Device, Tensor};
+use sconce_kernels::Isa;
+#[cfg(feature = "emulate")]
+use sconce_kernels::gpu::{Language, emulate};
+
+/// What runs an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// The CPU, with the instructions of a level.
+    Cpu(Isa),
+    /// The kernels of a GPU, on the CPU.
+    #[cfg(feature = "emulate")]
+    Emulated(Language),
+}
+
+impl Backend {
+    /// Every backend of this build and this machine, the levels of the CPU first.
+    pub(crate) fn all() -> Vec<Self> {
+        let levels = Isa::available().map(Self::Cpu);
+        #[cfg(feature = "emulate")]
+        let levels = levels.chain([Language::Cuda, Language::Metal].map(Self::Emulated));
+        levels.collect()
+    }
+
+    /// Runs `body` with operators, and the packing of weights, on this backend.
+    pub(crate) fn with<R>(self, body: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Cpu(isa) => isa.with(body),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(language) => emulate(language, body),
+        }
+    }
+
+    /// Whether it is a GPU: sums are in another order than on the CPU, and an emulated one is slow.
+    pub(crate) fn is_gpu(self) -> bool {
+        !matches!(self, Self::Cpu(_))
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu(isa) => isa.fmt(f),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(language) => write!(f, "emulated {language:?}"),
+        }
+    }
+}
 
 /// Small reproducible generator (xorshift64*).
 pub(crate) struct Random(u64);

@@ -3,7 +3,7 @@
 use sconce_kernels::rope::Angles;
 use sconce_kernels::{Error, Isa, RopeLayout, gather_rows, rms_norm, rope, write_rows};
 
-use crate::common::{Random, bits, compare, poisoned, tensor, values, vector};
+use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values, vector};
 
 #[test]
 fn rms_norm_matches_its_reference() {
@@ -17,11 +17,11 @@ fn rms_norm_matches_its_reference() {
         let mut expected = vec![0.0; live];
         sconce_kernels::rms_norm::reference::rms_norm(&mut expected, &x[..live], &weight, 1e-5);
         let magnitudes: Vec<f32> = expected.iter().map(|value| value.abs()).collect();
-        for isa in Isa::available() {
+        for backend in Backend::all() {
             let out = poisoned(rows + 1, width);
             let (x, weight) = (tensor(&x, width), vector(&weight));
-            isa.with(|| rms_norm(&out, &x, &weight, 1e-5, rows)).unwrap();
-            let case = format!("{isa} {rows}x{runs}x{dim}");
+            backend.with(|| rms_norm(&out, &x, &weight, 1e-5, rows)).unwrap();
+            let case = format!("{backend} {rows}x{runs}x{dim}");
             compare(&case, &values(&out), &expected, &magnitudes, 2e-5);
         }
     }
@@ -31,13 +31,13 @@ fn rms_norm_matches_its_reference() {
 fn a_normalized_row_has_the_same_bits_alone_and_in_a_batch() {
     let x = Random::new(3).numbers(70 * 577);
     let weight = vector(&Random::new(4).numbers(577));
-    for isa in Isa::available() {
+    for backend in Backend::all() {
         let all = poisoned(70, 577);
-        isa.with(|| rms_norm(&all, &tensor(&x, 577), &weight, 1e-6, 70)).unwrap();
+        backend.with(|| rms_norm(&all, &tensor(&x, 577), &weight, 1e-6, 70)).unwrap();
         for row in [0, 1, 28, 29, 69] {
             let alone = poisoned(1, 577);
             let x = tensor(&x[row * 577..][..577], 577);
-            isa.with(|| rms_norm(&alone, &x, &weight, 1e-6, 1)).unwrap();
+            backend.with(|| rms_norm(&alone, &x, &weight, 1e-6, 1)).unwrap();
             assert_eq!(bits(&values(&alone)), bits(&values(&all)[row * 577..][..577]));
         }
     }

@@ -1,0 +1,53 @@
+//! Kernels on the CPU: while [`emulate`] runs, operators called from its thread on CPU tensors are
+//! those of a GPU.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+
+use super::Language;
+use super::call::Grid;
+
+thread_local! {
+    static LANGUAGE: Cell<Option<Language>> = const { Cell::new(None) };
+}
+
+/// Runs `body` with operators called from this thread on CPU tensors running the kernels of
+/// `language`. What was packed for the CPU cannot be used inside, nor the other way round.
+pub fn emulate<R>(language: Language, body: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Language>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LANGUAGE.set(self.0);
+        }
+    }
+    let _restore = Restore(LANGUAGE.replace(Some(language)));
+    body()
+}
+
+/// The language that runs on this thread.
+pub(super) fn language() -> Option<Language> {
+    LANGUAGE.get()
+}
+
+/// Runs a kernel to its end.
+///
+/// # Safety
+/// As for [`Gpu::start`](super::Gpu::start).
+pub(super) unsafe fn launch(
+    language: Language,
+    kernel: &str,
+    grid: Grid,
+    values: &[u64],
+) -> Result<(), String> {
+    let language = match language {
+        Language::Cuda => sconce_gpu_emulator::Language::Cuda,
+        Language::Metal => sconce_gpu_emulator::Language::Metal,
+    };
+    let Grid { blocks, threads, shared } = grid;
+    let grid = sconce_gpu_emulator::Grid { blocks, threads, shared };
+    let pointer = |value: &u64| std::ptr::from_ref(value).cast::<c_void>();
+    let arguments: Vec<_> = values.iter().map(pointer).collect();
+    // SAFETY: the caller's promise; a word is the lower half of its value.
+    let ended = unsafe { sconce_gpu_emulator::launch(language, kernel, grid, &arguments) };
+    ended.map_err(|error| error.to_string())
+}
