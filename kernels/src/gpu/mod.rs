@@ -33,6 +33,11 @@ pub(crate) enum Gpu {
     Emulated(Language),
 }
 
+/// Whether operators on a device run on a GPU.
+pub fn is_gpu(device: &Device) -> bool {
+    Gpu::of_device(device).is_some()
+}
+
 impl Gpu {
     /// The GPU that operators on a tensor run on; none for the CPU.
     pub(crate) fn of(tensor: &Tensor) -> Option<Self> {
