@@ -108,6 +108,12 @@ namespace fast { EMULATED_FUNCTIONS }
 namespace precise { EMULATED_FUNCTIONS }
 #undef EMULATED_FUNCTIONS
 inline float fma(float x, float y, float z) { return std::fma(x, y, z); }
+template <class T, unsigned N>
+Vector<T, N> fma(const Vector<T, N>& x, const Vector<T, N>& y, const Vector<T, N>& z) {
+  Vector<T, N> out;
+  for (unsigned i = 0; i < N; ++i) out[i] = fma(x[i], y[i], z[i]);
+  return out;
+}
 inline float fabs(float x) { return std::fabs(x); }
 inline float abs(float x) { return std::fabs(x); }
 inline int abs(int x) { return x < 0 ? -x : x; }
