@@ -67,6 +67,11 @@ EMULATED_OPERATOR(-)
 EMULATED_OPERATOR(*)
 EMULATED_OPERATOR(/)
 #undef EMULATED_OPERATOR
+template <class T, unsigned N> Vector<T, N> operator-(const Vector<T, N>& a) {
+  Vector<T, N> out;
+  for (unsigned i = 0; i < N; ++i) out[i] = -a[i];
+  return out;
+}
 
 #define EMULATED_VECTORS(T)  \
   using T##2 = Vector<T, 2>; \

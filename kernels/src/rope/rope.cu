@@ -4,10 +4,10 @@
 // over some multiprocessors.
 #include "../gpu/cuda.cuh"
 
-// The pairs (a, b) become (a cos - b sin, b cos + a sin).
+// The pair (a, b) becomes (a cos - b sin, b cos + a sin), rounded alike wherever it lies.
 __device__ __forceinline__ void rope_turn(float& a, float& b, float cos, float sin) {
-  const float turned = a * cos - b * sin;
-  b = b * cos + a * sin;
+  const float turned = fmaf(a, cos, -(b * sin));
+  b = fmaf(b, cos, a * sin);
   a = turned;
 }
 

@@ -15,8 +15,8 @@ inline void rope_turn_half(device float* x, float4 c, float4 s, uint first, Rope
   const uint half_dim = shape.half_dim;
   const float4 a = load_four(x, first, half_dim, shape.wide);
   const float4 b = load_four(x + half_dim, first, half_dim, shape.wide);
-  store_four(x, first, half_dim, shape.wide, a * c - b * s);
-  store_four(x + half_dim, first, half_dim, shape.wide, b * c + a * s);
+  store_four(x, first, half_dim, shape.wide, fma(a, c, -(b * s)));
+  store_four(x + half_dim, first, half_dim, shape.wide, fma(b, c, a * s));
 }
 
 // Interleaved: element `2 i` is turned with `2 i + 1`.
@@ -27,7 +27,7 @@ inline void rope_turn_interleaved(device float* x, float4 c, float4 s, uint firs
   const float4 high = load_four(x, 2 * first + 4, len, shape.wide);
   const float4 a = float4(low.x, low.z, high.x, high.z);
   const float4 b = float4(low.y, low.w, high.y, high.w);
-  const float4 p = a * c - b * s, q = b * c + a * s;
+  const float4 p = fma(a, c, -(b * s)), q = fma(b, c, a * s);
   store_four(x, 2 * first, len, shape.wide, float4(p.x, q.x, p.y, q.y));
   store_four(x, 2 * first + 4, len, shape.wide, float4(p.z, q.z, p.w, q.w));
 }
