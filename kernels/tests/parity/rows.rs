@@ -75,6 +75,7 @@ fn rope_matches_its_reference() {
         (90, 9, 64, 32),
         (2, 2, 8, 0),
         (2, 3, 12, 8),
+        (2, 3, 20, 14),
     ];
     for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
         for (rows, heads, head_dim, rotary_dim) in shapes {
