@@ -36,7 +36,7 @@ compile() {
   [[ -e $log ]] && return
   rm -f "$DONE/$name.$architecture".*
   if "$CUDA/bin/nvcc" --options-file nvcc.options -arch="$architecture" -cubin -Xptxas -v \
-    -o /dev/null "$source" >"$log.failed" 2>&1; then
+    -Werror all-warnings -o /dev/null "$source" >"$log.failed" 2>&1; then
     mv "$log.failed" "$log"
   else
     echo "$source does not compile for $architecture:" >&2
