@@ -266,7 +266,7 @@ fn rows_that_nobody_asked_for_have_no_logits() {
         model.state_mut().reserve(*id, 4).unwrap();
         batch.push(*id, 0, &[1, 2, 3, index as u32], index == 1);
     }
-    let logits = model.forward(&batch).unwrap();
+    let mut logits = model.forward(&batch).unwrap();
     assert_eq!((logits.rows(), logits.row(0).unwrap().len()), (1, stepping::VOCABULARY as usize));
     let one = argmax(logits.row(0).unwrap());
     let id = model.state_mut().open().unwrap();

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::Device;
+use sconce_kernels::BlockOrder;
 
 use super::architecture::Architecture;
 use super::sizes::{MemoryEstimate, context_length, state_layout};
@@ -82,7 +83,7 @@ fn load<A: Architecture>(
     let footprint =
         ModelFootprint { weights_bytes: summary.bytes, workspace_bytes: allocator.bytes() };
     let parts = DecoderParts {
-        info: plan.info(),
+        info: plan.info(&device),
         footprint,
         token_work: plan.work(),
         step_tokens_max: options.step_tokens_max,
@@ -167,7 +168,7 @@ impl<'a, A: Architecture> Plan<'a, A> {
         TokenWork::new(self.summary.work, activations, &self.layout, attention)
     }
 
-    fn info(&self) -> ModelInfo {
+    fn info(&self, device: &Device) -> ModelInfo {
         let common = self.architecture.common();
         let generation = self.checkpoint.generation_config();
         ModelInfo {
@@ -181,7 +182,7 @@ impl<'a, A: Architecture> Plan<'a, A> {
             weight_format: self.summary.format.clone(),
             eos_token_ids: generation.eos_token_ids.clone(),
             bos_token_id: generation.bos_token_id,
-            fingerprint: fingerprint(self.checkpoint, self.options),
+            fingerprint: fingerprint(self.checkpoint, self.options, device),
         }
     }
 }
@@ -201,8 +202,11 @@ fn ignores<A: Architecture>(architecture: &A) -> impl Fn(&str) -> bool {
 }
 
 /// State that was made with quantized activations or weights differs from state that was not.
-fn fingerprint(checkpoint: &Checkpoint, options: &LoadOptions) -> u64 {
+fn fingerprint(checkpoint: &Checkpoint, options: &LoadOptions, device: &Device) -> u64 {
     let mut uses = vec![STATE_FORMAT, options.precision.name()];
     uses.extend(options.quantize.map(|format| format.name()));
+    if BlockOrder::of(device) == BlockOrder::Tokens {
+        uses.push("pages in the order of their tokens");
+    }
     checkpoint.fingerprint_as(&uses)
 }
