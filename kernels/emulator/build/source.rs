@@ -120,10 +120,7 @@ fn shared<'a>(text: &'a str, out: &mut String) -> Result<&'a str, String> {
                 let declaration = &text[..index];
                 let name = declared_name(declaration)
                     .ok_or_else(|| format!("shared memory without a name: {declaration}"))?;
-                *out += &format!(
-                    "static {declaration}; \
-                     emulator::Declared<decltype({name})> declared_{name}({name});"
-                );
+                *out += &guarded(declaration, name);
                 return Ok(&text[index + 1..]);
             }
             ')' | ',' | '=' | '{' if depth == 0 => break,
@@ -132,6 +129,17 @@ fn shared<'a>(text: &'a str, out: &mut String) -> Result<&'a str, String> {
     }
     let start: String = text.chars().take(60).collect();
     Err(format!("shared memory is declared one variable at a time, found {start}"))
+}
+
+/// A static variable between its guards, under its own name, and that control has passed it.
+fn guarded(declaration: &str, name: &str) -> String {
+    let guard = |side| format!("unsigned char guard_{side}[emulator::GUARD]");
+    let (before, after) = (guard("before"), guard("after"));
+    format!(
+        "static struct {{ {before}; {declaration}; {after}; }} guarded_{name}; \
+         auto& {name} = guarded_{name}.{name}; \
+         emulator::Declared declared_{name}(\"{name}\", (void*)&{name}, sizeof({name}));"
+    )
 }
 
 fn declared_name(declaration: &str) -> Option<&str> {
