@@ -34,6 +34,7 @@ mod rounding;
 pub mod scale;
 pub mod short_conv;
 mod simd;
+pub mod top_logits;
 
 pub use access::{read_rows, storage_mut, write_rows};
 pub use add::{add, add_bias, add_gated};
@@ -65,3 +66,4 @@ pub use rms_norm_gated::rms_norm_gated;
 pub use rope::{RopeLayout, rope};
 pub use scale::scale;
 pub use short_conv::short_conv;
+pub use top_logits::TopLogits;

@@ -2,6 +2,7 @@
 // values in a warp, shared memory. The other side is src/exports.rs.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
