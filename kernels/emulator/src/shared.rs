@@ -83,9 +83,11 @@ impl Shared {
         // SAFETY: variables were declared with their guards.
         let touched = |variable: &&Variable| unsafe { variable.touched() };
         match self.declared.iter().chain([&self.dynamic]).find(touched) {
-            Some(variable) => {
-                Err(format!("it wrote outside of the {} bytes of {}", variable.len, variable.name()))
-            }
+            Some(variable) => Err(format!(
+                "it wrote outside of the {} bytes of {}",
+                variable.len,
+                variable.name()
+            )),
             None => Ok(()),
         }
     }
