@@ -101,7 +101,7 @@ impl<'a> Call<'a> {
     ) -> Result<&mut Self> {
         let range = bounds(self.op, operand, tensor.layout())?;
         let (storage, _) = storage_mut(tensor);
-        self.address::<T>(operand, &storage, range.start)?;
+        self.operand::<T>(operand, &storage, range.start, true)?;
         self.held.push(Held::Write(storage));
         Ok(self)
     }
@@ -117,7 +117,7 @@ impl<'a> Call<'a> {
     ) -> Result<&mut Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let range = bounds(self.op, operand, layout)?;
-        self.address::<T>(operand, &storage, range.start)?;
+        self.operand::<T>(operand, &storage, range.start, false)?;
         self.held.push(Held::Read(storage));
         Ok(self)
     }
@@ -133,7 +133,7 @@ impl<'a> Call<'a> {
         }
         let op = self.op;
         let list = self.gpu.list(words).map_err(|what| Error::Device { op, what })?;
-        self.arguments.push(Argument::Address(list.address()));
+        self.arguments.push(list.argument());
         self.held.push(Held::List(list));
         Ok(self)
     }
@@ -189,19 +189,21 @@ impl<'a> Call<'a> {
     }
 
     /// Adds where an operand starts, or refuses its type or its device.
-    fn address<T: Element>(
+    fn operand<T: Element>(
         &mut self,
         operand: &'static str,
         storage: &Storage,
         start: usize,
+        written: bool,
     ) -> Result<()> {
         let op = self.op;
         let elsewhere = |device| Error::Elsewhere { op, operand, device };
-        let Some(address) = self.gpu.address::<T>(storage).map_err(elsewhere)? else {
+        let found = self.gpu.operand::<T>(storage, start, written).map_err(elsewhere)?;
+        let Some(argument) = found else {
             let found = storage.dtype();
             return Err(Error::DType { op, operand, expected: T::DTYPE, found });
         };
-        self.arguments.push(Argument::Address(address + (start * size_of::<T>()) as u64));
+        self.arguments.push(argument);
         Ok(())
     }
 }
