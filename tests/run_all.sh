@@ -61,6 +61,11 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --package sconce-server --all-targets --locked --features object-store -- -D warnings
 
+if [[ $(uname -s) == Linux ]]; then
+  step "kernels of CUDA, compiled for their GPUs"
+  kernels/cuda_check.sh
+fi
+
 step "models of the golden tests"
 bash tests/reference/fetch.sh
 

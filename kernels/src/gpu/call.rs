@@ -3,15 +3,15 @@
 
 use candle_core::{Storage, StorageMutRef, StorageRef, Tensor};
 
-use super::Gpu;
 use super::step::{self, Argument};
-use crate::access::{Element, bounds, location, storage_mut};
+use super::{Gpu, List};
+use crate::access::{Element, bounds, storage_mut};
 use crate::error::{Error, Result};
 
 /// Threads that make up a warp, or a simdgroup.
 pub(crate) const WARP: u32 = 32;
 /// Most arguments of a kernel: what Metal has places for.
-const ARGUMENTS_MAX: usize = 31;
+pub(super) const ARGUMENTS_MAX: usize = 31;
 
 /// How many threads run a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,7 +80,7 @@ pub(crate) struct Call<'a> {
 enum Held<'a> {
     Read(#[expect(dead_code, reason = "a lock")] StorageRef<'a>),
     Write(#[expect(dead_code, reason = "a lock")] StorageMutRef<'a>),
-    List(#[expect(dead_code, reason = "an argument points to it")] Box<[u32]>),
+    List(#[expect(dead_code, reason = "an argument points to it")] List),
 }
 
 impl<'a> Call<'a> {
@@ -100,13 +100,8 @@ impl<'a> Call<'a> {
         tensor: &'a Tensor,
     ) -> Result<&mut Self> {
         let range = bounds(self.op, operand, tensor.layout())?;
-        let (mut storage, _) = storage_mut(tensor);
-        let found = storage.dtype();
-        let address = match &mut *storage {
-            Storage::Cpu(storage) => T::of_mut(storage).map(|all| all.as_ptr().addr()),
-            other => return Err(Error::Unsupported { op: self.op, device: location(other) }),
-        };
-        self.address::<T>(operand, address, range.start, found)?;
+        let (storage, _) = storage_mut(tensor);
+        self.address::<T>(operand, &storage, range.start)?;
         self.held.push(Held::Write(storage));
         Ok(self)
     }
@@ -122,11 +117,7 @@ impl<'a> Call<'a> {
     ) -> Result<&mut Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let range = bounds(self.op, operand, layout)?;
-        let address = match &*storage {
-            Storage::Cpu(storage) => T::of(storage).map(|all| all.as_ptr().addr()),
-            other => return Err(Error::Unsupported { op: self.op, device: location(other) }),
-        };
-        self.address::<T>(operand, address, range.start, storage.dtype())?;
+        self.address::<T>(operand, &storage, range.start)?;
         self.held.push(Held::Read(storage));
         Ok(self)
     }
@@ -134,15 +125,16 @@ impl<'a> Call<'a> {
     /// A list that the host made, copied to where the kernel can read it.
     ///
     /// # Errors
-    /// No room for it among the lists of the step.
+    /// No room for it among the lists of the step, or on the device.
     pub(crate) fn list(&mut self, words: &[u32]) -> Result<&mut Self> {
         if let Some(place) = step::list(self.op, words) {
             self.arguments.push(Argument::List(place?));
             return Ok(self);
         }
-        let words: Box<[u32]> = words.into();
-        self.arguments.push(Argument::Address(words.as_ptr().addr() as u64));
-        self.held.push(Held::List(words));
+        let op = self.op;
+        let list = self.gpu.list(words).map_err(|what| Error::Device { op, what })?;
+        self.arguments.push(Argument::Address(list.address()));
+        self.held.push(Held::List(list));
         Ok(self)
     }
 
@@ -196,19 +188,20 @@ impl<'a> Call<'a> {
         started.map_err(|what| Error::Kernel { op: self.op, kernel, what })
     }
 
-    /// Adds where an operand starts, or refuses its type.
+    /// Adds where an operand starts, or refuses its type or its device.
     fn address<T: Element>(
         &mut self,
         operand: &'static str,
-        storage: Option<usize>,
+        storage: &Storage,
         start: usize,
-        found: candle_core::DType,
     ) -> Result<()> {
-        let Some(address) = storage else {
-            return Err(Error::DType { op: self.op, operand, expected: T::DTYPE, found });
+        let op = self.op;
+        let elsewhere = |device| Error::Elsewhere { op, operand, device };
+        let Some(address) = self.gpu.address::<T>(storage).map_err(elsewhere)? else {
+            let found = storage.dtype();
+            return Err(Error::DType { op, operand, expected: T::DTYPE, found });
         };
-        let address = address + start * size_of::<T>();
-        self.arguments.push(Argument::Address(address as u64));
+        self.arguments.push(Argument::Address(address + (start * size_of::<T>()) as u64));
         Ok(())
     }
 }

@@ -3,17 +3,20 @@
 //! GPU and for the emulator, which runs the same sources on the CPU.
 
 mod call;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 #[cfg(feature = "emulate")]
 mod emulated;
 mod step;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
 pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
 pub use self::step::step;
 use self::step::{Argument, Recording};
+use crate::access::{Element, location};
 use crate::error::Error;
 
 /// What kernels are written in.
@@ -28,9 +31,17 @@ pub enum Language {
 /// A GPU that runs kernels. There is none in a build without features for one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Gpu {
+    /// One of NVIDIA's.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Cuda),
     /// Emulated, on tensors of the CPU.
     #[cfg(feature = "emulate")]
     Emulated(Language),
+}
+
+/// Whether operators on a device run on a GPU.
+pub fn is_gpu(device: &Device) -> bool {
+    Gpu::of_device(device).is_some()
 }
 
 impl Gpu {
@@ -45,6 +56,10 @@ impl Gpu {
         if device.is_cpu() {
             return emulated::language().map(Self::Emulated);
         }
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            return Some(Self::Cuda(cuda::Cuda::of(device)));
+        }
         let _ = device;
         None
     }
@@ -52,8 +67,42 @@ impl Gpu {
     /// What its kernels are written in.
     pub(crate) fn language(self) -> Language {
         match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Language::Cuda,
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => language,
+        }
+    }
+
+    /// Where the elements of a storage start for its kernels; none if they are of another type.
+    ///
+    /// # Errors
+    /// Where the storage is, if not on this GPU.
+    fn address<T: Element>(self, storage: &Storage) -> Result<Option<u64>, DeviceLocation> {
+        match (self, storage) {
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(gpu), Storage::Cuda(storage)) if gpu.has(storage) => {
+                Ok(cuda::start_of(storage, T::DTYPE))
+            }
+            #[cfg(feature = "emulate")]
+            (Self::Emulated(_), Storage::Cpu(storage)) => {
+                Ok(T::of(storage).map(|all| all.as_ptr().addr() as u64))
+            }
+            (_, other) => Err(location(other)),
+        }
+    }
+
+    /// Copies a list to where its kernels can read it, outside of steps.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn list(self, words: &[u32]) -> Result<List, String> {
+        let _ = words;
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(gpu) => gpu.upload(words).map(List::Cuda),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(_) => Ok(List::Emulated(words.into())),
         }
     }
 
@@ -66,13 +115,16 @@ impl Gpu {
     /// The kernel takes just these arguments, and addresses lead to what it takes them to.
     unsafe fn start(
         self,
-        kernel: &str,
+        kernel: &'static str,
         grid: Grid,
         arguments: &[Argument],
         lists: u64,
     ) -> Result<(), String> {
         let _ = (kernel, grid, arguments, lists);
         match self {
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Self::Cuda(gpu) => unsafe { gpu.start(kernel, grid, arguments, lists) },
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => {
                 // SAFETY: the caller's promise.
@@ -89,6 +141,12 @@ impl Gpu {
     /// # Safety
     /// As for [`start`](Self::start), for each launch.
     unsafe fn submit(self, recording: &Recording) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        #[allow(irrefutable_let_patterns, reason = "in a build with no other GPU")]
+        if let Self::Cuda(gpu) = self {
+            // SAFETY: the caller's promise.
+            return unsafe { gpu.submit(recording) };
+        }
         let lists = recording.lists.as_ptr().addr() as u64;
         for launch in &recording.launches {
             let arguments = &recording.arguments[launch.arguments.clone()];
@@ -97,5 +155,25 @@ impl Gpu {
             started.map_err(|what| Error::Kernel { op: launch.op, kernel: launch.kernel, what })?;
         }
         Ok(())
+    }
+}
+
+/// A list that a call's kernels read.
+enum List {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Uploaded),
+    #[cfg(feature = "emulate")]
+    Emulated(Box<[u32]>),
+}
+
+impl List {
+    fn address(&self) -> u64 {
+        // By value, as there may be none.
+        match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref uploaded) => uploaded.address(),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(ref words) => words.as_ptr().addr() as u64,
+        }
     }
 }

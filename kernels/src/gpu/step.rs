@@ -31,6 +31,19 @@ pub(crate) enum Argument {
     List(u32),
 }
 
+impl Argument {
+    /// What the kernel is passed, a word in the lower half, where `lists` is where the lists of the
+    /// step start.
+    #[cfg_attr(not(any(feature = "cuda", feature = "emulate")), expect(dead_code))]
+    pub(super) fn value(self, lists: u64) -> u64 {
+        match self {
+            Self::Address(address) => address,
+            Self::Word(word) => u64::from(word),
+            Self::List(place) => lists + u64::from(place) * 4,
+        }
+    }
+}
+
 /// A launch, in the terms of a recording.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Launch {

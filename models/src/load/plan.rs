@@ -12,10 +12,9 @@ use super::{LoadOptions, LoadProgress};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::layers::decoder::{Decoder, DecoderParts, DecoderWeights, WeightsSummary};
+use crate::layers::head_workspace::HeadWorkspace;
 use crate::layers::rope::{Frequencies, RopeTable};
-use crate::layers::workspace::{
-    Allocator, HeadWorkspace, Part, Workspace, WorkspaceShape, activation_type,
-};
+use crate::layers::workspace::{Allocator, Part, Workspace, WorkspaceShape, activation_type};
 use crate::model::{Model, ModelFootprint, ModelInfo};
 use crate::state::{STATE_FORMAT, StateLayout};
 use crate::work::TokenWork;
@@ -74,7 +73,7 @@ fn load<A: Architecture>(
     let plan = Plan::<A>::new(checkpoint, options)?;
     let device = Device::Cpu;
     // Both before any weight is read: what cannot be allocated is refused early.
-    let mut allocator = plan.allocator(Some(&device));
+    let mut allocator = Allocator::new(options.step_tokens_max, options.precision, &device);
     let buffers = plan.buffers(&mut allocator)?;
     let weights = Weights::pack(checkpoint, &plan.ignores(), &device, progress)
         .quantized(options.quantize, plan.architecture.common().layers);
@@ -100,7 +99,8 @@ fn estimate<A: Architecture>(
     options: &LoadOptions,
 ) -> Result<MemoryEstimate, Error> {
     let plan = Plan::<A>::new(checkpoint, options)?;
-    let mut allocator = plan.allocator(None);
+    let device = Device::Cpu;
+    let mut allocator = Allocator::counting(options.step_tokens_max, options.precision, &device);
     plan.buffers(&mut allocator)?;
     let (weights, context) = (plan.summary.bytes, plan.context_length);
     Ok(MemoryEstimate::new(weights, allocator.bytes(), &plan.layout, context))
@@ -138,10 +138,6 @@ impl<'a, A: Architecture> Plan<'a, A> {
 
     fn ignores(&self) -> impl Fn(&str) -> bool {
         ignores(&self.architecture)
-    }
-
-    fn allocator<'d>(&self, device: Option<&'d Device>) -> Allocator<'d> {
-        Allocator::new(self.options.step_tokens_max, self.options.precision, device)
     }
 
     fn buffers(&self, allocator: &mut Allocator<'_>) -> Result<Buffers, Error> {
