@@ -21,7 +21,8 @@ use crate::recurrence::Recurrence;
 ///
 /// # Errors
 /// Shapes that do not fit, segments, emits or slots that [`Recurrence`] does not allow, tensors that
-/// are not f32 and contiguous, a device without an implementation, tensors that share storage.
+/// are not f32 and contiguous, a device without an implementation, tensors that share storage, on a
+/// GPU a kernel of more than 8.
 pub fn short_conv(
     out: &Tensor,
     x: &Tensor,

@@ -59,13 +59,15 @@ impl Convolution {
 
 #[test]
 fn short_conv_matches_its_reference() {
-    let table: [(usize, usize, &[usize]); 8] = [
+    let table: [(usize, usize, &[usize]); 10] = [
         (1, 4, &[1]),
         (8, 3, &[1, 1, 0, 1, 1]),
         (16, 4, &[5, 1, 2]),
         (40, 4, &[3, 64]),
         (1030, 4, &[1, 20]),
         (24, 2, &[1, 7]),
+        (8, 5, &[9]),
+        (6, 6, &[1, 40]),
         (24, 7, &[2, 3]),
         (520, 8, &[33, 0, 101]),
     ];
@@ -121,6 +123,7 @@ fn a_convolution_has_the_same_bits_whole_in_pieces_and_on_any_number_of_threads(
     }
 }
 
+#[cfg(feature = "emulate")]
 #[test]
 fn kernels_of_more_inputs_than_a_gpu_has_registers_for_are_refused() {
     for backend in Backend::all().into_iter().filter(|backend| backend.is_gpu()) {
