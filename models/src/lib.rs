@@ -32,6 +32,7 @@ pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, l
 pub use model::{Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment};
 pub use quantize::QuantizeFormat;
 pub use sconce_kernels::KvType;
+pub use sconce_kernels::gpu::{DeviceChoice, DeviceError};
 pub use state::{
     PAGE_TOKENS, PointId, Prefix, PrefixPoint, SequenceId, StateError, StateLayout, StatePool,
 };

@@ -5,6 +5,7 @@
 mod call;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+mod device;
 #[cfg(feature = "emulate")]
 mod emulated;
 mod step;
@@ -12,6 +13,7 @@ mod step;
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
 pub(crate) use self::call::{Call, Grid, threads_for};
+pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
 pub use self::step::step;
