@@ -1,5 +1,9 @@
 //! Where feature `cuda` is on: compiles each CUDA source into one file of machine code for several
-//! GPUs, and lists them for `src/gpu/cuda/modules.rs`, which embeds them. Otherwise does nothing.
+//! GPUs, and lists them for `src/gpu/cuda/modules.rs`, which embeds them. Where `metal` is on: lists
+//! the Metal sources. Otherwise does nothing.
+
+#[path = "build/metal.rs"]
+mod metal;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +19,13 @@ const ARCHITECTURES_VARIABLE: &str = "SCONCE_CUDA_ARCHITECTURES";
 
 fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo names no OUT_DIR")?);
+    if env::var_os("CARGO_FEATURE_METAL").is_some() {
+        println!("cargo::rerun-if-changed=src");
+        let sources = files("metal").map_err(|error| format!("src: {error}"))?;
+        metal::list(&sources, &out)?;
+    }
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return Ok(());
     }
@@ -26,7 +37,6 @@ fn main() -> Result<(), String> {
     }
     let architectures = env::var(ARCHITECTURES_VARIABLE).unwrap_or(ARCHITECTURES.to_owned());
     println!("cargo::rustc-env={ARCHITECTURES_VARIABLE}={architectures}");
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo names no OUT_DIR")?);
     let headers = files("cuh").map_err(|error| format!("src: {error}"))?;
     let sources = files("cu").map_err(|error| format!("src: {error}"))?;
     let common: Vec<_> = headers.into_iter().chain([PathBuf::from("nvcc.options")]).collect();

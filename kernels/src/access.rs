@@ -9,6 +9,8 @@ use candle_core::{
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::gpu::cuda;
+#[cfg(feature = "metal")]
+use crate::gpu::metal;
 
 /// Copies the leading rows of `[capacity, dim]` out: `values.len()` elements from the start.
 ///
@@ -21,12 +23,32 @@ pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
         let range = copied(OP, tensor, values.len())?;
         return cuda::to_host(storage, range, values);
     }
+    #[cfg(feature = "metal")]
+    if let Storage::Metal(storage) = &*tensor.storage_and_layout().0 {
+        let range = copied(OP, tensor, values.len())?;
+        return metal::to_host(storage, range, values);
+    }
     let view = View::new(OP, "tensor", tensor)?;
     let source = view.slice()?;
     check(OP, "tensor", source.len() >= values.len(), || {
         (format!("at least {} elements", values.len()), source.len().to_string())
     })?;
     values.copy_from_slice(&source[..values.len()]);
+    Ok(())
+}
+
+/// Copies the leading words of a tensor out: `words.len()` elements from the start.
+///
+/// # Errors
+/// A tensor that is not u32, contiguous, on the CPU and at least as large as `words`.
+pub fn read_words(tensor: &Tensor, words: &mut [u32]) -> Result<()> {
+    const OP: &str = "read_words";
+    let view = View::new(OP, "tensor", tensor)?;
+    let source = view.elements::<u32>()?;
+    check(OP, "tensor", source.len() >= words.len(), || {
+        (format!("at least {} elements", words.len()), source.len().to_string())
+    })?;
+    words.copy_from_slice(&source[..words.len()]);
     Ok(())
 }
 
@@ -45,6 +67,15 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
         };
         return cuda::from_host(storage, range, values);
     }
+    #[cfg(feature = "metal")]
+    if tensor.device().is_metal() {
+        let range = copied(OP, tensor, values.len())?;
+        let (mut storage, _) = storage_mut(tensor);
+        let Storage::Metal(storage) = &mut *storage else {
+            return Err(Error::Unsupported { op: OP, device: location(&storage) });
+        };
+        return metal::from_host(storage, range, values);
+    }
     write(OP, tensor, |target| {
         let len = target.len();
         check(OP, "tensor", len >= values.len(), || {
@@ -56,7 +87,7 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
 }
 
 /// Where the leading elements of a tensor of f32 are that are copied from or to the host.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 fn copied(op: &'static str, tensor: &Tensor, len: usize) -> Result<std::ops::Range<usize>> {
     let (operand, found) = ("tensor", tensor.dtype());
     if found != DType::F32 {

@@ -37,6 +37,18 @@ impl Grid {
         Self { blocks, threads, shared: 0 }
     }
 
+    /// For kernels that work on an array of `len`, four elements a thread.
+    pub(crate) fn fours(len: usize, threads: u32) -> Self {
+        Self::row(len.div_ceil(4).div_ceil(threads as usize), threads)
+    }
+
+    /// For kernels that work on rows of `dim`, four elements a thread: blocks `[rows, parts]`.
+    pub(crate) fn rows_of_fours(rows: usize, dim: usize, threads_max: u32) -> Self {
+        let fours = dim.div_ceil(4);
+        let threads = threads_for(fours, threads_max);
+        Self::of([rows, fours.div_ceil(threads as usize), 1], threads)
+    }
+
     /// The same with dynamic shared memory.
     pub(crate) fn with_shared(self, bytes: usize) -> Self {
         Self { shared: bytes, ..self }
@@ -47,6 +59,13 @@ impl Grid {
 pub(crate) fn threads_for(items: usize, threads_max: u32) -> u32 {
     let items = u32::try_from(items).unwrap_or(u32::MAX).clamp(1, threads_max);
     items.next_multiple_of(WARP).min(threads_max)
+}
+
+/// Whether kernels may read these tensors four elements, 16 bytes, at a time: their rows of `width`
+/// start at multiples of that. Memory of a device, and of the heap, starts at one too.
+pub(crate) fn in_fours(width: usize, tensors: &[&Tensor]) -> bool {
+    let start = |tensor: &&Tensor| tensor.layout().start_offset();
+    width.is_multiple_of(4) && tensors.iter().map(start).all(|start| start.is_multiple_of(4))
 }
 
 /// A kernel's call in the making.
@@ -82,7 +101,7 @@ impl<'a> Call<'a> {
     ) -> Result<&mut Self> {
         let range = bounds(self.op, operand, tensor.layout())?;
         let (storage, _) = storage_mut(tensor);
-        self.address::<T>(operand, &storage, range.start)?;
+        self.operand::<T>(operand, &storage, range.start, true)?;
         self.held.push(Held::Write(storage));
         Ok(self)
     }
@@ -98,7 +117,7 @@ impl<'a> Call<'a> {
     ) -> Result<&mut Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let range = bounds(self.op, operand, layout)?;
-        self.address::<T>(operand, &storage, range.start)?;
+        self.operand::<T>(operand, &storage, range.start, false)?;
         self.held.push(Held::Read(storage));
         Ok(self)
     }
@@ -114,7 +133,7 @@ impl<'a> Call<'a> {
         }
         let op = self.op;
         let list = self.gpu.list(words).map_err(|what| Error::Device { op, what })?;
-        self.arguments.push(Argument::Address(list.address()));
+        self.arguments.push(list.argument());
         self.held.push(Held::List(list));
         Ok(self)
     }
@@ -123,6 +142,11 @@ impl<'a> Call<'a> {
     pub(crate) fn word(&mut self, value: u32) -> &mut Self {
         self.arguments.push(Argument::Word(value));
         self
+    }
+
+    /// A condition.
+    pub(crate) fn flag(&mut self, value: bool) -> &mut Self {
+        self.word(u32::from(value))
     }
 
     /// A size or a count.
@@ -165,19 +189,21 @@ impl<'a> Call<'a> {
     }
 
     /// Adds where an operand starts, or refuses its type or its device.
-    fn address<T: Element>(
+    fn operand<T: Element>(
         &mut self,
         operand: &'static str,
         storage: &Storage,
         start: usize,
+        written: bool,
     ) -> Result<()> {
         let op = self.op;
         let elsewhere = |device| Error::Elsewhere { op, operand, device };
-        let Some(address) = self.gpu.address::<T>(storage).map_err(elsewhere)? else {
+        let found = self.gpu.operand::<T>(storage, start, written).map_err(elsewhere)?;
+        let Some(argument) = found else {
             let found = storage.dtype();
             return Err(Error::DType { op, operand, expected: T::DTYPE, found });
         };
-        self.arguments.push(Argument::Address(address + (start * size_of::<T>()) as u64));
+        self.arguments.push(argument);
         Ok(())
     }
 }

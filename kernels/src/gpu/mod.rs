@@ -8,11 +8,13 @@ pub(crate) mod cuda;
 mod device;
 #[cfg(feature = "emulate")]
 mod emulated;
+#[cfg(feature = "metal")]
+pub(crate) mod metal;
 mod step;
 
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
-pub(crate) use self::call::{Call, Grid, threads_for};
+pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
@@ -36,9 +38,17 @@ pub(crate) enum Gpu {
     /// One of NVIDIA's.
     #[cfg(feature = "cuda")]
     Cuda(cuda::Cuda),
+    /// One of Apple's.
+    #[cfg(feature = "metal")]
+    Metal(metal::Metal),
     /// Emulated, on tensors of the CPU.
     #[cfg(feature = "emulate")]
     Emulated(Language),
+}
+
+/// Whether operators on a device run on a GPU.
+pub fn is_gpu(device: &Device) -> bool {
+    Gpu::of_device(device).is_some()
 }
 
 impl Gpu {
@@ -57,6 +67,10 @@ impl Gpu {
         if let Device::Cuda(device) = device {
             return Some(Self::Cuda(cuda::Cuda::of(device)));
         }
+        #[cfg(feature = "metal")]
+        if let Device::Metal(device) = device {
+            return Some(Self::Metal(metal::Metal::of(device)));
+        }
         let _ = device;
         None
     }
@@ -66,24 +80,40 @@ impl Gpu {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => Language::Cuda,
+            #[cfg(feature = "metal")]
+            Self::Metal(_) => Language::Metal,
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => language,
         }
     }
 
-    /// Where the elements of a storage start for its kernels; none if they are of another type.
+    /// What its kernels are given for the elements of a storage from `start` on, which they may
+    /// write or not; none if they are of another type.
     ///
     /// # Errors
     /// Where the storage is, if not on this GPU.
-    fn address<T: Element>(self, storage: &Storage) -> Result<Option<u64>, DeviceLocation> {
+    fn operand<T: Element>(
+        self,
+        storage: &Storage,
+        start: usize,
+        written: bool,
+    ) -> Result<Option<Argument>, DeviceLocation> {
+        let _ = (start, written);
         match (self, storage) {
             #[cfg(feature = "cuda")]
             (Self::Cuda(gpu), Storage::Cuda(storage)) if gpu.has(storage) => {
-                Ok(cuda::start_of(storage, T::DTYPE))
+                let bytes = (start * size_of::<T>()) as u64;
+                Ok(cuda::start_of(storage, T::DTYPE).map(|all| Argument::Address(all + bytes)))
+            }
+            #[cfg(feature = "metal")]
+            (Self::Metal(gpu), Storage::Metal(storage)) if gpu.has(storage) => {
+                Ok(metal::place_of(storage, T::DTYPE, start, written).map(Argument::Buffer))
             }
             #[cfg(feature = "emulate")]
             (Self::Emulated(_), Storage::Cpu(storage)) => {
-                Ok(T::of(storage).map(|all| all.as_ptr().addr() as u64))
+                let bytes = start * size_of::<T>();
+                Ok(T::of(storage)
+                    .map(|all| Argument::Address((all.as_ptr().addr() + bytes) as u64)))
             }
             (_, other) => Err(location(other)),
         }
@@ -98,6 +128,8 @@ impl Gpu {
         match self {
             #[cfg(feature = "cuda")]
             Self::Cuda(gpu) => gpu.upload(words).map(List::Cuda),
+            #[cfg(feature = "metal")]
+            Self::Metal(gpu) => gpu.upload(words).map(List::Metal),
             #[cfg(feature = "emulate")]
             Self::Emulated(_) => Ok(List::Emulated(words.into())),
         }
@@ -122,6 +154,9 @@ impl Gpu {
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
             Self::Cuda(gpu) => unsafe { gpu.start(kernel, grid, arguments, lists) },
+            #[cfg(feature = "metal")]
+            // SAFETY: the caller's promise.
+            Self::Metal(gpu) => unsafe { gpu.start(kernel, grid, arguments, None) },
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => {
                 // SAFETY: the caller's promise.
@@ -144,6 +179,12 @@ impl Gpu {
             // SAFETY: the caller's promise.
             return unsafe { gpu.submit(recording) };
         }
+        #[cfg(feature = "metal")]
+        #[allow(irrefutable_let_patterns, reason = "in a build with no other GPU")]
+        if let Self::Metal(gpu) = self {
+            // SAFETY: the caller's promise.
+            return unsafe { gpu.submit(recording) };
+        }
         let lists = recording.lists.as_ptr().addr() as u64;
         for launch in &recording.launches {
             let arguments = &recording.arguments[launch.arguments.clone()];
@@ -159,18 +200,22 @@ impl Gpu {
 enum List {
     #[cfg(feature = "cuda")]
     Cuda(cuda::Uploaded),
+    #[cfg(feature = "metal")]
+    Metal(metal::Uploaded),
     #[cfg(feature = "emulate")]
     Emulated(Box<[u32]>),
 }
 
 impl List {
-    fn address(&self) -> u64 {
+    fn argument(&self) -> Argument {
         // By value, as there may be none.
         match *self {
             #[cfg(feature = "cuda")]
-            Self::Cuda(ref uploaded) => uploaded.address(),
+            Self::Cuda(ref uploaded) => Argument::Address(uploaded.address()),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref uploaded) => Argument::Buffer(uploaded.place()),
             #[cfg(feature = "emulate")]
-            Self::Emulated(ref words) => words.as_ptr().addr() as u64,
+            Self::Emulated(ref words) => Argument::Address(words.as_ptr().addr() as u64),
         }
     }
 }
