@@ -78,7 +78,7 @@ impl DeviceChoice {
             }
             Self::Cpu => Ok(self),
             Self::Cuda(number) => expect_cuda(number).map(|()| self),
-            Self::Metal => Err(DeviceError::new("a build with feature `metal`", "one without it")),
+            Self::Metal => expect_metal().map(|()| self),
         }
     }
 
@@ -98,6 +98,10 @@ impl DeviceChoice {
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => super::cuda::open(number)
                 .map_err(|what| DeviceError::new(format!("a GPU `{choice}` to use"), what))?,
+            #[cfg(feature = "metal")]
+            Self::Metal => Device::new_metal(0).map_err(|error| {
+                DeviceError::new(format!("a GPU `{choice}` to use"), error.to_string())
+            })?,
             _ => Device::Cpu,
         };
         opened.push((choice, device.clone()));
@@ -118,6 +122,19 @@ fn expect_cuda(number: usize) -> Result<(), DeviceError> {
     }
     let expected = format!("an NVIDIA GPU number {number}, counted from 0");
     Err(DeviceError::new(expected, format!("{count} of them")))
+}
+
+#[cfg(not(feature = "metal"))]
+fn expect_metal() -> Result<(), DeviceError> {
+    Err(DeviceError::new("a build with feature `metal`", "one without it"))
+}
+
+#[cfg(feature = "metal")]
+fn expect_metal() -> Result<(), DeviceError> {
+    match candle_metal_kernels::metal::Device::system_default() {
+        Some(_) => Ok(()),
+        None => Err(DeviceError::new("an Apple GPU", "none")),
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -153,8 +170,6 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_told() {
-        let metal = DeviceChoice::Metal.open().unwrap_err().to_string();
-        assert_eq!(metal, "expected a build with feature `metal`, found one without it");
         // No machine has so many; one without a driver, or a build without the feature, says that.
         let Err(error) = DeviceChoice::Cuda(4096).resolve() else { panic!("there are 4097 GPUs") };
         let expected = match cfg!(feature = "cuda") {
@@ -164,10 +179,12 @@ mod tests {
         assert!(expected.iter().any(|expected| error.expected.contains(expected)), "{error}");
     }
 
-    #[cfg(not(feature = "cuda"))]
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
     #[test]
     fn a_build_without_gpus_takes_the_processor() {
         assert_eq!(DeviceChoice::Auto.resolve(), Ok(DeviceChoice::Cpu));
         assert!(DeviceChoice::Cuda(0).open().is_err());
+        let metal = DeviceChoice::Metal.open().unwrap_err().to_string();
+        assert_eq!(metal, "expected a build with feature `metal`, found one without it");
     }
 }
