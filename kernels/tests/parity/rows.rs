@@ -4,7 +4,9 @@ use candle_core::Tensor;
 use sconce_kernels::rope::Angles;
 use sconce_kernels::{Error, RopeLayout, gather_rows, rms_norm, rope, write_rows};
 
-use crate::common::{Backend, Random, bits, compare, displaced, poisoned, tensor, values, vector};
+use crate::common::{
+    Backend, Random, bits, compare, device, displaced, poisoned, tensor, values, vector,
+};
 
 #[test]
 fn rms_norm_matches_its_reference() {
@@ -124,7 +126,7 @@ fn turned_rows_have_the_same_bits_alone_in_a_batch_and_at_an_odd_place() {
 
 /// Angles with a row more than is live.
 fn padded(angles: &[f32], half: usize, rows: usize) -> Tensor {
-    let device = &candle_core::Device::Cpu;
+    let device = &device();
     let mut all = angles.to_vec();
     all.resize((rows + 1) * half, f32::NAN);
     Tensor::from_slice(&all, (rows + 1, half), device).unwrap()

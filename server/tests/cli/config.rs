@@ -44,8 +44,8 @@ fn an_unknown_variable_is_refused() {
 }
 
 #[test]
-fn a_backend_that_this_build_lacks_is_refused() {
-    let output = run(&["serve", "--device", "cuda"]);
+fn a_device_that_is_not_there_is_refused() {
+    let output = run(&["serve", "--device", "cuda:4096"]);
     assert_eq!(output.status.code(), Some(64));
     let message = stderr(&output);
     assert!(message.contains("flag --device") && message.contains("`cpu`"), "{message}");
