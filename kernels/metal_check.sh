@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Type-checks and lints the Rust side of feature `metal` on Linux, where its crates do not build as
-# they are: in a copy of the sources under target/metal, so that Cargo.lock stays as it is, with a
-# copy of objc2-metal that does not ask the linker for Apple's framework and asks its neighbours for
-# the runtime of another system. Nothing is linked or run. Needs cargo, and a network for what is not
-# there yet. Arguments go to cargo clippy; without any, the kernels and their tests are checked.
+# What can be said of feature `metal` on Linux. Whether the Metal sources keep address spaces apart:
+# metal_spaces.py, with a compiler of C++ for OpenCL from the package `libclang`. And whether the Rust
+# side passes types and lints: in a copy of the sources under target/metal, so that Cargo.lock stays as
+# it is, with a copy of objc2-metal that does not ask the linker for Apple's framework and asks its
+# neighbours for the runtime of another system. Nothing is linked or run. Needs cargo, python3 with pip
+# and a network for what is not there yet. Arguments go to cargo clippy, in place of the kernels.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+LIBCLANG=18.1.1
 WORK=$PWD/target/metal
 COPY=$WORK/sources
 PATCHED=$WORK/objc2-metal
@@ -52,6 +54,15 @@ copy_sources() {
     tar -xf - -C "$COPY" --recursive-unlink
 }
 
+check_sources() {
+  local tools=$WORK/libclang-$LIBCLANG
+  [[ -d $tools ]] || python3 -m pip install --quiet --disable-pip-version-check \
+    --root-user-action=ignore --no-deps --target "$tools" "libclang==$LIBCLANG"
+  PYTHONPATH=$tools python3 -m unittest discover --quiet --start kernels --pattern 'metal_*_test.py'
+  PYTHONPATH=$tools python3 kernels/metal_spaces.py
+}
+
+check_sources
 patch_crate
 copy_sources
 (( $# )) || set -- --package sconce-kernels --all-targets --features metal

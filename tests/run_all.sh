@@ -64,6 +64,8 @@ cargo clippy --package sconce-server --all-targets --locked --features object-st
 if [[ $(uname -s) == Linux ]]; then
   step "kernels of CUDA, compiled for their GPUs"
   kernels/cuda_check.sh
+  step "kernels of Metal: address spaces, and the Rust side"
+  kernels/metal_check.sh
 fi
 
 step "models of the golden tests"
