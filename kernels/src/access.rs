@@ -37,6 +37,21 @@ pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
+/// Copies the leading words of a tensor out: `words.len()` elements from the start.
+///
+/// # Errors
+/// A tensor that is not u32, contiguous, on the CPU and at least as large as `words`.
+pub fn read_words(tensor: &Tensor, words: &mut [u32]) -> Result<()> {
+    const OP: &str = "read_words";
+    let view = View::new(OP, "tensor", tensor)?;
+    let source = view.elements::<u32>()?;
+    check(OP, "tensor", source.len() >= words.len(), || {
+        (format!("at least {} elements", words.len()), source.len().to_string())
+    })?;
+    words.copy_from_slice(&source[..words.len()]);
+    Ok(())
+}
+
 /// Copies `values` over the start of a tensor, as for the cosines and sines of a step.
 ///
 /// # Errors

@@ -36,10 +36,11 @@ pub mod short_conv;
 mod simd;
 pub mod top_logits;
 
-pub use access::{read_rows, storage_mut, write_rows};
+pub use access::{read_rows, read_words, storage_mut, write_rows};
 pub use add::{add, add_bias, add_gated};
 pub use attention::{
-    AttentionOptions, KvPages, KvSide, KvType, PageTable, Segment, paged_attention, write_kv,
+    AttentionOptions, BlockOrder, KvPages, KvSide, KvType, PageTable, Segment, paged_attention,
+    write_kv,
 };
 pub use embedding::embedding;
 pub use error::{Error, Result};

@@ -37,6 +37,18 @@ impl Grid {
         Self { blocks, threads, shared: 0 }
     }
 
+    /// For kernels that work on an array of `len`, four elements a thread.
+    pub(crate) fn fours(len: usize, threads: u32) -> Self {
+        Self::row(len.div_ceil(4).div_ceil(threads as usize), threads)
+    }
+
+    /// For kernels that work on rows of `dim`, four elements a thread: blocks `[rows, parts]`.
+    pub(crate) fn rows_of_fours(rows: usize, dim: usize, threads_max: u32) -> Self {
+        let fours = dim.div_ceil(4);
+        let threads = threads_for(fours, threads_max);
+        Self::of([rows, fours.div_ceil(threads as usize), 1], threads)
+    }
+
     /// The same with dynamic shared memory.
     pub(crate) fn with_shared(self, bytes: usize) -> Self {
         Self { shared: bytes, ..self }
@@ -47,6 +59,13 @@ impl Grid {
 pub(crate) fn threads_for(items: usize, threads_max: u32) -> u32 {
     let items = u32::try_from(items).unwrap_or(u32::MAX).clamp(1, threads_max);
     items.next_multiple_of(WARP).min(threads_max)
+}
+
+/// Whether kernels may read these tensors four elements, 16 bytes, at a time: their rows of `width`
+/// start at multiples of that. Memory of a device, and of the heap, starts at one too.
+pub(crate) fn in_fours(width: usize, tensors: &[&Tensor]) -> bool {
+    let start = |tensor: &&Tensor| tensor.layout().start_offset();
+    width.is_multiple_of(4) && tensors.iter().map(start).all(|start| start.is_multiple_of(4))
 }
 
 /// A kernel's call in the making.
@@ -123,6 +142,11 @@ impl<'a> Call<'a> {
     pub(crate) fn word(&mut self, value: u32) -> &mut Self {
         self.arguments.push(Argument::Word(value));
         self
+    }
+
+    /// A condition.
+    pub(crate) fn flag(&mut self, value: bool) -> &mut Self {
+        self.word(u32::from(value))
     }
 
     /// A size or a count.

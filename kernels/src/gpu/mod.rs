@@ -13,7 +13,7 @@ mod step;
 
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
-pub(crate) use self::call::{Call, Grid, threads_for};
+pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
 pub use self::step::step;
@@ -42,6 +42,11 @@ pub(crate) enum Gpu {
     /// Emulated, on tensors of the CPU.
     #[cfg(feature = "emulate")]
     Emulated(Language),
+}
+
+/// Whether operators on a device run on a GPU.
+pub fn is_gpu(device: &Device) -> bool {
+    Gpu::of_device(device).is_some()
 }
 
 impl Gpu {

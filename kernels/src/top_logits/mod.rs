@@ -22,14 +22,14 @@ pub const VOCAB_MAX: usize = SLICE / TOP_MAX * SLICE;
 #[derive(Debug)]
 pub struct TopLogits {
     /// `[rows_max, top]`: the largest first, of equal ones the lower id first; a NaN before all
-    /// numbers.
+    /// numbers. A zero may have lost its sign.
     pub values: Tensor,
     /// `[rows_max, top]`, u32: where they are in their row.
     pub ids: Tensor,
     /// `[rows_max, 2]`: sums over the whole row of `exp(logit - largest)`, and of
     /// `exp((logit - largest) / temperature)`. NaN if a logit of the row is not finite.
     pub sums: Tensor,
-    /// `[rows_max, slices, top + 4]`: what blocks of a GPU find in parts of a row.
+    /// `[rows_max, slices, 2 * top + 3]`: what blocks of a GPU find in parts of a row.
     parts: Tensor,
     vocab: usize,
 }
@@ -48,7 +48,7 @@ impl TopLogits {
         check(OP, "vocab", vocab <= VOCAB_MAX, || {
             (format!("at most {VOCAB_MAX}"), vocab.to_string())
         })?;
-        let slices = Gpu::of_device(device).map_or(0, |_| vocab.div_ceil(SLICE));
+        let slices = slices(vocab, device);
         Ok(Self {
             values: Tensor::zeros((rows_max, top), DType::F32, device)?,
             ids: Tensor::zeros((rows_max, top), DType::U32, device)?,
@@ -56,6 +56,12 @@ impl TopLogits {
             parts: Tensor::zeros((rows_max, slices, 2 * top + 3), DType::F32, device)?,
             vocab,
         })
+    }
+
+    /// Bytes that as much room takes on a device.
+    pub fn bytes_for(rows_max: usize, vocab: usize, top: usize, device: &Device) -> u64 {
+        let parts = slices(vocab, device) * (2 * top + 3);
+        rows_max as u64 * (2 * top + 2 + parts) as u64 * 4
     }
 
     /// Finds them in a row of `logits`, `[capacity, vocab]`, for each of `temperatures`. A
@@ -88,6 +94,11 @@ impl TopLogits {
             })
         })
     }
+}
+
+/// Slices of a row that blocks look at.
+fn slices(vocab: usize, device: &Device) -> usize {
+    Gpu::of_device(device).map_or(0, |_| vocab.div_ceil(SLICE))
 }
 
 /// The elements of [`TopLogits`].

@@ -10,9 +10,10 @@ constexpr unsigned THREADS = 256;
 constexpr unsigned EACH = 16;
 constexpr unsigned NONE = 0xffffffffu;
 
-// A number whose order is that of logits: NaN largest, then from the largest to the least.
+// A number whose order is that of logits: NaN largest, then from the largest to the least, where
+// both zeros are one.
 __device__ __forceinline__ unsigned order_of(float value) {
-  const unsigned bits = __float_as_uint(value);
+  const unsigned bits = value == 0.0f ? 0u : __float_as_uint(value);
   if (value != value) return 0xffffffffu;
   return bits >> 31 ? ~bits : bits | 0x80000000u;
 }

@@ -6,9 +6,11 @@ constant constexpr uint TOP_THREADS = 256;
 constant constexpr uint TOP_EACH = 16;
 constant constexpr uint TOP_NONE = 0xffffffffu;
 
-// A number whose order is that of logits: NaN largest, then from the largest to the least; never 0.
+// A number whose order is that of logits: NaN largest, then from the largest to the least, where both
+// zeros are one; never 0.
 inline uint top_order(float value) {
-  const uint bits = as_type<uint>(value);
+  const uint stored = as_type<uint>(value);
+  const uint bits = stored == 0x80000000u ? 0u : stored;
   // By bits, as fast math may take it that there is no NaN.
   if ((bits & 0x7fffffffu) > 0x7f800000u) return 0xffffffffu;
   return (bits >> 31) != 0 ? ~bits : (bits | 0x80000000u);

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use sconce_kernels::top_logits::{TOP_MAX, TopLogits, VOCAB_MAX, reference};
 
-use crate::common::{Backend, Random, bits, tensor, values};
+use crate::common::{Backend, Random, tensor, values};
 
 /// Largest relative error of a sum: of f32 in another order, with the powers of the backend.
 const SUM_TOLERANCE: f32 = 2e-6;
@@ -23,8 +23,7 @@ fn compare(backend: Backend, logits: &[f32], vocab: usize, top: usize, temperatu
         let (expected_ids, expected_values): (Vec<u32>, Vec<f32>) = expected.into_iter().unzip();
         assert_eq!(ids[row * top..][..top], expected_ids, "{case}: row {row}");
         if logits.iter().all(|logit| !logit.is_nan()) {
-            let found = bits(&top_values[row * top..][..top]);
-            assert_eq!(found, bits(&expected_values), "{case}: row {row}");
+            assert_eq!(top_values[row * top..][..top], expected_values, "{case}: row {row}");
         }
         for (found, expected) in sums[2 * row..][..2].iter().zip(expected_sums) {
             let near = (found - expected).abs() <= expected * SUM_TOLERANCE;
