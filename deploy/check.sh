@@ -43,7 +43,7 @@ rust_of_workspace=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 [[ $rust_of_image == "$rust_of_workspace" ]] ||
   complain "image builds with Rust $rust_of_image, the workspace asks for $rust_of_workspace"
 
-for script in deploy/*.sh tests/*.sh tests/reference/*.sh .ci/run; do
+for script in deploy/*.sh deploy/cuda/*.sh kernels/*.sh tests/*.sh tests/reference/*.sh .ci/run; do
   [[ -e $script ]] || continue
   bash -n "$script" || complain "$script does not parse"
 done

@@ -72,16 +72,18 @@ done < <(find src -name '*.cu' -printf '%s %p\n' | sort -nr | cut -d ' ' -f 2-)
   echo "cuda_check.sh: no source is named ${*:-*}.cu" >&2
   exit 1
 }
+failed=0
 for source in "${sources[@]}"; do
   for architecture in "${ARCHITECTURES[@]}"; do echo "$source $architecture"; done
-done | xargs -P "$(nproc)" -L 1 bash -c 'set -euo pipefail; compile "$@"' compile
+done | xargs -P "$(nproc)" -L 1 bash -c 'set -euo pipefail; compile "$@"' compile || failed=1
 
-failed=0
 format="%-44s %-7s %9s %9s %6s %6s\n"
 # shellcheck disable=SC2059
 printf "$format" kernel for registers shared stack spilled
 for source in "${sources[@]}"; do
   for architecture in "${ARCHITECTURES[@]}"; do
+    log=$(echo "$DONE/$(basename "$source" .cu).$architecture".*)
+    [[ -e $log && $log != *.failed ]] || continue
     while read -r kernel registers shared stack spilled; do
       # shellcheck disable=SC2059
       printf "$format" "$kernel" "$architecture" "$registers" "$shared" "$stack" "$spilled"
@@ -90,7 +92,7 @@ for source in "${sources[@]}"; do
           "$SHARED_BYTES_MAX static shared bytes, found $spilled and $shared" >&2
         failed=1
       fi
-    done < <(kernels_of "$DONE/$(basename "$source" .cu).$architecture".*)
+    done < <(kernels_of "$log")
   done
 done
 exit "$failed"

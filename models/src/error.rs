@@ -150,6 +150,9 @@ pub enum Error {
     /// An operator refused its operands.
     #[error(transparent)]
     Kernel(#[from] sconce_kernels::Error),
+    /// There is no such device.
+    #[error("device: {0}")]
+    NoDevice(#[from] sconce_kernels::gpu::DeviceError),
     /// The tensor library or the device failed.
     #[error("operator: {0}")]
     Operator(#[from] candle_core::Error),

@@ -34,6 +34,7 @@ pub use model::{
 };
 pub use quantize::QuantizeFormat;
 pub use sconce_kernels::KvType;
+pub use sconce_kernels::gpu::{DeviceChoice, DeviceError};
 pub use state::{
     PAGE_TOKENS, PointId, Prefix, PrefixPoint, SequenceId, StateError, StateLayout, StatePool,
 };

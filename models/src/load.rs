@@ -18,6 +18,8 @@ pub(crate) mod weights;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use sconce_kernels::gpu::DeviceChoice;
+
 pub use self::progress::{LoadProgress, LoadStage};
 pub use self::sizes::{MemoryEstimate, estimate};
 use crate::checkpoint::Checkpoint;
@@ -42,6 +44,8 @@ pub const SIM_PREFIX: &str = "sim:";
 /// How a model is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
+    /// What computes. Simulated models have no use for it.
+    pub device: DeviceChoice,
     /// How activations are computed.
     pub precision: Precision,
     /// Most tokens of a sequence; what the checkpoint was trained for if `None`.
@@ -65,6 +69,7 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     fn default() -> Self {
         Self {
+            device: DeviceChoice::default(),
             precision: Precision::default(),
             context_length: None,
             step_tokens_max: STEP_TOKENS_MAX,

@@ -70,7 +70,7 @@ pub(crate) fn announce(plan: &ServePlan) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         commit = commit().unwrap_or("unknown"),
-        device = "cpu",
+        device = %plan.engine.device,
         threads = plan.engine.threads.unwrap_or_else(sconce_models::threads::count),
         precision = %plan.precision,
         memory_budget = budget,

@@ -5,6 +5,7 @@
 mod call;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+mod device;
 #[cfg(feature = "emulate")]
 mod emulated;
 #[cfg(feature = "metal")]
@@ -14,6 +15,7 @@ mod step;
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
 pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
+pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
 pub use self::step::step;

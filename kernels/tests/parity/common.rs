@@ -4,22 +4,40 @@ use std::fmt;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::Isa;
+use sconce_kernels::gpu::DeviceChoice;
 #[cfg(feature = "emulate")]
 use sconce_kernels::gpu::{Language, emulate};
+
+/// Names the device that tests make their tensors on; the CPU where it is not set.
+const DEVICE_VARIABLE: &str = "SCONCE_PARITY_DEVICE";
+
+/// Where a test's tensors are. One that is named and not there fails every test.
+pub(crate) fn device() -> Device {
+    let name = std::env::var(DEVICE_VARIABLE).unwrap_or_else(|_| "cpu".to_owned());
+    name.parse::<DeviceChoice>().unwrap().open().unwrap()
+}
 
 /// What runs an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// The CPU, with the instructions of a level.
     Cpu(Isa),
+    /// A GPU.
+    #[cfg(feature = "cuda")]
+    Cuda,
     /// The kernels of a GPU, on the CPU.
     #[cfg(feature = "emulate")]
     Emulated(Language),
 }
 
 impl Backend {
-    /// Every backend of this build and this machine, the levels of the CPU first.
+    /// Every backend of this build and this machine, the levels of the CPU first; the GPU alone if
+    /// [`DEVICE_VARIABLE`] names one.
     pub(crate) fn all() -> Vec<Self> {
+        #[cfg(feature = "cuda")]
+        if device().is_cuda() {
+            return vec![Self::Cuda];
+        }
         let levels = Isa::available().map(Self::Cpu);
         #[cfg(feature = "emulate")]
         let levels = levels.chain([Language::Cuda, Language::Metal].map(Self::Emulated));
@@ -30,6 +48,9 @@ impl Backend {
     pub(crate) fn with<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
             Self::Cpu(isa) => isa.with(body),
+            // Where its operands are.
+            #[cfg(feature = "cuda")]
+            Self::Cuda => body(),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => emulate(language, body),
         }
@@ -45,6 +66,8 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu(isa) => isa.fmt(f),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => f.write_str("cuda"),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => write!(f, "emulated {language:?}"),
         }
@@ -83,7 +106,7 @@ impl Random {
 
 /// A tensor of rows with the given elements.
 pub(crate) fn tensor(values: &[f32], dim: usize) -> Tensor {
-    Tensor::from_slice(values, (values.len() / dim.max(1), dim), &Device::Cpu).unwrap()
+    Tensor::from_slice(values, (values.len() / dim.max(1), dim), &device()).unwrap()
 }
 
 /// The same one element behind the start of its memory: kernels cannot read it 16 bytes at a time.
@@ -95,7 +118,7 @@ pub(crate) fn displaced(values: &[f32], dim: usize) -> Tensor {
 
 /// A tensor of one dimension.
 pub(crate) fn vector(values: &[f32]) -> Tensor {
-    Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap()
+    Tensor::from_slice(values, values.len(), &device()).unwrap()
 }
 
 /// Rows of NaN: what an operator forgets to write shows.

@@ -72,7 +72,7 @@ fn load<A: Architecture>(
     progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
 ) -> Result<Box<dyn Model>, Error> {
     let plan = Plan::<A>::new(checkpoint, options)?;
-    let device = Device::Cpu;
+    let device = options.device.open()?;
     // Both before any weight is read: what cannot be allocated is refused early.
     let mut allocator = Allocator::new(options.step_tokens_max, options.precision, &device);
     let buffers = plan.buffers(&mut allocator)?;

@@ -3,22 +3,27 @@
 
 use std::ops::ControlFlow;
 
-use sconce_models::{LoadOptions, MemoryEstimate, Model, ModelFootprint};
+use sconce_models::{DeviceChoice, LoadOptions, MemoryEstimate, Model, ModelFootprint};
 
 use crate::loader::{Estimate, LoadLimits, LoadProgress, LoadSettings, Loader};
 
 /// Loads checkpoints and simulated models.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CheckpointLoader;
+pub struct CheckpointLoader {
+    /// What the models compute on.
+    pub device: DeviceChoice,
+}
 
 impl CheckpointLoader {
     /// The options of a load, and what it takes with them. The pool of state takes what weights and
     /// workspace leave of the memory that is free, if that is less than it would take otherwise.
     fn options(
+        &self,
         settings: &LoadSettings,
         limits: &LoadLimits,
     ) -> Result<(LoadOptions, MemoryEstimate), String> {
         let options = LoadOptions {
+            device: self.device,
             precision: settings.precision,
             context_length: settings.context_length,
             quantize: settings.quantize,
@@ -46,7 +51,7 @@ impl CheckpointLoader {
 
 impl Loader for CheckpointLoader {
     fn estimate(&self, settings: &LoadSettings, limits: &LoadLimits) -> Result<Estimate, String> {
-        let (_, estimate) = Self::options(settings, limits)?;
+        let (_, estimate) = self.options(settings, limits)?;
         Ok(Estimate {
             footprint: ModelFootprint {
                 weights_bytes: estimate.weights_bytes,
@@ -63,7 +68,7 @@ impl Loader for CheckpointLoader {
         limits: &LoadLimits,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Box<dyn Model>, String> {
-        let (options, _) = Self::options(settings, limits)?;
+        let (options, _) = self.options(settings, limits)?;
         // Stages without bytes of their own keep those of the last that had some.
         let mut bytes = LoadProgress::default();
         let mut report = |step: sconce_models::LoadProgress| {
@@ -92,7 +97,8 @@ mod tests {
     #[test]
     fn the_limits_reach_the_model() {
         let mut progress = |_| ControlFlow::Continue(());
-        let model = CheckpointLoader.load(&settings("sim:context=64"), &LIMITS, &mut progress);
+        let model =
+            CheckpointLoader::default().load(&settings("sim:context=64"), &LIMITS, &mut progress);
         let model = model.expect("loads");
         assert_eq!(model.step_tokens_max(), 7);
         assert_eq!(model.state().layout().sequences_max, 3);
@@ -106,7 +112,7 @@ mod tests {
         let settings = settings(checkpoint);
         let estimate = |memory_free| {
             let limits = LoadLimits { memory_free, ..LIMITS };
-            CheckpointLoader.estimate(&settings, &limits).expect("is a checkpoint")
+            CheckpointLoader::default().estimate(&settings, &limits).expect("is a checkpoint")
         };
         let whole = estimate(u64::MAX);
         let fixed = whole.footprint.weights_bytes + whole.footprint.workspace_bytes;
@@ -122,8 +128,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_loaded_is_told() {
-        let error =
-            CheckpointLoader.estimate(&settings("sim:nonsense=1"), &LIMITS).expect_err("no option");
+        let error = CheckpointLoader::default()
+            .estimate(&settings("sim:nonsense=1"), &LIMITS)
+            .expect_err("no option");
         assert!(error.contains("nonsense"), "{error}");
     }
 
@@ -135,11 +142,13 @@ mod tests {
         let quantize = Some(QuantizeFormat::Nvfp4);
         let quantizing = LoadSettings { quantize, ..plain.clone() };
         let bytes = |settings| {
-            let estimate = CheckpointLoader.estimate(settings, &LIMITS).expect("is a checkpoint");
+            let estimate =
+                CheckpointLoader::default().estimate(settings, &LIMITS).expect("is a checkpoint");
             estimate.footprint.weights_bytes
         };
         let mut progress = |_| ControlFlow::Continue(());
-        let model = CheckpointLoader.load(&quantizing, &LIMITS, &mut progress).expect("loads");
+        let model =
+            CheckpointLoader::default().load(&quantizing, &LIMITS, &mut progress).expect("loads");
         assert_eq!(model.footprint().weights_bytes, bytes(&quantizing));
         assert!(bytes(&quantizing) < bytes(&plain));
         assert!(plain.difference(&quantizing).expect("differs").contains("quantize"));

@@ -46,7 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RUNS: usize = 8;
 
 async fn start(fixture: &str) -> EngineHandle {
-    let engine = EngineHandle::start(EngineConfig::default(), Arc::new(CheckpointLoader)).unwrap();
+    let engine =
+        EngineHandle::start(EngineConfig::default(), Arc::new(CheckpointLoader::default()))
+            .unwrap();
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tests/fixtures/");
     let settings = LoadSettings { path: format!("{root}{fixture}"), ..LoadSettings::default() };
     engine.load(MODEL, settings).await.unwrap().ready().await.unwrap();

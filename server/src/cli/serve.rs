@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 use figment::value::Value;
 use sconce_engine::{ModelState, ModelStatus};
+use sconce_models::DeviceChoice;
 use sconce_proto::v1::{LoadProgress, LoadStage};
 use sconce_server::serve::{ListenAddress, ServeError, Server, ServerHandle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,7 +18,7 @@ use super::error::CliError;
 use super::output;
 use super::precision::PrecisionArgs;
 use super::progress::LoadDisplay;
-use crate::config::{DeviceChoice, Flag, Layers};
+use crate::config::{Flag, Layers};
 use crate::telemetry;
 
 /// How often the loads of the first models are looked at.
@@ -74,8 +75,8 @@ impl CacheArgs {
 /// What computes and how, for a server and for commands that run a model in process.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct EngineArgs {
-    /// What computes
-    #[arg(long, value_enum)]
+    /// What computes: auto, cpu, cuda, cuda:N (the GPU of that number, from 0) or metal
+    #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
     #[command(flatten)]
     precision: PrecisionArgs,
@@ -98,8 +99,7 @@ impl EngineArgs {
     pub(crate) fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
         if let Some(device) = self.device {
-            let name = device.to_possible_value().expect("no device is hidden");
-            flags.push(Flag::new("--device", ("engine", "device"), name.get_name()));
+            flags.push(Flag::new("--device", ("engine", "device"), device.to_string()));
         }
         if let Some((flag, precision)) = self.precision.given() {
             let name = precision.to_possible_value().expect("no precision is hidden");

@@ -14,6 +14,7 @@ mod value;
 
 use std::collections::BTreeMap;
 
+use sconce_models::DeviceChoice;
 use sconce_server::serve::{ListenAddress, Precision, ServePlan};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,7 @@ pub(crate) struct ServerConfig {
 #[serde(deny_unknown_fields)]
 pub(crate) struct EngineConfig {
     /// What computes.
+    #[serde(with = "value::device")]
     pub(crate) device: DeviceChoice,
     /// How exactly a model computes.
     pub(crate) precision: PrecisionChoice,
@@ -90,20 +92,6 @@ pub(crate) struct TelemetryConfig {
     pub(crate) log: String,
     /// How they look.
     pub(crate) log_format: LogFormat,
-}
-
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DeviceChoice {
-    /// The best that this build and machine have
-    Auto,
-    /// The processor
-    Cpu,
-    /// An NVIDIA GPU
-    Cuda,
-    /// An Apple GPU
-    Metal,
 }
 
 /// How exactly a model computes.

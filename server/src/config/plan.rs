@@ -1,11 +1,12 @@
 //! From settings to what the server is built from, with every rule checked once. Rules that one
 //! value's type cannot express are here, so that a wrong setting is told before anything starts.
 
+use sconce_models::{DeviceChoice, DeviceError};
 use sconce_server::serve::{DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan};
 
 use super::machine::Machine;
 use super::size::{Amount, Share};
-use super::{Auto, Config, ConfigError, DeviceChoice, Layers};
+use super::{Auto, Config, ConfigError, Layers};
 
 /// Most threads that make sense on one machine.
 const THREADS_MAX: usize = 1024;
@@ -45,7 +46,7 @@ impl Config {
     ) -> Result<ServePlan, ConfigError> {
         let (server, engine) = (&self.server, &self.engine);
         let check = Checker { layers };
-        check.device(engine.device)?;
+        let device = check.device(engine.device)?;
         check.range("engine", "threads", engine.threads.given().unwrap_or(1), THREADS_MAX)?;
         check.range("engine", "sequences_max", engine.sequences_max, SEQUENCES_MAX)?;
         check.range("engine", "waiting_max", engine.waiting_max, WAITING_MAX)?;
@@ -60,6 +61,7 @@ impl Config {
             listen: server.listen.clone(),
             models: self.model_plans(&check)?,
             engine: EnginePlan {
+                device,
                 memory_budget,
                 sequences_max: engine.sequences_max,
                 waiting_max: engine.waiting_max,
@@ -174,14 +176,12 @@ impl Checker<'_> {
         }
     }
 
-    fn device(&self, device: DeviceChoice) -> Result<(), ConfigError> {
-        let name = match device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => return Ok(()),
-            DeviceChoice::Cuda => "cuda",
-            DeviceChoice::Metal => "metal",
-        };
-        let expected = "`auto` or `cpu`, the only backend of this build";
-        Err(self.refuse(&["engine", "device"], expected, format!("`{name}`")))
+    /// The device that computes, with `auto` settled.
+    fn device(&self, device: DeviceChoice) -> Result<DeviceChoice, ConfigError> {
+        device.resolve().map_err(|DeviceError { expected, found }| {
+            let expected = format!("{expected} for `{device}`, or `auto` or `cpu`");
+            self.refuse(&["engine", "device"], &expected, found)
+        })
     }
 
     fn model_name(&self, name: &str) -> Result<(), ConfigError> {

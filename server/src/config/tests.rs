@@ -85,7 +85,7 @@ fn a_wrong_setting_is_told_with_key_source_value_and_expectation() {
         ("[engine]\nmemory_budget = \"8 apples\"", &["`engine.memory_budget`", "8 apples"]),
         ("[engine]\nmemory_budget = \"150%\"", &["`engine.memory_budget`", "150%", "`100%`"]),
         ("[engine]\nmemory_budget = \"50%\"", &["`engine.memory_budget`", "50%", "byte size"]),
-        ("[engine]\ndevice = \"cuda\"", &["`engine.device`", "`cpu`", "`cuda`", "file"]),
+        ("[engine]\ndevice = \"cuda:4096\"", &["`engine.device`", "`cpu`", "`cuda:4096`", "file"]),
         ("[engine]\ndevice = \"tpu\"", &["`engine.device`", "`metal`", "tpu"]),
         ("[models]\n\"a b\" = \"x\"", &["`models.a b.path`", "letters, digits"]),
         ("[models.a]\npaths = \"x\"", &["`models.a.paths`", "unknown", "`path`"]),
@@ -103,6 +103,20 @@ fn a_flag_that_is_wrong_is_named() {
     let flag = Flag::new("--device", ("engine", "device"), "metal");
     let message = load("", vec![flag]).expect_err("is refused").to_string();
     assert!(message.contains("flag --device"), "{message}");
+}
+
+#[test]
+fn a_device_is_read_settled_and_shown_by_its_name() {
+    let (config, plan) = load("", Vec::new()).unwrap();
+    assert_eq!(config.engine.device, DeviceChoice::Auto);
+    assert_eq!(Ok(plan.engine.device), DeviceChoice::Auto.resolve());
+    // A flag is above a file, and shown as it was written.
+    let file = file("[engine]\ndevice = \"cuda:4096\"");
+    let flag = Flag::new("--device", ("engine", "device"), "cpu");
+    let layers = Layers::new(Some(file.path()), vec![flag]).unwrap();
+    let plan = layers.extract().unwrap().plan_on(&UNKNOWN, &layers).unwrap();
+    assert_eq!(plan.engine.device, DeviceChoice::Cpu);
+    assert!(to_toml(&layers.origins().unwrap(), false).contains("device = \"cpu\""));
 }
 
 #[test]

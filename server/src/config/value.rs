@@ -195,6 +195,29 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// What computes, by its name.
+pub(crate) mod device {
+    use sconce_models::DeviceChoice;
+    use serde::de::{Error as _, Unexpected};
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        device: &DeviceChoice,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(device)
+    }
+
+    pub(crate) fn deserialize<'de, D>(deserializer: D) -> Result<DeviceChoice, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        let text = String::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|expected: &str| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+    }
+}
+
 /// Addresses as a list; a single one may stand as plain text.
 pub(crate) mod addresses {
     use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};

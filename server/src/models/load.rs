@@ -34,7 +34,7 @@ pub(super) fn start_engine(
         },
         cache: cache_config(cache),
     };
-    EngineHandle::start(config, Arc::new(CheckpointLoader))
+    EngineHandle::start(config, Arc::new(CheckpointLoader { device: plan.device }))
         .map_err(|error| CallError::Internal { problem: format!("no engine: {error}") })
 }
 

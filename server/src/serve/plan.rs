@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sconce_models::DeviceChoice;
 pub use sconce_models::model::Precision;
 
 /// Everything [`Server::bind`](super::Server::bind) needs to know.
@@ -100,6 +101,8 @@ pub struct ModelPlan {
 /// Bounds of the device thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnginePlan {
+    /// What computes.
+    pub device: DeviceChoice,
     /// Most bytes of weights, workspace and sequence state together; `None` for no limit.
     pub memory_budget: Option<u64>,
     /// Most sequences that run at once on one model.
@@ -117,6 +120,7 @@ pub struct EnginePlan {
 impl Default for EnginePlan {
     fn default() -> Self {
         Self {
+            device: DeviceChoice::Cpu,
             memory_budget: None,
             sequences_max: 64,
             waiting_max: 256,

@@ -2,6 +2,7 @@
 //! host are made in its order. Which device tensors are on is decided elsewhere.
 
 mod copy;
+mod driver;
 mod modules;
 mod steps;
 
@@ -15,6 +16,7 @@ use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice};
 use candle_core::{CudaDevice, DType};
 
 pub(crate) use self::copy::{from_host, to_host};
+pub(crate) use self::driver::{count, open};
 use self::modules::{Modules, said};
 use self::steps::Steps;
 use super::call::{ARGUMENTS_MAX, Grid};

@@ -99,7 +99,7 @@ impl Model for WatchedModel {
 
 impl Loader for WatchedLoader {
     fn estimate(&self, settings: &LoadSettings, limits: &LoadLimits) -> Result<Estimate, String> {
-        CheckpointLoader.estimate(settings, limits)
+        CheckpointLoader::default().estimate(settings, limits)
     }
 
     fn load(
@@ -108,7 +108,7 @@ impl Loader for WatchedLoader {
         limits: &LoadLimits,
         progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
     ) -> Result<Box<dyn Model>, String> {
-        let inner = CheckpointLoader.load(settings, limits, progress)?;
+        let inner = CheckpointLoader::default().load(settings, limits, progress)?;
         Ok(Box::new(WatchedModel { inner, gate: self.gate.clone() }))
     }
 }

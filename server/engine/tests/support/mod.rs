@@ -150,7 +150,7 @@ impl Setup {
 
     /// Why no engine starts so.
     pub(crate) fn refused(&self) -> String {
-        let started = EngineHandle::start(self.budgeted(), Arc::new(CheckpointLoader));
+        let started = EngineHandle::start(self.budgeted(), Arc::new(CheckpointLoader::default()));
         started.expect_err("it does not start").to_string()
     }
 

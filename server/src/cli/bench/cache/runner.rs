@@ -260,7 +260,7 @@ struct Answer {
 }
 
 fn start(config: &EngineConfig) -> Result<EngineHandle, CliError> {
-    EngineHandle::start(config.clone(), Arc::new(CheckpointLoader))
+    EngineHandle::start(config.clone(), Arc::new(CheckpointLoader::default()))
         .map_err(|source| CliError::io("no device thread", source))
 }
 

@@ -1,0 +1,64 @@
+//! Whether there is a driver, and which GPUs it has: asked before anything else is, because the
+//! tensor library takes both for granted.
+
+use std::ffi::{CStr, c_int};
+
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
+use candle_core::{CudaDevice, Device};
+
+use super::modules::said;
+use crate::gpu::device::DeviceError;
+
+/// The driver's library, as it is found at run time.
+const LIBRARIES: [&CStr; 2] = [c"libcuda.so.1", c"libcuda.so"];
+/// Version of the driver's interface that machine code of this build needs, as it counts them.
+const VERSION_MIN: c_int = 13_000;
+
+/// How many GPUs there are.
+///
+/// # Errors
+/// No driver, one that is too old, one that fails.
+pub(crate) fn count() -> Result<usize, DeviceError> {
+    if !is_present() {
+        return Err(DeviceError::driver("none"));
+    }
+    let mut version = 0;
+    // SAFETY: the library is there, and has this function since CUDA 2.2; it needs no context.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    asked.map_err(|error| DeviceError::driver(said(error)))?;
+    if version < VERSION_MIN {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(DeviceError::driver(format!("one for CUDA {major}.{minor}")));
+    }
+    match CudaContext::device_count() {
+        Ok(count) => Ok(usize::try_from(count).unwrap_or_default()),
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Ok(0),
+        Err(error) => Err(DeviceError::driver(said(error))),
+    }
+}
+
+/// The GPU of a number, with a stream of its own, whichever thread uses it.
+///
+/// # Errors
+/// What the driver says.
+pub(crate) fn open(number: usize) -> Result<Device, String> {
+    let device = CudaDevice::new_with_stream(number).map_err(|error| error.to_string())?;
+    // SAFETY: tensors of this device are used on its stream alone; copies on another, when there are
+    // some, are ordered by events of their own.
+    unsafe { device.disable_event_tracking() };
+    Ok(Device::Cuda(device))
+}
+
+#[cfg(target_os = "linux")]
+fn is_present() -> bool {
+    LIBRARIES.iter().any(|name| {
+        // SAFETY: the driver's library may be loaded by any thread, any number of times; it stays.
+        !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) }.is_null()
+    })
+}
+
+/// Elsewhere a program with this feature does not start without the driver.
+#[cfg(not(target_os = "linux"))]
+fn is_present() -> bool {
+    true
+}
