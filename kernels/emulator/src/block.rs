@@ -105,6 +105,7 @@ impl<'a> Block<'a> {
                 return Err(Error::Kernel { kernel, block: block.place.block, what });
             }
         }
+        block.threads.into_iter().for_each(|thread| thread.fiber.finish());
         Ok(())
     }
 
