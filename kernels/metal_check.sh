@@ -11,7 +11,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 LIBCLANG=18.1.1
 WORK=$PWD/target/metal
 COPY=$WORK/sources
-PATCHED=$WORK/objc2-metal
 mkdir -p "$WORK"
 
 # Names what it looks for, so that another version of the crate does not pass unpatched.
@@ -23,9 +22,12 @@ for package in json.load(sys.stdin)["packages"]:
     if package["name"] == "objc2-metal":
         print(package["manifest_path"])')
   original=$(dirname "$manifest")
-  rm -rf "$PATCHED"
-  cp -r "$original" "$PATCHED"
-  python3 - "$PATCHED" <<'PYTHON'
+  # With its version; one that is there keeps its times, and what was checked with it.
+  PATCHED=$WORK/$(basename "$original")
+  [[ ! -d $PATCHED ]] || return 0
+  rm -rf "$PATCHED.new"
+  cp -r "$original" "$PATCHED.new"
+  python3 - "$PATCHED.new" <<'PYTHON'
 import pathlib, sys
 
 def replace(path, old, new):
@@ -45,6 +47,7 @@ for neighbour, features in [("objc2", "std"), ("block2", "alloc")]:
     new = f'features = ["{features}", "gnustep-1-7"]'
     manifest.write_text(before + head + after.replace(old, new, 1))
 PYTHON
+  mv "$PATCHED.new" "$PATCHED"
 }
 
 copy_sources() {
