@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the CUDA and Metal kernels on the CPU: the emulator's own tests, and every operator against its
-# reference. Needs cargo and a C++17 compiler on x86-64; no GPU. Other arguments go to the kernels'
+# reference. Needs cargo and a C++17 compiler; no GPU. Other arguments go to the kernels'
 # tests, as a part of their names.
 #
 #   kernels/emulated_check.sh           as they are

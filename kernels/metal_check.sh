@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Type-checks and lints the Rust side of feature `metal` on Linux, where its crates do not build as
-# they are: in a copy of the sources under target/metal, so that Cargo.lock stays as it is, with a
-# copy of objc2-metal that does not ask the linker for Apple's framework and asks its neighbours for
-# the runtime of another system. Nothing is linked or run. Needs cargo, and a network for what is not
-# there yet. Arguments go to cargo clippy; without any, the kernels and their tests are checked.
+# What can be said of feature `metal` on Linux. Whether the Metal sources keep address spaces apart:
+# metal_spaces.py, with a compiler of C++ for OpenCL from the package `libclang`. And whether the Rust
+# side passes types and lints: in a copy of the sources under target/metal, so that Cargo.lock stays as
+# it is, with a copy of objc2-metal that does not ask the linker for Apple's framework and asks its
+# neighbours for the runtime of another system. Nothing is linked or run. Needs cargo, python3 with pip
+# and a network for what is not there yet. Arguments go to cargo clippy, in place of the kernels.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+LIBCLANG=18.1.1
 WORK=$PWD/target/metal
 COPY=$WORK/sources
-PATCHED=$WORK/objc2-metal
 mkdir -p "$WORK"
 
 # Names what it looks for, so that another version of the crate does not pass unpatched.
@@ -21,9 +22,12 @@ for package in json.load(sys.stdin)["packages"]:
     if package["name"] == "objc2-metal":
         print(package["manifest_path"])')
   original=$(dirname "$manifest")
-  rm -rf "$PATCHED"
-  cp -r "$original" "$PATCHED"
-  python3 - "$PATCHED" <<'PYTHON'
+  # With its version; one that is there keeps its times, and what was checked with it.
+  PATCHED=$WORK/$(basename "$original")
+  [[ ! -d $PATCHED ]] || return 0
+  rm -rf "$PATCHED.new"
+  cp -r "$original" "$PATCHED.new"
+  python3 - "$PATCHED.new" <<'PYTHON'
 import pathlib, sys
 
 def replace(path, old, new):
@@ -43,6 +47,7 @@ for neighbour, features in [("objc2", "std"), ("block2", "alloc")]:
     new = f'features = ["{features}", "gnustep-1-7"]'
     manifest.write_text(before + head + after.replace(old, new, 1))
 PYTHON
+  mv "$PATCHED.new" "$PATCHED"
 }
 
 copy_sources() {
@@ -52,6 +57,15 @@ copy_sources() {
     tar -xf - -C "$COPY" --recursive-unlink
 }
 
+check_sources() {
+  local tools=$WORK/libclang-$LIBCLANG
+  [[ -d $tools ]] || python3 -m pip install --quiet --disable-pip-version-check \
+    --root-user-action=ignore --no-deps --target "$tools" "libclang==$LIBCLANG"
+  PYTHONPATH=$tools python3 -m unittest discover --quiet --start kernels --pattern 'metal_*_test.py'
+  PYTHONPATH=$tools python3 kernels/metal_spaces.py
+}
+
+check_sources
 patch_crate
 copy_sources
 (( $# )) || set -- --package sconce-kernels --all-targets --features metal

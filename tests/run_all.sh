@@ -64,6 +64,8 @@ cargo clippy --package sconce-server --all-targets --locked --features object-st
 if [[ $(uname -s) == Linux ]]; then
   step "kernels of CUDA, compiled for their GPUs"
   kernels/cuda_check.sh
+  step "kernels of Metal: address spaces, and the Rust side"
+  kernels/metal_check.sh
 fi
 
 # In a folder of its own: what the stand-in for nvcc makes must not get into a build that is run.

@@ -11,6 +11,21 @@ use std::path::{Path, PathBuf};
 
 use source::{Kernel, Language};
 
+const FLAGS: &[&str] = &[
+    // Kernels read the halves of words; numbers are told from bits by `memcpy` in the headers.
+    "-fno-strict-aliasing",
+    "-Wno-attributes",
+    "-Wno-unknown-pragmas",
+];
+/// Variables that are read before they are written are no zeros.
+const INITIALIZED: &str = "-ftrivial-auto-var-init=pattern";
+/// What feature `asan` adds. Its libraries are gcc's.
+const SANITIZERS: &[&str] = &[
+    "-fsanitize=address,alignment,bounds,integer-divide-by-zero,shift",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+];
+
 fn main() -> io::Result<()> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?);
     let out = PathBuf::from(env::var("OUT_DIR").map_err(io::Error::other)?);
@@ -52,9 +67,12 @@ fn main() -> io::Result<()> {
 fn compile(here: &Path, out: &Path, name: &str, text: &str) -> io::Result<()> {
     let (source, library) = (out.join(name).with_extension("cpp"), format!("emulated_{name}"));
     let made = out.join(format!("lib{library}.a"));
+    // With the flags, so that others make another source.
+    let text = format!("{text}\n// {FLAGS:?} {INITIALIZED} {SANITIZERS:?}\n");
     if made.exists() && fs::read_to_string(&source).is_ok_and(|before| before == text) {
         println!("cargo::rustc-link-lib=static={library}");
-        println!("cargo::rustc-link-lib=stdc++");
+        let apple = env::var("CARGO_CFG_TARGET_VENDOR").is_ok_and(|vendor| vendor == "apple");
+        println!("cargo::rustc-link-lib={}", if apple { "c++" } else { "stdc++" });
         return Ok(());
     }
     // A build that fails must not leave what looks as if it had not.
@@ -74,17 +92,9 @@ fn compiler(here: &Path) -> cc::Build {
         .include(here.join("include/stdlib"))
         .warnings(false)
         .debug(true)
-        // Kernels read the halves of words; numbers are told from bits by `memcpy` in the headers.
-        .flag("-fno-strict-aliasing")
-        // Variables that are read before they are written are no zeros.
-        .flag_if_supported("-ftrivial-auto-var-init=pattern")
-        .flag("-Wno-attributes")
-        .flag("-Wno-unknown-pragmas");
-    if cfg!(feature = "asan") {
-        build
-            .flag("-fsanitize=address,alignment,bounds,integer-divide-by-zero,shift")
-            .flag("-fno-sanitize-recover=all")
-            .flag("-fno-omit-frame-pointer");
+        .flag_if_supported(INITIALIZED);
+    for flag in FLAGS.iter().chain(if cfg!(feature = "asan") { SANITIZERS } else { &[] }) {
+        build.flag(flag);
     }
     build
 }

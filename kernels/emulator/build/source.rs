@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 const KERNEL: &str = "SCONCE_KERNEL";
 const BOUNDS: &str = "SCONCE_BOUNDS(";
 const SHARED: &str = "SCONCE_SHARED";
+const THREADS_MAX: &str = "[[max_total_threads_per_threadgroup(";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
@@ -74,7 +75,7 @@ pub(crate) fn translate(text: &str, language: Language) -> Result<Translated, St
             rest = shared(rest, &mut out)?;
             continue;
         }
-        let mut threads_max = None;
+        let mut threads_max = attribute_before(&mut out);
         rest = rest.trim_start();
         loop {
             if let Some(after) = rest.strip_prefix(BOUNDS) {
@@ -102,6 +103,18 @@ pub(crate) fn translate(text: &str, language: Language) -> Result<Translated, St
     }
     out += rest;
     Ok(Translated { text: out, kernels })
+}
+
+/// Takes the attribute of Metal off the end of the text that says how many threads a kernel may have.
+fn attribute_before(out: &mut String) -> Option<String> {
+    let start = out.rfind("[[")?;
+    let threads = out[start..].trim_end().strip_suffix(")]]")?.strip_prefix(THREADS_MAX)?;
+    let threads = threads.trim().to_owned();
+    // Lines stay.
+    let lines = out[start..].matches('\n').count();
+    out.truncate(start);
+    out.extend(std::iter::repeat_n('\n', lines));
+    Some(threads)
 }
 
 /// Where the next of our words is.

@@ -1,4 +1,4 @@
-//! Stacks of emulated threads, and how to go from one to another. x86-64, System V calls only.
+//! Stacks of emulated threads, and how to go from one to another: x86-64 with System V calls, aarch64.
 
 use std::arch::naked_asm;
 use std::cell::RefCell;
@@ -49,11 +49,9 @@ impl Fiber {
     pub(crate) fn prepare(&mut self, entry: extern "C" fn() -> !) {
         let top = self.stack.as_mut_ptr_range().end;
         let top = top.wrapping_sub(top as usize % 16);
-        // The words that `switch` pops: six registers, then the address that it returns to. Above
-        // it a word, so that `entry` finds the stack aligned as after a call.
-        let sp = top.wrapping_sub(8 * 8);
-        for word in 0..8 {
-            let value = if word == 6 { entry as usize } else { 0 };
+        let sp = top.wrapping_sub(FRAME * 8);
+        for word in 0..FRAME {
+            let value = if word == ENTRY { entry as usize } else { 0 };
             // SAFETY: the words lie in the upper end of the stack, which is much larger.
             unsafe { sp.cast::<usize>().add(word).write_unaligned(value) };
         }
@@ -116,10 +114,24 @@ impl Home {
     }
 }
 
+/// Words that [`switch`] takes off a new stack, up to where it is aligned as at the start of a function.
+#[cfg(target_arch = "x86_64")]
+const FRAME: usize = 8;
+/// Which of them it goes on at: six registers come first; a word that the stack is aligned with follows.
+#[cfg(target_arch = "x86_64")]
+const ENTRY: usize = 6;
+
+#[cfg(target_arch = "aarch64")]
+const FRAME: usize = 20;
+/// Register x30, the last of twelve, before those of floating point.
+#[cfg(target_arch = "aarch64")]
+const ENTRY: usize = 11;
+
 /// Pushes what a call must keep, notes the stack pointer in `save`, and goes on at `load`.
 ///
 /// # Safety
 /// `load` was noted by this function, or made by [`Fiber::prepare`].
+#[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 unsafe extern "C" fn switch(save: *mut *mut u8, load: *mut u8) {
     naked_asm!(
@@ -137,6 +149,43 @@ unsafe extern "C" fn switch(save: *mut *mut u8, load: *mut u8) {
         "pop r12",
         "pop rbx",
         "pop rbp",
+        "ret",
+    )
+}
+
+/// The same.
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+unsafe extern "C" fn switch(save: *mut *mut u8, load: *mut u8) {
+    naked_asm!(
+        "sub sp, sp, #160",
+        "stp x19, x20, [sp]",
+        "stp x21, x22, [sp, #16]",
+        "stp x23, x24, [sp, #32]",
+        "stp x25, x26, [sp, #48]",
+        "stp x27, x28, [sp, #64]",
+        "stp x29, x30, [sp, #80]",
+        "stp d8, d9, [sp, #96]",
+        "stp d10, d11, [sp, #112]",
+        "stp d12, d13, [sp, #128]",
+        "stp d14, d15, [sp, #144]",
+        "mov x9, sp",
+        "str x9, [x0]",
+        "mov sp, x1",
+        "ldp x19, x20, [sp]",
+        "ldp x21, x22, [sp, #16]",
+        "ldp x23, x24, [sp, #32]",
+        "ldp x25, x26, [sp, #48]",
+        "ldp x27, x28, [sp, #64]",
+        "ldp x29, x30, [sp, #80]",
+        "ldp d8, d9, [sp, #96]",
+        "ldp d10, d11, [sp, #112]",
+        "ldp d12, d13, [sp, #128]",
+        "ldp d14, d15, [sp, #144]",
+        "add sp, sp, #160",
         "ret",
     )
 }

@@ -11,8 +11,8 @@
 //! the process at reads and writes outside of tensors and of shared memory, at vector loads from
 //! addresses that are no multiple of their size, and at shifts by too much.
 
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("the emulator switches stacks by x86-64 instructions");
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("the emulator switches stacks by instructions of x86-64 and aarch64");
 
 mod block;
 mod exports;

@@ -92,6 +92,20 @@ fn launch_bounds_are_those_of_the_source() {
 }
 
 #[test]
+fn threads_of_a_metal_kernel_are_those_of_its_attribute() {
+    let text = "x;\n[[max_total_threads_per_threadgroup(256)]]\nSCONCE_KERNEL void f() {}";
+    let (text, of_metal) = kernel(text, Language::Metal);
+    assert_eq!(
+        (text.as_str(), of_metal.threads_max.as_deref()),
+        ("x;\n\nvoid f() {}", Some("256"))
+    );
+    let other = "[[host_name(\"g\")]] SCONCE_KERNEL void f() {}";
+    assert_eq!(kernel(other, Language::Metal).1.threads_max, None);
+    let earlier = "[[max_total_threads_per_threadgroup(256)]] void g(); SCONCE_KERNEL void f() {}";
+    assert_eq!(kernel(earlier, Language::Metal).1.threads_max, None);
+}
+
+#[test]
 fn a_cuda_kernel_takes_as_many_arguments_as_it_has_parameters() {
     let text =
         "SCONCE_KERNEL void\nf(float* out, const Pair<int, float>* x,\n  unsigned n) { g(); }";

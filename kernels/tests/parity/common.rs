@@ -23,8 +23,8 @@ pub(crate) enum Backend {
     /// The CPU, with the instructions of a level.
     Cpu(Isa),
     /// A GPU.
-    #[cfg(feature = "cuda")]
-    Cuda,
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    Gpu,
     /// The kernels of a GPU, on the CPU.
     #[cfg(feature = "emulate")]
     Emulated(Language),
@@ -34,9 +34,9 @@ impl Backend {
     /// Every backend of this build and this machine, the levels of the CPU first; the GPU alone if
     /// [`DEVICE_VARIABLE`] names one.
     pub(crate) fn all() -> Vec<Self> {
-        #[cfg(feature = "cuda")]
-        if device().is_cuda() {
-            return vec![Self::Cuda];
+        #[cfg(any(feature = "cuda", feature = "metal"))]
+        if !device().is_cpu() {
+            return vec![Self::Gpu];
         }
         let levels = Isa::available().map(Self::Cpu);
         #[cfg(feature = "emulate")]
@@ -49,8 +49,8 @@ impl Backend {
         match self {
             Self::Cpu(isa) => isa.with(body),
             // Where its operands are.
-            #[cfg(feature = "cuda")]
-            Self::Cuda => body(),
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            Self::Gpu => body(),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => emulate(language, body),
         }
@@ -66,8 +66,8 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu(isa) => isa.fmt(f),
-            #[cfg(feature = "cuda")]
-            Self::Cuda => f.write_str("cuda"),
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            Self::Gpu => write!(f, "{:?}", device().location()),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => write!(f, "emulated {language:?}"),
         }
