@@ -19,8 +19,10 @@ constexpr unsigned NOWHERE = 0xffffffffu;
 enum class Kind { F32, Int8, Latent };
 constexpr unsigned KEY_GROUP = 32, VALUE_GROUP = 64;
 
-// Lines that a block has at once. A line is a query head of a row.
-constexpr unsigned threads_of(unsigned lines) { return lines == 8 ? 64 : 128; }
+// Threads of a block, by its lines (query heads of rows) and the chunks of its values.
+constexpr unsigned threads_of(unsigned lines, unsigned chunks) {
+  return (lines == 8 ? 64 : 128) * (chunks > 2 ? 2 : 1);
+}
 
 // A run of lines of one segment, as the host lists them.
 struct Item {
@@ -52,8 +54,12 @@ struct Operands {
   __device__ unsigned position(const Item& item, unsigned line) const {
     return item.first_position + (item.first_line + line) / group();
   }
+  // The split in which the first token lies that the lines of an item see.
+  __device__ unsigned first_split(const Item& item) const {
+    return first_seen(position(item, 0)) / split_tokens;
+  }
   // Where the parts of a line lie in scratch: `splits` times `value_dim` sums each, and after those
-  // of all lines two numbers for each part.
+  // of all lines two numbers for each part. Splits count from the item's first one.
   template <unsigned LINES> __device__ size_t part(unsigned line, unsigned split) const {
     const size_t block = static_cast<size_t>(blockIdx.x) * kv_heads + blockIdx.y;
     return (block * LINES + line) * splits + split;
@@ -169,7 +175,7 @@ __device__ __forceinline__ float4 unbroken(float4 value, unsigned& broken) {
 }
 
 template <Kind KIND, unsigned LINES, unsigned CHUNKS> struct Block {
-  static constexpr unsigned THREADS = threads_of(LINES), WARPS = THREADS / WARP;
+  static constexpr unsigned THREADS = threads_of(LINES, CHUNKS), WARPS = THREADS / WARP;
   // Lines whose scores with one token a thread has.
   static constexpr unsigned OWN = LINES / WARPS;
   // Lines of whose sums a thread has four elements of each chunk.
@@ -248,7 +254,7 @@ template <Kind KIND, unsigned LINES, unsigned CHUNKS> struct Block {
       stage<false>(chunk);
       __syncthreads();
       const float* key = tile + threadIdx.x % WARP * STRIDE;
-#pragma unroll 4
+#pragma unroll 2
       for (unsigned d = 0; d < CHUNK; d += 4) {
         const float4 k = *reinterpret_cast<const float4*>(key + d);
 #pragma unroll
@@ -387,7 +393,6 @@ template <Kind KIND, unsigned LINES, unsigned CHUNKS> struct Block {
 
   // Adds a part to the sums in `out`, the last one divides them.
   __device__ __forceinline__ void add_part(Softmax (&whole)[OWN], unsigned from, bool last) {
-    __syncthreads();
 #pragma unroll
     for (unsigned i = 0; i < OWN; ++i) {
       // A line that sees nothing of the split keeps what it has.
@@ -407,7 +412,6 @@ template <Kind KIND, unsigned LINES, unsigned CHUNKS> struct Block {
       const float both = mixed(before, factor.x, sum, factor.y);
       *out = last ? both / weights[line] : both;
     });
-    __syncthreads();
   }
 };
 
@@ -425,9 +429,9 @@ __device__ __forceinline__ void run(const Operands& o) {
   const unsigned low = o.first_seen(o.position(item, 0));
   const unsigned high = o.position(item, item.lines - 1) + 1;
   const bool alone = gridDim.z == 1;
-  const unsigned first = alone ? low / o.split_tokens : blockIdx.z;
-  const unsigned end = alone ? (high - 1) / o.split_tokens + 1 : blockIdx.z + 1;
-  if (!alone && (first * o.split_tokens >= high || end * o.split_tokens <= low)) return;
+  const unsigned first = o.first_split(item) + blockIdx.z;
+  const unsigned end = alone ? (high - 1) / o.split_tokens + 1 : first + 1;
+  if (first * o.split_tokens >= high) return;
   block.load();
   Softmax whole[Lines::OWN];
   for (unsigned split = first; split < end; ++split) {
@@ -436,7 +440,7 @@ __device__ __forceinline__ void run(const Operands& o) {
     if (alone)
       block.add_part(whole, from, split + 1 == end);
     else
-      block.leave_part(split);
+      block.leave_part(blockIdx.z);
   }
 }
 
@@ -448,13 +452,14 @@ template <unsigned LINES> __device__ __forceinline__ void merge_parts(const Oper
   const unsigned position = o.position(item, line);
   const unsigned first = o.first_seen(position) / o.split_tokens;
   const unsigned last = position / o.split_tokens;
+  const unsigned before = o.first_split(item);
   const float* ends = o.part_ends<LINES>();
   for (unsigned at = threadIdx.x; at < o.value_dim; at += blockDim.x) {
     Softmax whole;
     float sum = 0.0f;
 #pragma unroll 8
     for (unsigned split = first; split <= last; ++split) {
-      const size_t part = o.part<LINES>(line, split);
+      const size_t part = o.part<LINES>(line, split - before);
       Softmax next;
       next.top = ends[2 * part];
       next.sum = ends[2 * part + 1];

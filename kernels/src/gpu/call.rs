@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 pub(crate) const WARP: u32 = 32;
 /// Most arguments of a kernel: what Metal has places for.
 const ARGUMENTS_MAX: usize = 31;
+/// Scratch begins at multiples of as many numbers: 256 bytes.
+const SCRATCH_ALIGN: usize = 64;
 
 /// How many threads run a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,6 +56,8 @@ pub(crate) struct Call<'a> {
     op: &'static str,
     gpu: Gpu,
     arguments: Vec<Argument>,
+    /// Where the next scratch begins.
+    scratch: usize,
     /// Keeps what the arguments point to.
     held: Vec<Held<'a>>,
 }
@@ -68,7 +72,8 @@ impl<'a> Call<'a> {
     /// A call without arguments so far. Outputs and inputs must be distinct: an output's lock would
     /// wait for that of an input in the same storage forever.
     pub(crate) fn new(op: &'static str, gpu: Gpu) -> Self {
-        Self { op, gpu, arguments: Vec::with_capacity(ARGUMENTS_MAX), held: Vec::new() }
+        let arguments = Vec::with_capacity(ARGUMENTS_MAX);
+        Self { op, gpu, arguments, scratch: 0, held: Vec::new() }
     }
 
     /// A tensor that the kernel writes.
@@ -125,6 +130,15 @@ impl<'a> Call<'a> {
         self.arguments.push(Argument::Address(words.as_ptr().addr() as u64));
         self.held.push(Held::List(words));
         Ok(self)
+    }
+
+    /// Memory of `elements` numbers for what the kernels of this call leave one another: launches of
+    /// one call have the same. Calls before have left anything in it.
+    pub(crate) fn scratch(&mut self, elements: usize) -> &mut Self {
+        self.arguments.push(Argument::Scratch { start: self.scratch, elements });
+        self.scratch = (self.scratch + elements).next_multiple_of(SCRATCH_ALIGN);
+        self.gpu.forget_scratch();
+        self
     }
 
     /// A number.

@@ -81,6 +81,14 @@ impl Gpu {
         }
     }
 
+    /// Makes what calls left in scratch no numbers, where kernels are tested.
+    fn forget_scratch(self) {
+        match self {
+            #[cfg(feature = "emulate")]
+            Self::Emulated(_) => emulated::forget_scratch(),
+        }
+    }
+
     /// Runs the launches of a step, one after another.
     ///
     /// # Errors

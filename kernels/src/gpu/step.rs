@@ -29,6 +29,9 @@ pub(crate) enum Argument {
     Word(u32),
     /// Where a list of the step starts, in words from the start of all lists.
     List(u32),
+    /// Where numbers that a call's kernels leave one another start, in elements from the start of
+    /// the memory for them, and how many those are. All calls have the same memory.
+    Scratch { start: usize, elements: usize },
 }
 
 /// A launch, in the terms of a recording.
