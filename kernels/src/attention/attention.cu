@@ -1,9 +1,9 @@
-// `paged_attention` and `latent_attention` in f32 products.
+// `paged_attention` over pages in f32, and `latent_attention`.
 //
 // A block has up to 8 or 32 lines (query heads of consecutive rows that share a key head) of one
 // segment and goes over the tokens they see in tiles of 32. A chunk of 64 elements of a tile's keys,
-// then of its values, is in shared memory at a time, read once from memory as whole lines of 256 (in
-// 8 bits 64) bytes for all lines of the block. A lane has the scores of one token, so that the
+// then of its values, is in shared memory at a time, read once from memory as whole lines of 256
+// bytes for all lines of the block. A lane has the scores of one token, so that the
 // softmax of a line is a few shuffles; then a thread has four elements of the sums of a few lines.
 //
 // Sums start anew at every multiple of `split_tokens` and the parts are merged in order. With many
@@ -11,22 +11,10 @@
 // leaves a part in scratch, and a second kernel merges ("flash decoding"). Both add in one order, and
 // both sizes of a block too, so that the bits of a row do not hang on what else is in the step.
 //
-// A token of a key head moves (key_dim + value_dim) * 4 bytes (in 8 bits about 1.1) for
+// A token of a key head moves (key_dim + value_dim) * 4 bytes for
 // 2 * lines * (key_dim + value_dim) operations: a block of 8 lines is bound by memory, floor bytes /
 // bandwidth, with 16 blocks of 8 KiB in flight on a multiprocessor; one of 32 by the f32 pipes.
 #include "tiles.cuh"
-
-#define PAGED_ATTENTION(NAME, BODY, THREADS)                                                       \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                            \
-      NAME(float* out, const float* q, const void* keys, const void* values,                       \
-           const unsigned* items, const unsigned* pages, float* scratch, unsigned heads,           \
-           unsigned kv_heads, unsigned page_tokens, unsigned head_dim, float scale,                \
-           unsigned window, unsigned split_tokens, unsigned splits) {                              \
-    using namespace attention;                                                                     \
-    const Item* runs = reinterpret_cast<const Item*>(items);                                       \
-    BODY({out,      q,           nullptr,  keys,     values, runs,   pages,        scratch, heads, \
-          kv_heads, page_tokens, head_dim, head_dim, scale,  window, split_tokens, splits});       \
-  }
 
 PAGED_ATTENTION(paged_attention_f32_8_64, (run<Kind::F32, 8, 1>), 64)
 PAGED_ATTENTION(paged_attention_f32_8_128, (run<Kind::F32, 8, 2>), 64)
@@ -34,12 +22,6 @@ PAGED_ATTENTION(paged_attention_f32_8_256, (run<Kind::F32, 8, 4>), 128)
 PAGED_ATTENTION(paged_attention_f32_32_64, (run<Kind::F32, 32, 1>), 128)
 PAGED_ATTENTION(paged_attention_f32_32_128, (run<Kind::F32, 32, 2>), 128)
 PAGED_ATTENTION(paged_attention_f32_32_256, (run<Kind::F32, 32, 4>), 256)
-PAGED_ATTENTION(paged_attention_int8_8_64, (run<Kind::Int8, 8, 1>), 64)
-PAGED_ATTENTION(paged_attention_int8_8_128, (run<Kind::Int8, 8, 2>), 64)
-PAGED_ATTENTION(paged_attention_int8_8_256, (run<Kind::Int8, 8, 4>), 128)
-PAGED_ATTENTION(paged_attention_int8_32_64, (run<Kind::Int8, 32, 1>), 128)
-PAGED_ATTENTION(paged_attention_int8_32_128, (run<Kind::Int8, 32, 2>), 128)
-PAGED_ATTENTION(paged_attention_int8_32_256, (run<Kind::Int8, 32, 4>), 256)
 PAGED_ATTENTION(paged_attention_merge_8, merge_parts<8>, 128)
 PAGED_ATTENTION(paged_attention_merge_32, merge_parts<32>, 128)
 

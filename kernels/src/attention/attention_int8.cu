@@ -16,6 +16,8 @@
 namespace attention {
 
 constexpr unsigned WARP_LINES = 16;
+// Elements of a key, and of a value, that share a scale.
+constexpr unsigned KEY_GROUP = 32, VALUE_GROUP = 64;
 // Past the end of a row of bf16 in shared memory: eight rows that are read together meet all banks.
 constexpr unsigned PAD = 8;
 
@@ -31,7 +33,7 @@ __device__ __forceinline__ unsigned bf16_pair(float low, float high) {
 }
 
 // What a block has in shared memory besides queries, keys and values.
-template <unsigned DIM> struct Scales {
+template <unsigned DIM> struct __align__(16) Scales {
   float keys[DIM / KEY_GROUP][TILE];
   float values[DIM / VALUE_GROUP][TILE];
 };

@@ -5,8 +5,9 @@
 //! [`KvType`] has it: on the CPU one load of keys serves several tokens, on GPUs what a token has is
 //! read as it lies. Copy whole pages only.
 
+pub(crate) mod blocks;
 mod cpu;
-pub(crate) mod gpu;
+mod gpu;
 mod kv_type;
 pub(crate) mod operands;
 pub(crate) mod page;

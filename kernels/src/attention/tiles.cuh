@@ -16,8 +16,7 @@ constexpr unsigned WEIGHT_STRIDE = TILE + 4;
 constexpr unsigned NOWHERE = 0xffffffffu;
 
 // How pages hold keys and values. Of latents, keys are the rope keys with the latents after them.
-enum class Kind { F32, Int8, Latent };
-constexpr unsigned KEY_GROUP = 32, VALUE_GROUP = 64;
+enum class Kind { F32, Latent };
 
 // Threads of a block, by its lines (query heads of rows) and the chunks of its values.
 constexpr unsigned threads_of(unsigned lines, unsigned chunks) {
@@ -100,21 +99,6 @@ __device__ __forceinline__ float4 quad(const float* row, unsigned dim, unsigned 
                      at + 2 < dim ? row[at + 2] : 0.0f, at + 3 < dim ? row[at + 3] : 0.0f);
 }
 
-// Four elements of 8 bits; `block` is a page's of one head.
-template <unsigned GROUP>
-__device__ __forceinline__ float4 coded_quad(const unsigned* block, unsigned page_tokens,
-                                             unsigned offset, unsigned dim, unsigned at) {
-  if (at >= dim) return make_float4(0, 0, 0, 0);
-  const unsigned words = dim / 4, groups = (dim + GROUP - 1) / GROUP;
-  const unsigned codes = block[offset * words + at / 4];
-  const float scale =
-      __uint_as_float(block[page_tokens * words + offset * groups + at / GROUP]);
-  const auto element = [=](unsigned i) {
-    return scale * static_cast<float>(static_cast<int>(codes >> 8 * i & 0xff) - 128);
-  };
-  return make_float4(element(0), element(1), element(2), element(3));
-}
-
 // Where the tokens of a tile lie, and which have values that are no numbers.
 struct Slots {
   unsigned page[TILE], offset[TILE], broken[TILE];
@@ -138,12 +122,6 @@ template <Kind KIND> struct Source {
   }
   __device__ float4 key(unsigned page, unsigned offset, unsigned at) const {
     const size_t block = static_cast<size_t>(page) * o.kv_heads + blockIdx.y;
-    if constexpr (KIND == Kind::Int8) {
-      const size_t words = o.key_dim / 4 + (o.key_dim + KEY_GROUP - 1) / KEY_GROUP;
-      return coded_quad<KEY_GROUP>(
-          static_cast<const unsigned*>(o.keys) + block * words * o.page_tokens, o.page_tokens,
-          offset, o.key_dim, at);
-    }
     if constexpr (KIND == Kind::Latent) {
       const unsigned rope = (o.key_dim + CHUNK - 1) / CHUNK * CHUNK;
       if (at >= rope) return value(page, offset, at - rope);
@@ -153,12 +131,6 @@ template <Kind KIND> struct Source {
   }
   __device__ float4 value(unsigned page, unsigned offset, unsigned at) const {
     const size_t block = static_cast<size_t>(page) * o.kv_heads + blockIdx.y;
-    if constexpr (KIND == Kind::Int8) {
-      const size_t words = o.value_dim / 4 + (o.value_dim + VALUE_GROUP - 1) / VALUE_GROUP;
-      return coded_quad<VALUE_GROUP>(
-          static_cast<const unsigned*>(o.values) + block * words * o.page_tokens, o.page_tokens,
-          offset, o.value_dim, at);
-    }
     const size_t row = block * o.page_tokens + offset;
     return quad(static_cast<const float*>(o.values) + row * o.value_dim, o.value_dim, at);
   }
@@ -471,3 +443,16 @@ template <unsigned LINES> __device__ __forceinline__ void merge_parts(const Oper
 }
 
 }  // namespace attention
+
+// A kernel of `paged_attention`: what it is called, what it does, on how many threads.
+#define PAGED_ATTENTION(NAME, BODY, THREADS)                                                       \
+  extern "C" __global__ void __launch_bounds__(THREADS)                                            \
+      NAME(float* out, const float* q, const void* keys, const void* values,                       \
+           const unsigned* items, const unsigned* pages, float* scratch, unsigned heads,           \
+           unsigned kv_heads, unsigned page_tokens, unsigned head_dim, float scale,                \
+           unsigned window, unsigned split_tokens, unsigned splits) {                              \
+    using namespace attention;                                                                     \
+    const Item* runs = reinterpret_cast<const Item*>(items);                                       \
+    BODY({out,      q,           nullptr,  keys,     values, runs,   pages,        scratch, heads, \
+          kv_heads, page_tokens, head_dim, head_dim, scale,  window, split_tokens, splits});       \
+  }

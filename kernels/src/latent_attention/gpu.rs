@@ -5,10 +5,10 @@ use candle_core::Tensor;
 
 use super::Shape;
 use crate::access::check;
-use crate::attention::gpu::{CHUNK, LINES, Plan, SPLIT_TOKENS};
+use crate::attention::blocks::{CHUNK, Form, Plan, SPLIT_TOKENS, form};
 use crate::attention::{AttentionOptions, KvPages, PageTable};
 use crate::error::Result;
-use crate::gpu::{Call, Gpu};
+use crate::gpu::{Call, Gpu, Language};
 
 /// Widest latent.
 const LATENT_MAX: usize = 512;
@@ -31,11 +31,9 @@ pub(super) fn latent_attention(
     let plan = Plan {
         group: heads,
         kv_heads: 1,
-        key_width: rope_dim.next_multiple_of(CHUNK) + latent_dim.next_multiple_of(CHUNK),
         value_dim: latent_dim,
-        chunks: if latent_dim <= CHUNK { 1 } else { LATENT_MAX / CHUNK },
         window: u32::MAX,
-        language: gpu.language(),
+        forms: forms(gpu.language(), shape),
     };
     for run in plan.runs(table) {
         let mut call = Call::new(OP, gpu);
@@ -46,17 +44,21 @@ pub(super) fn latent_attention(
         call.size("q_latent", heads)?.size("keys", page_tokens)?;
         call.size("keys", rope_dim)?.size("values", latent_dim)?.real(options.scale);
         call.size("split", SPLIT_TOKENS)?.size("splits", run.splits)?;
-        let few = run.lines == LINES[0];
-        let kernel = match (few, latent_dim <= CHUNK) {
-            (true, true) => "latent_attention_8_64",
-            (true, false) => "latent_attention_8_512",
-            (false, true) => "latent_attention_32_64",
-            (false, false) => "latent_attention_32_512",
-        };
-        let merge =
-            if few { "latent_attention_merge_8" } else { "latent_attention_merge_32" };
         // SAFETY: the parameters of the kernels; the table was checked against the tensors.
-        unsafe { plan.launch(&call, &run, kernel, merge)? };
+        unsafe { plan.launch(&call, &run)? };
     }
     Ok(())
+}
+
+/// Blocks for few lines, and for many.
+fn forms(language: Language, shape: &Shape) -> [Form; 2] {
+    let width = |dim: usize| dim.next_multiple_of(CHUNK);
+    let key_width = width(shape.rope_dim) + width(shape.latent_dim);
+    let (chunks, [few, many]) = match shape.latent_dim <= CHUNK {
+        true => (1, ["latent_attention_8_64", "latent_attention_32_64"]),
+        false => (LATENT_MAX / CHUNK, ["latent_attention_8_512", "latent_attention_32_512"]),
+    };
+    let few = form(8, key_width, chunks, [few, "latent_attention_merge_8"]);
+    let many = form(32, key_width, chunks, [many, "latent_attention_merge_32"]);
+    [few, if many.fits(language) { many } else { few }]
 }
