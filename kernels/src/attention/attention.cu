@@ -26,7 +26,7 @@ PAGED_ATTENTION(paged_attention_merge_8, merge_parts<8>, 128)
 PAGED_ATTENTION(paged_attention_merge_32, merge_parts<32>, 128)
 
 #define LATENT_ATTENTION(NAME, BODY, THREADS)                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                           \
+  extern "C" __global__ void __launch_bounds__(THREADS, 1)                                           \
       NAME(float* out, const float* q_latent, const float* q_rope, const void* keys,              \
            const void* latents, const unsigned* items, const unsigned* pages, float* scratch,     \
            unsigned heads, unsigned page_tokens, unsigned rope_dim, unsigned latent_dim,          \

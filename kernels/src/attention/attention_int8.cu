@@ -2,9 +2,10 @@
 //
 // A warp has 16 lines (query heads of rows that share a key head) and goes over the tokens that they
 // see in tiles of 32; a block is one warp where lines are few (decode), else four warps that share the
-// tiles. Codes go to shared memory as bf16, which holds them exactly, and products with them are
-// scaled after (keys, by group) or before (values: the weights are): only queries and scaled weights
-// are rounded to bf16, sums and the softmax are f32. Splits and their parts are those of
+// tiles. Codes go to shared memory as numbers of 16 bits, which hold them exactly, and products with
+// them are scaled after (keys, by group) or before (values: the weights are). Only queries, over
+// their largest element, are rounded to f16, and scaled weights to bf16, which has their range; sums
+// and the softmax are f32. Splits and their parts are those of
 // attention.cu, with the same promise: a warp computes a line alike, whatever else is in the step.
 //
 // A token of a key head moves about 1.1 * 2 * head_dim bytes for 64 * head_dim operations of the
@@ -20,32 +21,44 @@ constexpr unsigned WARP_LINES = 16;
 constexpr unsigned KEY_GROUP = 32, VALUE_GROUP = 64;
 // Past the end of a row of bf16 in shared memory: eight rows that are read together meet all banks.
 constexpr unsigned PAD = 8;
+// Queries whose elements are all smaller count as zeros: the inverse is a number.
+constexpr float SMALLEST = 1e-30f;
 
-// Two codes, as bf16: as whole numbers they end within the upper halves of f32.
-__device__ __forceinline__ unsigned code_pair(unsigned codes) {
-  const float low = static_cast<float>(codes & 0xff) - 128.0f;
-  const float high = static_cast<float>(codes >> 8 & 0xff) - 128.0f;
-  return __float_as_uint(low) >> 16 | (__float_as_uint(high) & 0xffff0000u);
+__device__ __forceinline__ unsigned f16_pair(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const unsigned*>(&pair);
 }
 __device__ __forceinline__ unsigned bf16_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const unsigned*>(&pair);
 }
+// The lower two of four codes.
+template <bool VALUES> __device__ __forceinline__ unsigned code_pair(unsigned codes) {
+  const float low = static_cast<float>(codes & 0xff) - 128.0f;
+  const float high = static_cast<float>(codes >> 8 & 0xff) - 128.0f;
+  if (!VALUES) return f16_pair(low, high);
+  // Whole numbers of so few bits end within the upper half of f32, which is bf16.
+  return __float_as_uint(low) >> 16 | (__float_as_uint(high) & 0xffff0000u);
+}
 
 // What a block has in shared memory besides queries, keys and values.
-template <unsigned DIM> struct __align__(16) Scales {
+template <unsigned LINES, unsigned DIM> struct __align__(16) Scales {
   float keys[DIM / KEY_GROUP][TILE];
   float values[DIM / VALUE_GROUP][TILE];
+  // What scores are multiplied by.
+  float lines[LINES];
 };
 
 template <unsigned WARPS, unsigned DIM> struct CodedBlock {
   static constexpr unsigned LINES = WARPS * WARP_LINES, THREADS = WARPS * WARP;
   static constexpr unsigned ROW = DIM + PAD;
+  using BlockScales = Scales<LINES, DIM>;
 
   const Operands& o;
   const Item item;
-  __nv_bfloat16 *queries, *keys, *values;
-  Scales<DIM>& scales;
+  // f16, f16 and bf16.
+  unsigned short *queries, *keys, *values;
+  BlockScales& scales;
   Slots& slots;
   // Of the thread's two lines, eight apart: the tokens they see, and what they have summed up.
   unsigned begin[2], end[2];
@@ -58,13 +71,8 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
 
   // Reads the queries of the block and what its lines see.
   __device__ __forceinline__ void load() {
-    for (unsigned i = threadIdx.x; i < LINES * DIM / 4; i += THREADS) {
-      const unsigned line = i / (DIM / 4), at = i % (DIM / 4) * 4;
-      float4 q = make_float4(0, 0, 0, 0);
-      if (line < item.lines) q = quad(o.q + o.head_row(item, line) * o.key_dim, o.key_dim, at);
-      *reinterpret_cast<uint2*>(queries + line * ROW + at) =
-          make_uint2(bf16_pair(q.x, q.y), bf16_pair(q.z, q.w));
-    }
+#pragma unroll 1
+    for (unsigned i = 0; i < WARP_LINES; ++i) load_query(threadIdx.x / WARP * WARP_LINES + i);
 #pragma unroll
     for (unsigned half = 0; half < 2; ++half) {
       const bool lives = line(half) < item.lines;
@@ -72,6 +80,33 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
       begin[half] = lives ? o.first_seen(position) : 0;
       end[half] = lives ? position + 1 : 0;
     }
+  }
+
+  // Reads the query of a line, by its warp.
+  __device__ __forceinline__ void load_query(unsigned line) {
+    constexpr unsigned QUADS = (DIM / 4 + WARP - 1) / WARP;
+    const unsigned lane = threadIdx.x % WARP;
+    float4 q[QUADS];
+    float largest = 0.0f;
+#pragma unroll
+    for (unsigned i = 0; i < QUADS; ++i) {
+      const unsigned at = (i * WARP + lane) * 4;
+      q[i] = make_float4(0, 0, 0, 0);
+      if (line < item.lines) q[i] = quad(o.q + o.head_row(item, line) * o.key_dim, o.key_dim, at);
+      largest = fmaxf(fmaxf(largest, fmaxf(fabsf(q[i].x), fabsf(q[i].y))),
+                      fmaxf(fabsf(q[i].z), fabsf(q[i].w)));
+    }
+    largest = warp_max(largest);
+    const float inverse = largest < SMALLEST ? 0.0f : 1.0f / largest;
+#pragma unroll
+    for (unsigned i = 0; i < QUADS; ++i) {
+      const unsigned at = (i * WARP + lane) * 4;
+      if (at < DIM)
+        *reinterpret_cast<uint2*>(queries + line * ROW + at) =
+            make_uint2(f16_pair(q[i].x * inverse, q[i].y * inverse),
+                       f16_pair(q[i].z * inverse, q[i].w * inverse));
+    }
+    if (lane == 0) scales.lines[line] = largest * o.scale;
   }
 
   // The block of the page that a token of the tile is in.
@@ -83,10 +118,10 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
   }
 
   // The tile's codes to shared memory, 16 at a time.
-  template <unsigned GROUP>
-  __device__ __forceinline__ void stage_codes(__nv_bfloat16* to, const void* all) {
+  template <unsigned GROUP, bool VALUES>
+  __device__ __forceinline__ void stage_codes(unsigned short* to, const void* all) {
     constexpr unsigned PIECES = DIM / 16;
-#pragma unroll 4
+#pragma unroll(DIM > 128 ? 2 : 4)
     for (unsigned i = threadIdx.x; i < TILE * PIECES; i += THREADS) {
       const unsigned token = i / PIECES, at = i % PIECES * 16;
       uint4 codes = make_uint4(0x80808080u, 0x80808080u, 0x80808080u, 0x80808080u);
@@ -94,10 +129,10 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
         codes = *reinterpret_cast<const uint4*>(
             page<GROUP>(all, token) + (slots.offset[token] * o.key_dim + at) / 4);
       uint4* row = reinterpret_cast<uint4*>(to + token * ROW + at);
-      row[0] = make_uint4(code_pair(codes.x), code_pair(codes.x >> 16), code_pair(codes.y),
-                          code_pair(codes.y >> 16));
-      row[1] = make_uint4(code_pair(codes.z), code_pair(codes.z >> 16), code_pair(codes.w),
-                          code_pair(codes.w >> 16));
+      row[0] = make_uint4(code_pair<VALUES>(codes.x), code_pair<VALUES>(codes.x >> 16),
+                          code_pair<VALUES>(codes.y), code_pair<VALUES>(codes.y >> 16));
+      row[1] = make_uint4(code_pair<VALUES>(codes.z), code_pair<VALUES>(codes.z >> 16),
+                          code_pair<VALUES>(codes.w), code_pair<VALUES>(codes.w >> 16));
     }
   }
 
@@ -130,9 +165,9 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
       slots.broken[threadIdx.x] = 0;
     }
     __syncthreads();
-    stage_codes<KEY_GROUP>(keys, o.keys);
+    stage_codes<KEY_GROUP, false>(keys, o.keys);
     stage_scales<KEY_GROUP, false>(scales.keys, o.keys);
-    stage_codes<VALUE_GROUP>(values, o.values);
+    stage_codes<VALUE_GROUP, true>(values, o.values);
     stage_scales<VALUE_GROUP, true>(scales.values, o.values);
     __syncthreads();
   }
@@ -144,10 +179,10 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
     for (unsigned n = 0; n < TILE / 8; ++n)
 #pragma unroll
       for (unsigned e = 0; e < 4; ++e) score[n][e] = 0.0f;
-    const __nv_bfloat16* query =
+    const unsigned short* query =
         queries + (threadIdx.x / WARP * WARP_LINES + lane % 16) * ROW + lane / 16 * 8;
-    const __nv_bfloat16* key = keys + lane % 8 * ROW + lane / 8 * 8;
-#pragma unroll 2
+    const unsigned short* key = keys + lane % 8 * ROW + lane / 8 * 8;
+#pragma unroll(DIM > 128 ? 1 : 2)
     for (unsigned group = 0; group < DIM / KEY_GROUP; ++group) {
       unsigned q[2][4];
       ldmatrix_x4(q[0], query + group * KEY_GROUP);
@@ -158,8 +193,8 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
         ldmatrix_x4(k, key + n * 8 * ROW + group * KEY_GROUP);
         float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         const unsigned first[2] = {k[0], k[1]}, second[2] = {k[2], k[3]};
-        mma_m16n8k16<__nv_bfloat16>(sum, q[0], first);
-        mma_m16n8k16<__nv_bfloat16>(sum, q[1], second);
+        mma_m16n8k16<__half>(sum, q[0], first);
+        mma_m16n8k16<__half>(sum, q[1], second);
         const float2 scale =
             *reinterpret_cast<const float2*>(&scales.keys[group][n * 8 + lane % 4 * 2]);
         score[n][0] += sum[0] * scale.x;
@@ -175,6 +210,7 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
     const unsigned at = threadIdx.x % 4 * 2;
 #pragma unroll
     for (unsigned half = 0; half < 2; ++half) {
+      const float scale = scales.lines[line(half)];
       float top = part[half].top, sum = 0.0f;
       bool broken = false;
 #pragma unroll
@@ -184,7 +220,7 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
           const unsigned token = first + n * 8 + at + e;
           const bool seen = token >= begin[half] && token < end[half];
           float& one = score[n][half * 2 + e];
-          one = seen ? one * o.scale : -INFINITY;
+          one = seen ? one * scale : -INFINITY;
           top = fmaxf(top, one);
           broken = broken || (seen && slots.broken[n * 8 + at + e] != 0);
         }
@@ -303,11 +339,11 @@ template <unsigned WARPS, unsigned DIM> struct CodedBlock {
 // The parts of one item and key head: all of them where the grid has one layer, else the layer's.
 template <unsigned WARPS, unsigned DIM> __device__ __forceinline__ void run_coded(const Operands& o) {
   using Lines = CodedBlock<WARPS, DIM>;
-  __shared__ Scales<DIM> scales;
+  __shared__ typename Lines::BlockScales scales;
   __shared__ Slots slots;
   const Item item = o.items[blockIdx.x];
-  __nv_bfloat16* queries = dynamic_shared<__nv_bfloat16>();
-  __nv_bfloat16* keys = queries + Lines::LINES * Lines::ROW;
+  unsigned short* queries = dynamic_shared<unsigned short>();
+  unsigned short* keys = queries + Lines::LINES * Lines::ROW;
   Lines block{o, item, queries, keys, keys + TILE * Lines::ROW, scales, slots};
   const unsigned low = o.first_seen(o.position(item, 0));
   const unsigned high = o.position(item, item.lines - 1) + 1;

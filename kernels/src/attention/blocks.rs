@@ -11,7 +11,7 @@ pub(crate) const SPLIT_TOKENS: usize = 256;
 /// Elements of a head that a block has in shared memory at a time, in f32.
 pub(crate) const CHUNK: usize = 64;
 /// Blocks that keep a GPU busy: with fewer, splits are blocks of their own.
-const BLOCKS_ENOUGH: usize = 1024;
+const BLOCKS_ENOUGH: usize = 512;
 /// Most numbers of scratch of a call, 128 MiB; blocks beyond are another call.
 const SCRATCH_MAX: usize = 32 << 20;
 /// Threads of a block that merges the parts of a line.

@@ -446,7 +446,7 @@ template <unsigned LINES> __device__ __forceinline__ void merge_parts(const Oper
 
 // A kernel of `paged_attention`: what it is called, what it does, on how many threads.
 #define PAGED_ATTENTION(NAME, BODY, THREADS)                                                       \
-  extern "C" __global__ void __launch_bounds__(THREADS)                                            \
+  extern "C" __global__ void __launch_bounds__(THREADS, 1)                                            \
       NAME(float* out, const float* q, const void* keys, const void* values,                       \
            const unsigned* items, const unsigned* pages, float* scratch, unsigned heads,           \
            unsigned kv_heads, unsigned page_tokens, unsigned head_dim, float scale,                \
