@@ -6,7 +6,7 @@ use super::blocks::{CHUNK, Form, Plan, SPLIT_TOKENS, form};
 use super::{AttentionOptions, KvPages, KvSide, KvType, PageTable, Shape};
 use crate::access::check;
 use crate::error::Result;
-use crate::gpu::{Call, Gpu, Grid, Language};
+use crate::gpu::{Call, Gpu, Grid, Language, scratch};
 
 /// Widest head.
 const HEAD_MAX: usize = 256;
@@ -72,13 +72,14 @@ pub(super) fn paged_attention(
         forms: forms(gpu.language(), shape),
     };
     for run in plan.runs(table) {
+        let parts = scratch(OP, out.device(), plan.scratch(&run))?;
         let mut call = Call::new(OP, gpu);
         call.write::<f32>("out", out)?.read::<f32>("q", q)?;
         match shape.kv_type {
             KvType::F32 => call.read::<f32>("keys", kv.keys)?.read::<f32>("values", kv.values)?,
             KvType::Int8 => call.read::<u32>("keys", kv.keys)?.read::<u32>("values", kv.values)?,
         };
-        call.list(&run.items)?.list(table.pages)?.scratch(plan.scratch(&run));
+        call.list(&run.items)?.list(table.pages)?.write::<u32>("scratch", &parts)?;
         call.size("q", shape.heads)?.size("keys", shape.kv_heads)?;
         call.size("keys", shape.page_tokens)?.size("keys", shape.head_dim)?;
         call.real(options.scale).word(window);

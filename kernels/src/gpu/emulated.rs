@@ -1,7 +1,7 @@
 //! Kernels on the CPU: while [`emulate`] runs, operators called from its thread on CPU tensors are
 //! those of a GPU.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ffi::c_void;
 
 use super::Language;
@@ -10,8 +10,6 @@ use super::step::Argument;
 
 thread_local! {
     static LANGUAGE: Cell<Option<Language>> = const { Cell::new(None) };
-    /// Scratch of all calls; grows to the largest one this thread has seen.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `body` with operators called from this thread on CPU tensors running the kernels of
@@ -32,30 +30,6 @@ pub(super) fn language() -> Option<Language> {
     LANGUAGE.get()
 }
 
-/// Makes what is in scratch no numbers.
-pub(super) fn forget_scratch() {
-    SCRATCH.with_borrow_mut(|scratch| scratch.fill(f32::NAN));
-}
-
-/// Where a scratch starts, which has room for its elements then.
-fn scratch(start: usize, elements: usize) -> u64 {
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < start + elements {
-            scratch.resize(start + elements, f32::NAN);
-        }
-        scratch[start..].as_mut_ptr().addr() as u64
-    })
-}
-
-/// Makes room for all scratch of a launch, so that it does not move.
-fn make_room(arguments: &[Argument]) {
-    for argument in arguments {
-        if let Argument::Scratch { start, elements } = *argument {
-            scratch(start, elements);
-        }
-    }
-}
-
 /// Runs a kernel to its end.
 ///
 /// # Safety
@@ -73,14 +47,7 @@ pub(super) unsafe fn launch(
     };
     let Grid { blocks, threads, shared } = grid;
     let grid = sconce_gpu_emulator::Grid { blocks, threads, shared };
-    let value = |argument: &Argument| match *argument {
-        Argument::Address(address) => address,
-        Argument::Word(word) => u64::from(word),
-        Argument::List(place) => lists + u64::from(place) * 4,
-        Argument::Scratch { start, elements } => scratch(start, elements),
-    };
-    make_room(arguments);
-    let values: Vec<u64> = arguments.iter().map(value).collect();
+    let values: Vec<u64> = arguments.iter().map(|argument| argument.value(lists)).collect();
     let pointer = |value: &u64| std::ptr::from_ref(value).cast::<c_void>();
     let arguments: Vec<_> = values.iter().map(pointer).collect();
     // SAFETY: the caller's promise; a word is the lower half of its value.

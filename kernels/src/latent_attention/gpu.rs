@@ -8,7 +8,7 @@ use crate::access::check;
 use crate::attention::blocks::{CHUNK, Form, Plan, SPLIT_TOKENS, form};
 use crate::attention::{AttentionOptions, KvPages, PageTable};
 use crate::error::Result;
-use crate::gpu::{Call, Gpu, Language};
+use crate::gpu::{Call, Gpu, Language, scratch};
 
 /// Widest latent.
 const LATENT_MAX: usize = 512;
@@ -36,11 +36,12 @@ pub(super) fn latent_attention(
         forms: forms(gpu.language(), shape),
     };
     for run in plan.runs(table) {
+        let parts = scratch(OP, out.device(), plan.scratch(&run))?;
         let mut call = Call::new(OP, gpu);
         call.write::<f32>("out", out)?;
         call.read::<f32>("q_latent", q_latent)?.read::<f32>("q_rope", q_rope)?;
         call.read::<f32>("keys", kv.keys)?.read::<f32>("values", kv.values)?;
-        call.list(&run.items)?.list(table.pages)?.scratch(plan.scratch(&run));
+        call.list(&run.items)?.list(table.pages)?.write::<u32>("scratch", &parts)?;
         call.size("q_latent", heads)?.size("keys", page_tokens)?;
         call.size("keys", rope_dim)?.size("values", latent_dim)?.real(options.scale);
         call.size("split", SPLIT_TOKENS)?.size("splits", run.splits)?;
