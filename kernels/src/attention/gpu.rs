@@ -6,7 +6,7 @@ use super::blocks::{CHUNK, Form, Plan, SPLIT_TOKENS, form};
 use super::{AttentionOptions, KvPages, KvSide, KvType, PageTable, Shape};
 use crate::access::check;
 use crate::error::Result;
-use crate::gpu::{Call, Gpu, Grid, Language, scratch};
+use crate::gpu::{Call, Gpu, Grid, Language, in_fours, scratch};
 
 /// Widest head.
 const HEAD_MAX: usize = 256;
@@ -63,6 +63,7 @@ pub(super) fn paged_attention(
     check(OP, "keys", shape.head_dim <= HEAD_MAX, || {
         (format!("heads of at most {HEAD_MAX}"), shape.head_dim.to_string())
     })?;
+    aligned(OP, shape.head_dim, &[("q", q), ("keys", kv.keys), ("values", kv.values)])?;
     let window = options.window.map_or(u32::MAX, |window| window.try_into().unwrap_or(u32::MAX));
     let plan = Plan {
         group: shape.heads / shape.kv_heads,
@@ -88,6 +89,20 @@ pub(super) fn paged_attention(
         unsafe { plan.launch(&call, &run)? };
     }
     Ok(())
+}
+
+/// Refuses tensors that do not start at 16 bytes where kernels read as many at a time.
+pub(crate) fn aligned(
+    op: &'static str,
+    dim: usize,
+    operands: &[(&'static str, &Tensor)],
+) -> Result<()> {
+    operands.iter().filter(|_| dim.is_multiple_of(4)).try_for_each(|(operand, tensor)| {
+        check(op, operand, in_fours(dim, &[tensor]), || {
+            let found = tensor.layout().start_offset().to_string();
+            ("starting at a multiple of 4 elements".to_owned(), found)
+        })
+    })
 }
 
 /// Blocks for few lines, and for many.

@@ -7,7 +7,7 @@
 
 pub(crate) mod blocks;
 mod cpu;
-mod gpu;
+pub(crate) mod gpu;
 mod kv_type;
 pub(crate) mod operands;
 pub(crate) mod page;

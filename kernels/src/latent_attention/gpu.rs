@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use super::Shape;
 use crate::access::check;
 use crate::attention::blocks::{CHUNK, Form, Plan, SPLIT_TOKENS, form};
+use crate::attention::gpu::aligned;
 use crate::attention::{AttentionOptions, KvPages, PageTable};
 use crate::error::Result;
 use crate::gpu::{Call, Gpu, Language, scratch};
@@ -28,6 +29,8 @@ pub(super) fn latent_attention(
         let expected = format!("rope keys of at most {CHUNK}, latents of at most {LATENT_MAX}");
         (expected, format!("{rope_dim} and {latent_dim}"))
     })?;
+    aligned(OP, rope_dim, &[("q_rope", q_rope), ("keys", kv.keys)])?;
+    aligned(OP, latent_dim, &[("q_latent", q_latent), ("values", kv.values)])?;
     let plan = Plan {
         group: heads,
         kv_heads: 1,
