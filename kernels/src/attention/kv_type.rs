@@ -49,11 +49,15 @@ impl KvSide {
 
 /// Storage of keys and values.
 ///
-/// A block is what one page holds for one head. In `F32` its elements are keys
+/// A block is what one page holds for one head. In `F32` its elements are, on the CPU, keys
 /// `[head_dim, page_tokens]` and values `[page_tokens, head_dim]`. In `Int8` they are 32-bit words:
 /// first four codes to a word, of keys `[head_dim / 4, page_tokens]` (four elements of a token), of
 /// values `[page_tokens / 4, head_dim]` (an element of four tokens); then the bits of f32 scales,
 /// `[ceil(head_dim / group), page_tokens]`. An element is `scale * (code - 128)`, codes are 1 to 255.
+///
+/// On GPUs keys and values lie alike: elements, or words of four codes of a token, are
+/// `[page_tokens, head_dim]` or `[page_tokens, head_dim / 4]`, scales after all codes
+/// `[page_tokens, ceil(head_dim / group)]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KvType {
     /// 4 bytes an element.

@@ -1,10 +1,13 @@
 //! Causal attention over keys and values in pages (Kwon et al., "PagedAttention", 2023), with
 //! grouped query heads and a sliding window.
 //!
-//! A block is what one page holds for one head. The order inside it is the backend's own (on the CPU
-//! that of [`KvType`], in which one load of keys serves several tokens); copy whole pages only.
+//! A block is what one page holds for one head. The order inside it is the backend's own, as
+//! [`KvType`] has it: on the CPU one load of keys serves several tokens, on GPUs what a token has is
+//! read as it lies. Copy whole pages only.
 
+pub(crate) mod blocks;
 mod cpu;
+pub(crate) mod gpu;
 mod kv_type;
 pub(crate) mod operands;
 pub(crate) mod page;
@@ -16,6 +19,7 @@ use candle_core::Tensor;
 pub use self::kv_type::{BlockOrder, KvSide, KvType};
 use crate::access::{View, check, distinct, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 
 /// The pages of one layer.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +83,9 @@ pub fn write_kv(kv: KvPages<'_>, k: &Tensor, v: &Tensor, slots: &[u32]) -> Resul
     operands::new_rows(OP, "v", &value_shape, v, slots)?;
     distinct(OP, kv.keys, &[("values", kv.values), ("k", k), ("v", v)])?;
     distinct(OP, kv.values, &[("k", k), ("v", v)])?;
+    if let Some(gpu) = Gpu::of(kv.keys) {
+        return gpu::write_kv(gpu, kv, [k, v], slots, [&key_shape, &value_shape]);
+    }
     let (k, v) = (View::new(OP, "k", k)?, View::new(OP, "v", v)?);
     let (k, v) = (k.slice()?, v.slice()?);
     match key_shape.kv_type {
@@ -130,6 +137,9 @@ pub fn paged_attention(
     check(OP, "window", options.window != Some(0), || ("at least 1".to_owned(), "0".to_owned()))?;
     let shape = operands::queries(OP, shape, out, q, table)?;
     distinct(OP, out, &[("q", q), ("keys", kv.keys), ("values", kv.values)])?;
+    if let Some(gpu) = Gpu::of(out) {
+        return gpu::paged_attention(gpu, out, q, kv, table, (&shape, options));
+    }
     let q = View::new(OP, "q", q)?;
     let keys = View::new(OP, "keys", kv.keys)?;
     let values = View::new(OP, "values", kv.values)?;
@@ -177,12 +187,12 @@ impl Shape {
         (slot / self.page_tokens, slot % self.page_tokens)
     }
 
-    /// Where element `dim` of the key of token `offset` lies inside its block, in f32.
+    /// Where element `dim` of the key of token `offset` lies inside its block, in f32 on the CPU.
     pub fn key_in_block(&self, offset: usize, dim: usize) -> usize {
         dim * self.page_tokens + offset
     }
 
-    /// Where element `dim` of the value of token `offset` lies inside its block, in f32.
+    /// Where element `dim` of the value of token `offset` lies inside its block, in f32 on the CPU.
     pub fn value_in_block(&self, offset: usize, dim: usize) -> usize {
         offset * self.head_dim + dim
     }

@@ -10,6 +10,7 @@ mod device;
 mod emulated;
 #[cfg(feature = "metal")]
 pub(crate) mod metal;
+mod scratch;
 mod step;
 
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
@@ -18,6 +19,7 @@ pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
+pub(crate) use self::scratch::scratch;
 pub use self::step::step;
 use self::step::{Argument, Recording};
 use crate::access::{Element, location};

@@ -3,6 +3,7 @@
 //! its value. Blocks in pages are those of `attention`.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
@@ -10,6 +11,7 @@ use candle_core::Tensor;
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::attention::{AttentionOptions, KvPages, PageTable, operands};
 use crate::error::Result;
+use crate::gpu::Gpu;
 
 /// `out = softmax(scale * (q_latent latent^T + q_rope key^T)) latent` for every row of every segment,
 /// over the tokens it may see, head by head.
@@ -61,6 +63,9 @@ pub fn latent_attention(
         rope_dim: keys.head_dim,
         latent_dim: latents.head_dim,
     };
+    if let Some(gpu) = Gpu::of(out) {
+        return gpu::latent_attention(gpu, out, [q_latent, q_rope], kv, table, (&shape, options));
+    }
     let (q_latent, q_rope) =
         (View::new(OP, "q_latent", q_latent)?, View::new(OP, "q_rope", q_rope)?);
     let (keys, latents) = (View::new(OP, "keys", kv.keys)?, View::new(OP, "values", kv.values)?);
@@ -96,7 +101,7 @@ pub struct Inputs<'a> {
     pub q_latent: &'a [f32],
     /// `[capacity, heads * rope_dim]`.
     pub q_rope: &'a [f32],
-    /// All pages of rope keys, `[pages, rope_dim, page_tokens]`.
+    /// All pages of rope keys, on the CPU `[pages, rope_dim, page_tokens]`.
     pub keys: &'a [f32],
     /// All pages of latents, `[pages, page_tokens, latent_dim]`.
     pub latents: &'a [f32],

@@ -10,9 +10,12 @@ use sconce_kernels::{
     AttentionOptions, Error, Isa, KvPages, PageTable, Pool, Segment, paged_attention, write_kv,
 };
 
-use crate::common::{Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
+#[cfg(feature = "emulate")]
+use sconce_kernels::gpu::Language;
 
 /// Sequences with tokens in pages, and what is computed over them.
+#[derive(Clone)]
 struct Case {
     shape: Shape,
     window: Option<usize>,
@@ -85,7 +88,18 @@ fn cases() -> Vec<Case> {
         coded(case([3, 1, 64, 64], None, &[(1300, 2), (0, 3)])),
         coded(case([2, 1, 16, 16], Some(513), &[(1500, 40), (1023, 2)])),
         case([3, 1, 64, 32], Some(usize::MAX), &[(1300, 2)]),
+        case([9, 1, 16, 192], Some(300), &[(290, 2), (255, 5)]),
+        case([1, 1, 16, 65], None, &[(0, 35)]),
+        // More heads and rows than a GPU splits the contexts of.
+        case([32, 32, 16, 16], None, &[(250, 33); 8]),
+        coded(case([32, 32, 16, 16], Some(70), &[(300, 1); 16])),
     ]
+}
+
+/// Cases with the seeds of their numbers, backend after backend.
+fn on_all_backends(cases: Vec<Case>) -> Vec<(Backend, (usize, Case))> {
+    let numbered = |backend| cases.iter().cloned().enumerate().map(move |case| (backend, case));
+    Backend::all().into_iter().flat_map(numbered).collect()
 }
 
 fn set_up(case: &Case, seed: u64) -> Setup {
@@ -161,21 +175,67 @@ impl Setup {
 
 #[test]
 fn attention_matches_its_reference() {
-    for (seed, case) in cases().iter().enumerate() {
-        let setup = set_up(case, seed as u64 + 1);
+    for (backend, (seed, case)) in on_all_backends(cases()) {
+        let setup = backend.with(|| set_up(&case, seed as u64 + 1));
         let mut expected = vec![f32::NAN; setup.q.len()];
         let (keys, values) = (&setup.reference_keys, &setup.reference_values);
         let inputs = Inputs { q: &setup.q, keys, values };
         let table = PageTable { segments: &setup.segments, pages: &setup.pages };
         let shape = setup.reference_shape();
         reference::paged_attention(&mut expected, inputs, table, &shape, setup.options);
-        for isa in Isa::available() {
-            let found = isa.with(|| setup.run(&setup.segments));
+        let found = backend.with(|| setup.run(&setup.segments));
+        let tolerance = match (setup.shape.kv_type, backend) {
+            (KvType::F32, _) => 3e-6,
+            // Weights times the scales of values are rounded to bf16: by up to one part in 256.
+            #[cfg(feature = "emulate")]
+            (KvType::Int8, Backend::Emulated(Language::Cuda)) => 4e-3,
             // Queries and weights are rounded to one part in 16319 of their largest.
-            let tolerance = if setup.shape.kv_type == KvType::F32 { 3e-6 } else { 3e-4 };
-            let case = format!("{isa} {:?} {:?} {:?}", case.shape, case.window, case.segments);
-            compare(&case, &found, &expected, &vec![1.0; expected.len()], tolerance);
+            (KvType::Int8, _) => 3e-4,
+        };
+        let case = format!("{backend} {:?} {:?} {:?}", case.shape, case.window, case.segments);
+        compare(&case, &found, &expected, &vec![1.0; expected.len()], tolerance);
+    }
+}
+
+/// The words of a pool in the order of the CPU, made of that of a backend.
+fn in_cpu_order(backend: Backend, side: KvSide, shape: &Shape, words: Vec<u32>) -> Vec<u32> {
+    if !backend.is_gpu() {
+        return words;
+    }
+    let (tokens, dim) = (shape.page_tokens, shape.head_dim);
+    let (turned, group) = match shape.kv_type {
+        KvType::F32 if side == KvSide::Values => return words,
+        KvType::F32 => (dim, 0),
+        KvType::Int8 => (dim / 4, dim.div_ceil(side.group())),
+    };
+    let mut all = Vec::new();
+    for block in words.chunks(shape.block_len(side)) {
+        let (codes, scales) = block.split_at(tokens * turned);
+        if shape.kv_type == KvType::Int8 && side == KvSide::Values {
+            // An element of four tokens to a word.
+            let byte =
+                |token: usize, at: usize| codes[token * turned + at / 4].to_le_bytes()[at % 4];
+            let word = |first: usize, at: usize| [0, 1, 2, 3].map(|token| byte(first + token, at));
+            let line = |first: usize| (0..dim).map(move |at| (first, at));
+            all.extend(
+                (0..tokens)
+                    .step_by(4)
+                    .flat_map(line)
+                    .map(|(first, at)| u32::from_le_bytes(word(first, at))),
+            );
+        } else {
+            all.extend((0..turned * tokens).map(|i| codes[i % tokens * turned + i / tokens]));
         }
+        all.extend((0..group * tokens).map(|i| scales[i % tokens * group + i / tokens]));
+    }
+    all
+}
+
+/// The words of a pool, or the bits of its elements.
+fn words(pool: &Tensor) -> Vec<u32> {
+    match pool.dtype() {
+        DType::F32 => bits(&values(pool)),
+        _ => pool.flatten_all().unwrap().to_vec1().unwrap(),
     }
 }
 
@@ -195,37 +255,46 @@ fn written_keys_and_values_match_their_reference() {
     let (mut keys, mut vals) = (vec![0.0; 240], vec![0.0; 240]);
     reference::write_keys(&mut keys, &k, &slots, &shape);
     reference::write_values(&mut vals, &v, &slots, &shape);
-    let pool = || Tensor::zeros((4, 2, 5, 6), DType::F32, &Device::Cpu).unwrap();
-    let (found_keys, found_values) = (pool(), pool());
-    let kv = KvPages { keys: &found_keys, values: &found_values };
-    write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &slots).unwrap();
-    assert_eq!(values(&found_keys), keys);
-    assert_eq!(values(&found_values), vals);
-    let error = write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &[0, 20]).unwrap_err();
-    assert_eq!(error.to_string(), "write_kv: slots[1] is 20, must be below 20");
+    for backend in Backend::all() {
+        let pool = || Tensor::zeros((4, 2, 5, 6), DType::F32, &Device::Cpu).unwrap();
+        let (found_keys, found_values) = (pool(), pool());
+        let kv = KvPages { keys: &found_keys, values: &found_values };
+        backend.with(|| {
+            write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &slots).unwrap();
+            write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &[]).unwrap();
+        });
+        let found = in_cpu_order(backend, KvSide::Keys, &shape, words(&found_keys));
+        assert_eq!(found, bits(&keys), "{backend}");
+        assert_eq!(words(&found_values), bits(&vals), "{backend}");
+        let wrong = || write_kv(kv, &tensor(&k, 12), &tensor(&v, 12), &[0, 20]);
+        let error = backend.with(wrong).unwrap_err();
+        assert_eq!(error.to_string(), "write_kv: slots[1] is 20, must be below 20");
+    }
 }
 
 #[test]
-fn keys_and_values_in_8_bits_are_the_same_whatever_level_wrote_them() {
-    let shape = coded(case([2, 2, 16, 80], None, &[(0, 40)])).shape;
+fn keys_and_values_in_8_bits_are_the_same_whatever_backend_wrote_them() {
+    let shape = coded(case([2, 2, 16, 80], None, &[(0, 48)])).shape;
     let width = shape.kv_heads * shape.head_dim;
     let mut random = Random::new(5);
-    let [mut k, v] = [(); 2].map(|()| random.numbers(40 * width));
+    let [mut k, v] = [(); 2].map(|()| random.numbers(48 * width));
     k[..80].fill(0.0);
     k[200] = f32::INFINITY;
-    let slots: Vec<u32> = (0..40).rev().collect();
-    let written = |isa: Isa| {
-        let [keys, values] = [KvSide::Keys, KvSide::Values].map(|side| unwritten(side, &shape));
+    let slots: Vec<u32> = (0..48).rev().collect();
+    let written = |backend: Backend| {
+        let sides = [KvSide::Keys, KvSide::Values];
+        let [keys, values] = sides.map(|side| unwritten(side, &shape));
         let kv = KvPages { keys: &keys, values: &values };
-        isa.with(|| write_kv(kv, &tensor(&k, width), &tensor(&v, width), &slots)).unwrap();
-        [keys, values].map(|pages| pages.flatten_all().unwrap().to_vec1::<u32>().unwrap())
+        backend.with(|| write_kv(kv, &tensor(&k, width), &tensor(&v, width), &slots)).unwrap();
+        let pools = [(KvSide::Keys, keys), (KvSide::Values, values)];
+        pools.map(|(side, pool)| in_cpu_order(backend, side, &shape, words(&pool)))
     };
-    let expected = written(Isa::Portable);
-    for isa in Isa::available() {
-        for (found, expected) in written(isa).iter().zip(&expected) {
+    let expected = written(Backend::Cpu(Isa::Portable));
+    for backend in Backend::all() {
+        for (found, expected) in written(backend).iter().zip(&expected) {
             let differs =
                 found.iter().zip(expected).position(|(found, expected)| found != expected);
-            assert_eq!(differs.map(|at| (at, found[at], expected[at])), None, "{isa}");
+            assert_eq!(differs.map(|at| (at, found[at], expected[at])), None, "{backend}");
         }
     }
 }
@@ -294,26 +363,28 @@ fn what_is_written_lies_apart_from_what_is_read_without_gaps_and_in_one_type() {
 #[test]
 fn a_row_has_the_same_bits_alone_in_chunks_and_in_a_batch() {
     let pools: Vec<_> = [1, 2, 3].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
-    for (seed, case) in cases().iter().enumerate() {
-        let setup = set_up(case, seed as u64 + 1);
+    for (backend, (seed, case)) in on_all_backends(cases()) {
+        let setup = backend.with(|| set_up(&case, seed as u64 + 1));
         let width = setup.shape.heads * setup.shape.head_dim;
-        for isa in Isa::available() {
-            let whole = isa.with(|| setup.run(&setup.segments));
-            for (index, chunk) in [1, 3, 17].into_iter().enumerate() {
-                for segment in &setup.segments {
-                    for start in (0..segment.len).step_by(chunk) {
-                        let part = Segment {
-                            first_row: segment.first_row + start,
-                            len: chunk.min(segment.len - start),
-                            first_position: segment.first_position + start,
-                            ..*segment
-                        };
-                        let run = || isa.with(|| setup.run(&[part]));
-                        let found = Pool::with(&pools[index], run);
-                        let range = part.first_row * width..(part.first_row + part.len) * width;
-                        let same = bits(&found[range.clone()]) == bits(&whole[range]);
-                        assert!(same, "{isa} {:?}: {part:?}", case.shape);
+        let whole = backend.with(|| setup.run(&setup.segments));
+        for (index, chunk) in [1, 3, 17].into_iter().enumerate() {
+            for segment in &setup.segments {
+                for start in (0..segment.len).step_by(chunk) {
+                    // Emulated, the first and the last chunk of a segment take long enough.
+                    if backend.is_gpu() && start > 0 && start + chunk < segment.len {
+                        continue;
                     }
+                    let part = Segment {
+                        first_row: segment.first_row + start,
+                        len: chunk.min(segment.len - start),
+                        first_position: segment.first_position + start,
+                        ..*segment
+                    };
+                    let run = || backend.with(|| setup.run(&[part]));
+                    let found = Pool::with(&pools[index], run);
+                    let range = part.first_row * width..(part.first_row + part.len) * width;
+                    let same = bits(&found[range.clone()]) == bits(&whole[range]);
+                    assert!(same, "{backend} {:?}: {part:?}", case.shape);
                 }
             }
         }
@@ -366,10 +437,11 @@ fn what_is_no_number_reaches_the_rows_that_see_it_and_no_others() {
     };
     let all = cases().into_iter().chain(cases().map(|(case, tokens)| (coded(case), tokens)));
     for (case, tokens) in all {
-        for isa in Isa::available() {
-            for pool in &pools {
-                let name = format!("{isa}, {} threads", pool.threads());
-                Pool::with(pool, || isa.with(|| assert_contained(&case, &tokens, &name)));
+        for backend in Backend::all() {
+            let pools = if backend.is_gpu() { &pools[..1] } else { &pools };
+            for pool in pools {
+                let name = format!("{backend}, {} threads", pool.threads());
+                Pool::with(pool, || backend.with(|| assert_contained(&case, &tokens, &name)));
             }
         }
     }
@@ -377,6 +449,10 @@ fn what_is_no_number_reaches_the_rows_that_see_it_and_no_others() {
 
 #[test]
 fn equal_keys_give_the_mean_of_the_values() {
+    Backend::all().into_iter().for_each(|backend| backend.with(assert_equal_keys_give_the_mean));
+}
+
+fn assert_equal_keys_give_the_mean() {
     let shape = [1, 1, 16, 16];
     let setup = set_up(&case(shape, None, &[(0, 3)]), 1);
     let kv = KvPages { keys: &setup.keys, values: &setup.values };
@@ -386,6 +462,31 @@ fn equal_keys_give_the_mean_of_the_values() {
     let found = setup.run(&setup.segments);
     for (row, mean) in [0.0, 0.5, 1.0].into_iter().enumerate() {
         assert!(found[row * 16..][..16].iter().all(|value| (value - mean).abs() < 1e-6));
+    }
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn what_gpus_have_no_kernel_for_is_refused_by_name() {
+    let run = |head_dim: usize, skip: usize| {
+        let pool = Tensor::zeros(16 * head_dim + skip, DType::F32, &Device::Cpu).unwrap();
+        let pool = pool.narrow(0, skip, 16 * head_dim).unwrap();
+        let keys = pool.reshape((1, 1, 16, head_dim)).unwrap();
+        let values = Tensor::zeros((1, 1, 16, head_dim), DType::F32, &Device::Cpu).unwrap();
+        let (out, q) = (poisoned(1, head_dim), tensor(&vec![0.5; head_dim], head_dim));
+        let segment = Segment { len: 1, page_count: 1, ..Segment::default() };
+        let table = PageTable { segments: &[segment], pages: &[0] };
+        let options = AttentionOptions { scale: 1.0, window: None };
+        paged_attention(&out, &q, KvPages { keys: &keys, values: &values }, table, options)
+    };
+    for backend in Backend::all().into_iter().filter(|backend| backend.is_gpu()) {
+        let error = backend.with(|| run(260, 0)).unwrap_err().to_string();
+        assert_eq!(error, "paged_attention: keys must be heads of at most 256, found 260");
+        let error = backend.with(|| run(64, 2)).unwrap_err().to_string();
+        let expected =
+            "paged_attention: keys must be starting at a multiple of 4 elements, found 2";
+        assert_eq!(error, expected);
+        assert!(backend.with(|| run(64, 4)).is_ok() && backend.with(|| run(65, 2)).is_ok());
     }
 }
 

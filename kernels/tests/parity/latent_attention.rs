@@ -6,10 +6,10 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use sconce_kernels::latent_attention::{Inputs, Shape, reference};
 use sconce_kernels::{
-    AttentionOptions, Error, Isa, KvPages, PageTable, Pool, Segment, latent_attention, write_kv,
+    AttentionOptions, Error, KvPages, PageTable, Pool, Segment, latent_attention, write_kv,
 };
 
-use crate::common::{Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
 
 const OPTIONS: AttentionOptions = AttentionOptions { scale: 0.2, window: None };
 
@@ -23,6 +23,8 @@ const CASES: &[Case] = &[
     ([4, 16, 8, 32], &[(0, 33), (5, 12), (100, 3)]),
     ([5, 5, 6, 10], &[(0, 7), (11, 9)]),
     ([2, 64, 32, 48], &[(0, 150), (64, 1)]),
+    // Longer than the parts that rows are summed up in.
+    ([3, 16, 16, 80], &[(700, 2), (0, 15), (600, 9)]),
     ([7, 16, 4, 17], &[(17, 4)]),
 ];
 
@@ -112,10 +114,13 @@ fn latent_attention_matches_its_reference() {
         };
         let table = PageTable { segments: &setup.segments, pages: &setup.pages };
         reference::latent_attention(&mut expected, inputs, table, &setup.shape, OPTIONS.scale);
-        for isa in Isa::available() {
-            let found = isa.with(|| setup.run(&setup.segments));
+        for backend in Backend::all() {
+            let found = backend.with(|| {
+                let setup = set_up(case, seed as u64 + 1);
+                setup.run(&setup.segments)
+            });
             let ones = vec![1.0; expected.len()];
-            compare(&format!("{isa} {case:?}"), &found, &expected, &ones, 6e-6);
+            compare(&format!("{backend} {case:?}"), &found, &expected, &ones, 6e-6);
         }
     }
 }
@@ -123,26 +128,25 @@ fn latent_attention_matches_its_reference() {
 #[test]
 fn a_row_over_latents_has_the_same_bits_alone_in_chunks_and_in_a_batch() {
     let pools: Vec<_> = [1, 2, 5].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
-    for (seed, case) in CASES.iter().enumerate() {
-        let setup = set_up(case, seed as u64 + 1);
+    let all = |backend| CASES.iter().enumerate().map(move |case| (backend, case));
+    for (backend, (seed, case)) in Backend::all().into_iter().flat_map(all) {
+        let setup = backend.with(|| set_up(case, seed as u64 + 1));
         let width = setup.shape.heads * setup.shape.latent_dim;
-        for isa in Isa::available() {
-            let whole = isa.with(|| setup.run(&setup.segments));
-            for (index, chunk) in [1, 3, 17].into_iter().enumerate() {
-                for segment in &setup.segments {
-                    for start in (0..segment.len).step_by(chunk) {
-                        let part = Segment {
-                            first_row: segment.first_row + start,
-                            len: chunk.min(segment.len - start),
-                            first_position: segment.first_position + start,
-                            ..*segment
-                        };
-                        let run = || isa.with(|| setup.run(&[part]));
-                        let found = Pool::with(&pools[index], run);
-                        let range = part.first_row * width..(part.first_row + part.len) * width;
-                        let same = bits(&found[range.clone()]) == bits(&whole[range]);
-                        assert!(same, "{isa} {case:?}: {part:?}");
-                    }
+        let whole = backend.with(|| setup.run(&setup.segments));
+        for (index, chunk) in [1, 3, 17].into_iter().enumerate() {
+            for segment in &setup.segments {
+                for start in (0..segment.len).step_by(chunk) {
+                    let part = Segment {
+                        first_row: segment.first_row + start,
+                        len: chunk.min(segment.len - start),
+                        first_position: segment.first_position + start,
+                        ..*segment
+                    };
+                    let run = || backend.with(|| setup.run(&[part]));
+                    let found = Pool::with(&pools[index], run);
+                    let range = part.first_row * width..(part.first_row + part.len) * width;
+                    let same = bits(&found[range.clone()]) == bits(&whole[range]);
+                    assert!(same, "{backend} {case:?}: {part:?}");
                 }
             }
         }
