@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::matmul::gpu::Product;
+use crate::matmul::gpu::{Products, Target};
 use crate::matmul::{ActivationType, Matrix, Mode};
 
 /// `out` is `[rows, heads, outputs]`, `x` is `[rows, heads, inputs]`.
@@ -15,22 +15,24 @@ pub(super) fn head_matmul(
     weights: &[Matrix],
     rows: usize,
 ) -> Result<()> {
-    let product = |weight, first, count| Product {
-        op: "head_matmul",
-        out,
-        x,
-        weight,
-        shape: [weights[0].rows(), weights[0].cols()],
-        rows,
-        mode: Mode::Store,
-        heads: [weights.len(), first, count],
-        activation: ActivationType::F32,
-        rounded: None,
+    let launch = |weight, first, count| {
+        let products = Products {
+            op: "head_matmul",
+            targets: &[Target { out, weight, outputs: weights[0].rows() }],
+            x,
+            inputs: weights[0].cols(),
+            rows,
+            mode: Mode::Store,
+            heads: [weights.len(), first, count],
+            activation: ActivationType::F32,
+            rounded: None,
+        };
+        products.run(gpu)
     };
     if let Ok((first, _)) = Matrix::stack_of("head_matmul", "weights", weights) {
         // The first weight is where the stack begins.
-        return product(first, 0, weights.len()).run(gpu);
+        return launch(first, 0, weights.len());
     }
     let mut heads = weights.iter().filter_map(Matrix::on_device).enumerate();
-    heads.try_for_each(|(head, weight)| product(weight, head, 1).run(gpu))
+    heads.try_for_each(|(head, weight)| launch(weight, head, 1))
 }

@@ -18,7 +18,7 @@ constexpr unsigned GEMM_OUTPUTS = 128, GEMM_THREADS = 256;
 constexpr unsigned GEMM_STRIDE = 40;
 
 // `ROUNDED`: activations were rounded to bf16 before, once for all blocks of outputs, which then
-// read half the bytes: `matmul_round` writes whole windows.
+// read half the bytes: `x` is what `matmul_round` wrote, whole windows.
 template <int PARTS, int TILES, bool ROUNDED> struct Gemm {
   static_assert(!ROUNDED || PARTS == 1, "what was rounded is one part");
   static constexpr unsigned ROWS = 32 * TILES;
@@ -31,7 +31,6 @@ template <int PARTS, int TILES, bool ROUNDED> struct Gemm {
   static constexpr int W_OCTETS = GEMM_OUTPUTS * 4 / GEMM_THREADS;
 
   const Product& product;
-  const unsigned* rounded;
   const unsigned first_row, first_output, windows;
   AnyRaw raw[W_OCTETS];
   RawScale scales[W_OCTETS];
@@ -39,8 +38,8 @@ template <int PARTS, int TILES, bool ROUNDED> struct Gemm {
   float x[X_OCTETS][8];
   uint4 pairs[X_OCTETS];
 
-  __device__ __forceinline__ Gemm(const Product& product, const unsigned* rounded)
-      : product(product), rounded(rounded), first_row(blockIdx.y * ROWS), first_output(blockIdx.x * GEMM_OUTPUTS),
+  __device__ __forceinline__ explicit Gemm(const Product& product)
+      : product(product), first_row(blockIdx.y * ROWS), first_output(product.block * GEMM_OUTPUTS),
         windows(windows_of(product.weight.format.kind())) {}
 
   // Loads a window.
@@ -68,7 +67,7 @@ template <int PARTS, int TILES, bool ROUNDED> struct Gemm {
       if constexpr (ROUNDED) {
         const size_t at = row * static_cast<size_t>((product.inputs + 31) / 32) * 4;
         pairs[i] = make_uint4(0, 0, 0, 0);
-        if (live) pairs[i] = reinterpret_cast<const uint4*>(rounded)[at + window * 4 + index % 4];
+        if (live) pairs[i] = reinterpret_cast<const uint4*>(product.x)[at + window * 4 + index % 4];
       } else {
         load_octet(x[i], product.x + static_cast<size_t>(row) * product.x_stride,
                    32 * window + 8 * (index % 4), product.inputs, live);
@@ -168,10 +167,10 @@ template <int PARTS, int TILES, bool ROUNDED> struct Gemm {
 };
 
 template <int PARTS, int TILES, bool ROUNDED>
-__device__ __forceinline__ void gemm(const Product& product, const unsigned* rounded) {
+__device__ __forceinline__ void gemm(const Product& product) {
   using Work = Gemm<PARTS, TILES, ROUNDED>;
   unsigned short* shared = dynamic_shared<unsigned short>();
-  Work work(product, rounded);
+  Work work(product);
   float sums[TILES][4][4] = {};
   const unsigned windows = (product.inputs + 31) / 32;
   if (windows > 0) {

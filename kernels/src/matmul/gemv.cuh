@@ -36,13 +36,13 @@ template <Kind K, int TILES> struct Gemv {
   // The same of the group at hand, and of its activations.
   float products[TILES][4], inputs[TILES][4];
 
-  __device__ __forceinline__ Gemv(const Product& product, unsigned planes)
-      : product(product), planes(planes), lane(threadIdx.x % WARP), q(threadIdx.x % 4) {
+  __device__ __forceinline__ explicit Gemv(const Product& product)
+      : product(product), planes(product.planes), lane(threadIdx.x % WARP), q(threadIdx.x % 4) {
     const Weight& weight = product.weight;
 #pragma unroll
     for (unsigned i = 0; i < 2; ++i) {
       // Rows beyond the last are those of the last: their sums are not written.
-      const unsigned row = min(blockIdx.x * GEMV_OUTPUTS + lane / 4 + 8 * i, product.outputs - 1);
+      const unsigned row = min(product.block * GEMV_OUTPUTS + lane / 4 + 8 * i, product.outputs - 1);
       codes[i] = weight.codes + static_cast<size_t>(row) * weight.row_words;
       scales[i] = weight.scales + static_cast<size_t>(row) * weight.scale_words;
     }
@@ -192,10 +192,10 @@ template <Kind K, int TILES> struct Gemv {
 
 // `shared` has the sums of all warps, [GEMV_WARPS][GEMV_OUTPUTS][8 * TILES].
 template <Kind K, int TILES>
-__device__ __forceinline__ void gemv(const Product& product, unsigned planes, float* shared) {
+__device__ __forceinline__ void gemv(const Product& product, float* shared) {
   const unsigned warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
   const unsigned units = (product.inputs + Gemv<K, TILES>::COLUMNS - 1) / Gemv<K, TILES>::COLUMNS;
-  Gemv<K, TILES> work(product, planes);
+  Gemv<K, TILES> work(product);
   for (unsigned first = warp; first < units; first += warps * GEMV_DEPTH) {
     GemvUnit<K> unit[GEMV_DEPTH];
 #pragma unroll
@@ -216,11 +216,11 @@ __device__ __forceinline__ void gemv(const Product& product, unsigned planes, fl
   __syncthreads();
   for (unsigned i = threadIdx.x; i < GEMV_OUTPUTS * product.rows; i += blockDim.x) {
     const unsigned row = i / GEMV_OUTPUTS, inside = i % GEMV_OUTPUTS;
-    const unsigned output = blockIdx.x * GEMV_OUTPUTS + inside;
+    const unsigned output = product.block * GEMV_OUTPUTS + inside;
     float sum = 0.0f;
-    for (unsigned plane = planes; plane-- > 0;)
+    for (unsigned plane = work.planes; plane-- > 0;)
       for (unsigned w = 0; w < warps; ++w)
-        sum += shared[(w * GEMV_OUTPUTS + inside) * COLUMNS + row * planes + plane];
+        sum += shared[(w * GEMV_OUTPUTS + inside) * COLUMNS + row * work.planes + plane];
     if (output < product.outputs) put(product, row, output, sum);
   }
 }

@@ -1,9 +1,9 @@
-//! `matmul` on GPUs: which kernel a product takes. With few rows the weight is streamed (`gemv.cuh`),
+//! `matmul` on GPUs: which kernel products take. With few rows the weight is streamed (`gemv.cuh`),
 //! with many it is multiplied in blocks (`gemm.cuh`); `matmul.metal` has both for Metal.
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{ActivationType, DeviceWeight, Kind, Mode, format_word};
+use super::{ActivationType, DeviceWeight, Kind, Mode, PRODUCTS_MAX, format_word};
 use crate::error::Result;
 use crate::gpu::{Call, Gpu, Grid, Language};
 
@@ -11,9 +11,10 @@ use crate::gpu::{Call, Gpu, Grid, Language};
 const GEMV_PLANES_MAX: usize = 32;
 /// Rows that the kernels for few rows of Metal take at most.
 const GEMV_ROWS_MAX: usize = 8;
-/// Outputs of a block of the kernels for few rows; warps of it, each of which takes whole units of
-/// columns.
-const GEMV_OUTPUTS: [usize; 2] = [16, 8];
+/// Outputs of a block of the kernels for few rows, of CUDA and of Metal.
+const GEMV_OUTPUTS: usize = 16;
+const METAL_GEMV_OUTPUTS: usize = 8;
+/// Warps of a block, each of which takes whole units of columns.
 const GEMV_WARPS: usize = 8;
 
 /// Outputs and threads of a block of the kernels for many rows of CUDA.
@@ -31,16 +32,16 @@ const ROUND_THREADS: u32 = 256;
 const METAL_TILE: [usize; 2] = [32, 64];
 const METAL_THREADS: u32 = 128;
 
-/// A product of some heads' rows with their weights, which follow each other from `weight` on.
-pub(crate) struct Product<'a> {
+/// Products of the same activations of some heads with weights of one kind, which follow each other
+/// from each target's on.
+pub(crate) struct Products<'a> {
     pub(crate) op: &'static str,
-    /// `[capacity, heads, outputs]`.
-    pub(crate) out: &'a Tensor,
+    /// At least one.
+    pub(crate) targets: &'a [Target<'a>],
     /// `[capacity, heads, inputs]`.
     pub(crate) x: &'a Tensor,
-    pub(crate) weight: &'a DeviceWeight,
-    /// Outputs and inputs of a head.
-    pub(crate) shape: [usize; 2],
+    /// Columns of a head.
+    pub(crate) inputs: usize,
     pub(crate) rows: usize,
     pub(crate) mode: Mode,
     /// Heads in all; first of those that are computed; how many.
@@ -50,94 +51,139 @@ pub(crate) struct Product<'a> {
     pub(crate) rounded: Option<&'a Tensor>,
 }
 
-/// All products of the same activations.
+/// A weight, and where its product goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    /// `[capacity, heads, outputs]`.
+    pub(crate) out: &'a Tensor,
+    pub(crate) weight: &'a DeviceWeight,
+    /// Rows of a head's weight.
+    pub(crate) outputs: usize,
+}
+
+/// All products of the same activations, those with weights of one kind in one launch.
 pub(super) fn matmuls(
     gpu: Gpu,
     products: &[super::Product<'_>],
     x: &super::Activations<'_>,
     mode: Mode,
 ) -> Result<()> {
-    for super::Product { out, weight } in products {
-        // The operator has checked where each lies.
-        let Some(on_device) = weight.on_device() else { continue };
-        let product = Product {
+    // The operator has checked where each lies.
+    let on_device = |it: &super::Product<'_>| it.weight.on_device().map(|it| Kind::of(it.format));
+    for (index, first) in products.iter().enumerate() {
+        let kind = on_device(first);
+        if products[..index].iter().any(|before| on_device(before) == kind) {
+            continue;
+        }
+        let same = products[index..].iter().filter(|it| on_device(it) == kind);
+        let mut targets = Vec::with_capacity(PRODUCTS_MAX);
+        targets.extend(same.filter_map(|super::Product { out, weight }| {
+            Some(Target { out, weight: weight.on_device()?, outputs: weight.rows() })
+        }));
+        let launch = Products {
             op: "matmul",
-            out,
+            targets: &targets,
             x: x.tensor,
-            weight: on_device,
-            shape: [weight.rows(), weight.cols()],
+            inputs: first.weight.cols(),
             rows: x.rows,
             mode,
             heads: [1, 0, 1],
             activation: x.activation,
             rounded: x.rounded,
         };
-        product.run(gpu)?;
+        launch.run(gpu)?;
     }
     Ok(())
 }
 
-impl<'a> Product<'a> {
-    /// Starts its kernel.
+impl<'a> Products<'a> {
+    /// Starts their kernel.
     ///
     /// # Errors
     /// Operands that are not f32 and contiguous, sizes beyond 32 bits, a kernel that fails.
     pub(crate) fn run(&self, gpu: Gpu) -> Result<()> {
-        let [outputs, inputs] = self.shape;
-        let [_, _, heads] = self.heads;
-        let kind = Kind::of(self.weight.format);
-        let mut call = self.call(gpu)?;
+        let Some(first) = self.targets.first() else { return Ok(()) };
+        let kind = Kind::of(first.weight.format);
+        let planes = planes(kind, self.activation);
+        let few = match gpu.language() {
+            Language::Cuda => self.rows * planes <= GEMV_PLANES_MAX,
+            Language::Metal => self.rows <= GEMV_ROWS_MAX,
+        };
+        let rounded = self.rounded.filter(|_| planes == 1 && !few);
         let (kernel, grid) = match gpu.language() {
-            Language::Cuda => {
-                let planes = planes(kind, self.activation);
-                if self.rows * planes <= GEMV_PLANES_MAX {
-                    call.size("x", planes)?;
-                    let warps = inputs.div_ceil(kind.unit()).clamp(1, GEMV_WARPS) as u32;
-                    let tiles = (self.rows * planes).div_ceil(8).next_power_of_two().ilog2();
-                    let blocks = [outputs.div_ceil(GEMV_OUTPUTS[0]), heads, 1];
-                    (GEMV[kind as usize][tiles as usize], Grid::of(blocks, warps * 32))
-                } else if let Some(rounded) = self.rounded.filter(|_| planes == 1) {
-                    call.read::<u32>("x", rounded)?;
-                    gemm(GEMM_ROUNDED, outputs, self.rows, heads, planes)
-                } else {
-                    gemm(GEMM[planes - 1], outputs, self.rows, heads, planes)
-                }
+            Language::Cuda if few => {
+                let tiles = (self.rows * planes).div_ceil(8).next_power_of_two().ilog2();
+                (GEMV[kind as usize][tiles as usize], self.few(kind, GEMV_OUTPUTS))
             }
-            Language::Metal if self.rows <= GEMV_ROWS_MAX => {
-                let warps = inputs.div_ceil(kind.unit()).clamp(1, GEMV_WARPS) as u32;
+            Language::Cuda if rounded.is_some() => self.many(GEMM_ROUNDED, planes),
+            Language::Cuda => self.many(GEMM[planes - 1], planes),
+            Language::Metal if few => {
                 let rows = self.rows.next_power_of_two().ilog2() as usize;
-                let blocks = [outputs.div_ceil(GEMV_OUTPUTS[1]), heads, 1];
-                (METAL_GEMV[kind as usize][rows], Grid::of(blocks, warps * 32))
+                (METAL_GEMV[kind as usize][rows], self.few(kind, METAL_GEMV_OUTPUTS))
             }
             Language::Metal => {
-                let blocks =
-                    [outputs.div_ceil(METAL_TILE[1]), self.rows.div_ceil(METAL_TILE[0]), heads];
+                let [rows, outputs] = METAL_TILE;
+                let blocks = [self.blocks(outputs), self.rows.div_ceil(rows), self.heads[2]];
                 ("matmul_gemm", Grid::of(blocks, METAL_THREADS))
             }
         };
         if self.rows == 0 {
             return Ok(());
         }
-        // SAFETY: the parameters that all these kernels have, and the planes of those that take them;
-        // the operator has checked the shapes of its operands.
+        let call = self.call(gpu, rounded, planes)?;
+        // SAFETY: the parameters that all these kernels have; the operator has checked the shapes of
+        // its operands, and what is rounded has as many rows and columns as `x`.
         unsafe { call.launch(kernel, grid) }
     }
 
-    /// The call with the arguments that all kernels take.
-    fn call(&self, gpu: Gpu) -> Result<Call<'a>> {
-        let [outputs, inputs] = self.shape;
-        let [heads, first, _] = self.heads;
-        let layout = self.weight.layout;
+    /// The call with its arguments.
+    fn call(&self, gpu: Gpu, rounded: Option<&'a Tensor>, planes: usize) -> Result<Call<'a>> {
+        let [heads, first_head, _] = self.heads;
         let mut call = Call::new(self.op, gpu);
-        call.write::<f32>("out", self.out)?.read::<f32>("x", self.x)?;
-        call.read::<u32>("weight", &self.weight.codes)?;
-        call.read::<u32>("weight", &self.weight.scales)?;
-        call.size("weight", layout.row_words)?.size("weight", layout.scale_words)?;
-        call.word(format_word(self.weight.format));
-        call.size("out", outputs)?.size("x", inputs)?.size("x", self.rows)?;
-        call.word(u32::from(self.mode == Mode::Add));
-        call.size("heads", heads)?.size("heads", first)?;
+        for Target { out, weight, outputs } in self.targets {
+            call.write::<f32>("out", out)?;
+            call.read::<u32>("weight", &weight.codes)?.read::<u32>("weight", &weight.scales)?;
+            call.size("weight", weight.layout.scale_words)?.word(format_word(weight.format));
+            call.size("out", *outputs)?;
+        }
+        let weight = self.targets[0].weight;
+        for _ in self.targets.len()..PRODUCTS_MAX {
+            // Something to point to; without outputs nothing is read or written there.
+            call.read::<f32>("x", self.x)?;
+            call.read::<u32>("weight", &weight.codes)?.read::<u32>("weight", &weight.scales)?;
+            call.word(0).word(0).word(0);
+        }
+        match rounded {
+            Some(rounded) => call.read::<u32>("x", rounded)?,
+            None => call.read::<f32>("x", self.x)?,
+        };
+        call.size("weight", weight.layout.row_words)?.size("x", self.inputs)?;
+        call.size("x", self.rows)?.size("heads", heads)?.size("heads", first_head)?;
+        call.word(u32::from(self.mode == Mode::Add) | (planes as u32) << 1);
         Ok(call)
+    }
+
+    /// Blocks of so many outputs of each target.
+    fn blocks(&self, outputs: usize) -> usize {
+        self.targets.iter().map(|target| target.outputs.div_ceil(outputs)).sum()
+    }
+
+    /// The grid of a kernel for few rows: its warps share the units of columns.
+    fn few(&self, kind: Kind, outputs: usize) -> Grid {
+        let warps = self.inputs.div_ceil(kind.unit()).clamp(1, GEMV_WARPS) as u32;
+        Grid::of([self.blocks(outputs), self.heads[2], 1], warps * 32)
+    }
+
+    /// The kernel for many rows of CUDA, of those for blocks of 32 or 128, and its grid.
+    fn many(&self, kernels: [&'static str; 2], parts: usize) -> (&'static str, Grid) {
+        let small = self.rows <= SMALL_ROWS_MAX;
+        let tile = if small { 32 } else { 128 };
+        // Three parts leave no room for a second stage on every GPU.
+        let stages = if parts == 3 { 1 } else { 2 };
+        let shared = stages * parts * (tile + GEMM_OUTPUTS) * GEMM_STRIDE;
+        let blocks = [self.blocks(GEMM_OUTPUTS), self.rows.div_ceil(tile), self.heads[2]];
+        let grid = Grid::of(blocks, GEMM_THREADS).with_shared(shared);
+        (kernels[usize::from(!small)], grid)
     }
 }
 
@@ -199,24 +245,6 @@ fn planes(kind: Kind, activation: ActivationType) -> usize {
         Kind::F16 => asked.max(2),
         _ => asked,
     }
-}
-
-/// The kernel for many rows of CUDA, and its grid.
-fn gemm(
-    kernels: [&'static str; 2],
-    outputs: usize,
-    rows: usize,
-    heads: usize,
-    parts: usize,
-) -> (&'static str, Grid) {
-    let small = rows <= SMALL_ROWS_MAX;
-    let tile = if small { 32 } else { 128 };
-    let kernel = kernels[usize::from(!small)];
-    // Three parts leave no room for a second stage on every GPU.
-    let stages = if parts == 3 { 1 } else { 2 };
-    let shared = stages * parts * (tile + GEMM_OUTPUTS) * GEMM_STRIDE;
-    let blocks = [outputs.div_ceil(GEMM_OUTPUTS), rows.div_ceil(tile), heads];
-    (kernel, Grid::of(blocks, GEMM_THREADS).with_shared(shared))
 }
 
 /// By kind, and 1, 2 or 4 tiles of 8 planes.

@@ -4,11 +4,11 @@
 #include "gemm.cuh"
 #include "gemv.cuh"
 
-#define GEMV(NAME, KIND, TILES)                                                                  \
-  extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP)                                 \
-      NAME(PRODUCT_PARAMETERS, unsigned planes) {                                                \
-    __shared__ float shared[GEMV_WARPS * GEMV_OUTPUTS * 8 * TILES];                              \
-    gemv<Kind::KIND, TILES>(PRODUCT(blockIdx.y), planes, shared);                                \
+#define GEMV(NAME, KIND, TILES)                                                \
+  extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP)               \
+      NAME(PRODUCT_PARAMETERS) {                                               \
+    __shared__ float shared[GEMV_WARPS * GEMV_OUTPUTS * 8 * TILES];            \
+    gemv<Kind::KIND, TILES>(PRODUCT(GEMV_OUTPUTS, blockIdx.y), shared);        \
   }
 #define GEMVS(NAME, KIND)        \
   GEMV(matmul_gemv_##NAME##_1, KIND, 1) \
@@ -24,24 +24,19 @@ GEMVS(bf16, BF16)
 GEMVS(f16, F16)
 GEMVS(f32, F32)
 
-#define GEMM(NAME, PARTS, TILES)                                                           \
-  extern "C" __global__ void __launch_bounds__(GEMM_THREADS) NAME(PRODUCT_PARAMETERS) {    \
-    gemm<PARTS, TILES, false>(PRODUCT(blockIdx.z), nullptr);                               \
-  }
-#define GEMM_ROUNDED(NAME, TILES)                                             \
-  extern "C" __global__ void __launch_bounds__(GEMM_THREADS)                  \
-      NAME(PRODUCT_PARAMETERS, const unsigned* rounded) {                     \
-    gemm<1, TILES, true>(PRODUCT(blockIdx.z), rounded);                       \
+#define GEMM(NAME, PARTS, TILES, ROUNDED)                                                \
+  extern "C" __global__ void __launch_bounds__(GEMM_THREADS) NAME(PRODUCT_PARAMETERS) {  \
+    gemm<PARTS, TILES, ROUNDED>(PRODUCT(GEMM_OUTPUTS, blockIdx.z));                      \
   }
 
-GEMM(matmul_gemm_1_32, 1, 1)
-GEMM(matmul_gemm_2_32, 2, 1)
-GEMM(matmul_gemm_3_32, 3, 1)
-GEMM(matmul_gemm_1_128, 1, 4)
-GEMM(matmul_gemm_2_128, 2, 4)
-GEMM(matmul_gemm_3_128, 3, 4)
-GEMM_ROUNDED(matmul_gemm_rounded_32, 1)
-GEMM_ROUNDED(matmul_gemm_rounded_128, 4)
+GEMM(matmul_gemm_1_32, 1, 1, false)
+GEMM(matmul_gemm_2_32, 2, 1, false)
+GEMM(matmul_gemm_3_32, 3, 1, false)
+GEMM(matmul_gemm_rounded_32, 1, 1, true)
+GEMM(matmul_gemm_1_128, 1, 4, false)
+GEMM(matmul_gemm_2_128, 2, 4, false)
+GEMM(matmul_gemm_3_128, 3, 4, false)
+GEMM(matmul_gemm_rounded_128, 1, 4, true)
 
 // Rounds rows of activations to bf16, filled up with zeros to windows of 32 columns: a thread an octet.
 extern "C" __global__ void __launch_bounds__(256)

@@ -17,34 +17,87 @@ struct Product {
   uint outputs, inputs, rows;
   uint x_stride, out_stride;  // elements between rows
   bool add;
+  uint block;  // which of its blocks of outputs
 };
 
-#define PRODUCT_PARAMETERS                                                                        \
-  device float *out [[buffer(0)]], device const float *x [[buffer(1)]],                           \
-      device const uint *codes [[buffer(2)]], device const uint *scales [[buffer(3)]],            \
-      constant uint &row_words [[buffer(4)]], constant uint &scale_words [[buffer(5)]],           \
-      constant uint &format [[buffer(6)]], constant uint &outputs [[buffer(7)]],                  \
-      constant uint &inputs [[buffer(8)]], constant uint &rows [[buffer(9)]],                     \
-      constant uint &add [[buffer(10)]], constant uint &heads [[buffer(11)]],                     \
-      constant uint &first_head [[buffer(12)]], uint3 group [[threadgroup_position_in_grid]],     \
+// One of the products of a launch; without outputs where there are fewer.
+struct Target {
+  device float* out;
+  device const uint* codes;
+  device const uint* scales;
+  uint scale_words, format, outputs;
+};
+constant constexpr uint TARGETS = 4;
+// What a launch gives a kernel: products of the same activations with weights of one kind. Head
+// `first_head + head` has the weight that many after the first of the stack.
+struct Launch {
+  Target targets[TARGETS];
+  device const float* x;
+  uint row_words, inputs, rows, heads, first_head;
+  uint flags;  // 1 to add
+};
+
+#define TARGET_PARAMETERS(I, OUT, CODES, SCALES, WORDS, FORMAT, OUTPUTS)                    \
+  device float *out##I [[buffer(OUT)]], device const uint *codes##I [[buffer(CODES)]],      \
+      device const uint *scales##I [[buffer(SCALES)]],                                      \
+      constant uint &scale_words##I [[buffer(WORDS)]],                                      \
+      constant uint &format##I [[buffer(FORMAT)]], constant uint &outputs##I [[buffer(OUTPUTS)]]
+#define PRODUCT_PARAMETERS                                                                  \
+  TARGET_PARAMETERS(0, 0, 1, 2, 3, 4, 5), TARGET_PARAMETERS(1, 6, 7, 8, 9, 10, 11),         \
+      TARGET_PARAMETERS(2, 12, 13, 14, 15, 16, 17),                                         \
+      TARGET_PARAMETERS(3, 18, 19, 20, 21, 22, 23), device const float *x [[buffer(24)]],   \
+      constant uint &row_words [[buffer(25)]], constant uint &inputs [[buffer(26)]],        \
+      constant uint &rows [[buffer(27)]], constant uint &heads [[buffer(28)]],              \
+      constant uint &first_head [[buffer(29)]], constant uint &flags [[buffer(30)]],        \
+      uint3 group [[threadgroup_position_in_grid]],                                         \
       uint index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]]
 
-// Head `first_head + HEAD` has the weight that many after the first of the stack.
-#define PRODUCT(HEAD)                                                            \
-  Product product;                                                               \
-  product.out = out + ulong(first_head + HEAD) * outputs;                        \
-  product.x = x + ulong(first_head + HEAD) * inputs;                             \
-  product.codes = codes + ulong(HEAD) * outputs * row_words;                     \
-  product.scales = scales + ulong(HEAD) * outputs * scale_words;                 \
-  product.row_words = row_words;                                                 \
-  product.scale_words = scale_words;                                             \
-  product.format = format;                                                       \
-  product.outputs = outputs;                                                     \
-  product.inputs = inputs;                                                       \
-  product.rows = rows;                                                           \
-  product.x_stride = heads * inputs;                                             \
-  product.out_stride = heads * outputs;                                          \
-  product.add = add != 0;
+#define TARGET(I)                              \
+  launch.targets[I].out = out##I;              \
+  launch.targets[I].codes = codes##I;          \
+  launch.targets[I].scales = scales##I;        \
+  launch.targets[I].scale_words = scale_words##I; \
+  launch.targets[I].format = format##I;        \
+  launch.targets[I].outputs = outputs##I;
+// The product of this threadgroup's outputs, of one head.
+#define PRODUCT(BLOCK_OUTPUTS, HEAD)           \
+  Launch launch;                               \
+  TARGET(0) TARGET(1) TARGET(2) TARGET(3)      \
+  launch.x = x;                                \
+  launch.row_words = row_words;                \
+  launch.inputs = inputs;                      \
+  launch.rows = rows;                          \
+  launch.heads = heads;                        \
+  launch.first_head = first_head;              \
+  launch.flags = flags;                        \
+  const Product product = product_of(launch, BLOCK_OUTPUTS, group.x, HEAD);
+
+inline Product product_of(thread const Launch& launch, uint block_outputs, uint block, uint head) {
+  // Blocks of the products follow each other.
+  Target target = launch.targets[0];
+  for (uint next = 1; next < TARGETS; ++next) {
+    const uint blocks = (target.outputs + block_outputs - 1) / block_outputs;
+    if (block < blocks) break;
+    block -= blocks;
+    target = launch.targets[next];
+  }
+  Product product;
+  product.out = target.out + ulong(launch.first_head + head) * target.outputs;
+  product.x = launch.x + ulong(launch.first_head + head) * launch.inputs;
+  product.codes = target.codes + ulong(head) * target.outputs * launch.row_words;
+  product.scales = target.scales + ulong(head) * target.outputs * target.scale_words;
+  product.row_words = launch.row_words;
+  product.scale_words = target.scale_words;
+  product.format = target.format;
+  product.outputs = target.outputs;
+  product.inputs = launch.inputs;
+  product.rows = launch.rows;
+  product.x_stride = launch.heads * launch.inputs;
+  product.out_stride = launch.heads * target.outputs;
+  product.add = (launch.flags & 1) != 0;
+  product.block = block;
+  return product;
+}
 
 inline void put(thread const Product& product, uint row, uint output, float value) {
   device float* to = product.out + ulong(row) * product.out_stride + output;
@@ -67,11 +120,11 @@ inline void load_octet(thread float* values, device const float* row, uint colum
 
 // `shared` has the sums of all simdgroups, [FEW_SIMDGROUPS][ROWS][FEW_OUTPUTS].
 template <uint KIND, uint ROWS>
-inline void few_rows(thread const Product& product, threadgroup float* shared, uint block,
-                     uint index, uint threads) {
+inline void few_rows(thread const Product& product, threadgroup float* shared, uint index,
+                     uint threads) {
   const uint lane = index % SIMD, warp = index / SIMD, warps = threads / SIMD, q = lane % 4;
   // Rows beyond the last are those of the last: their sums are not written.
-  const ulong weight_row = min(block * FEW_OUTPUTS + lane / 4, product.outputs - 1);
+  const ulong weight_row = min(product.block * FEW_OUTPUTS + lane / 4, product.outputs - 1);
   device const uint* codes = product.codes + weight_row * product.row_words;
   device const uint* scales = product.scales + weight_row * product.scale_words;
   const uint windows = windows_of(KIND);
@@ -108,18 +161,18 @@ inline void few_rows(thread const Product& product, threadgroup float* shared, u
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint i = index; i < FEW_OUTPUTS * product.rows; i += threads) {
-    const uint row = i / FEW_OUTPUTS, output = block * FEW_OUTPUTS + i % FEW_OUTPUTS;
+    const uint row = i / FEW_OUTPUTS, output = product.block * FEW_OUTPUTS + i % FEW_OUTPUTS;
     float sum = 0.0f;
     for (uint w = 0; w < warps; ++w) sum += shared[(w * ROWS + row) * FEW_OUTPUTS + i % FEW_OUTPUTS];
     if (output < product.outputs) put(product, row, output, sum);
   }
 }
 
-#define FEW(NAME, KIND, ROWS)                                              \
-  kernel void NAME(PRODUCT_PARAMETERS) {                                   \
-    threadgroup float shared[FEW_SIMDGROUPS * ROWS * FEW_OUTPUTS];         \
-    PRODUCT(group.y)                                                       \
-    few_rows<KIND, ROWS>(product, shared, group.x, index, threads);        \
+#define FEW(NAME, KIND, ROWS)                                       \
+  kernel void NAME(PRODUCT_PARAMETERS) {                            \
+    threadgroup float shared[FEW_SIMDGROUPS * ROWS * FEW_OUTPUTS];  \
+    PRODUCT(FEW_OUTPUTS, group.y)                                   \
+    few_rows<KIND, ROWS>(product, shared, index, threads);          \
   }
 #define FEW_OF(NAME, KIND)      \
   FEW(matmul_##NAME##_1, KIND, 1) \
@@ -176,12 +229,12 @@ kernel void matmul_gemm(PRODUCT_PARAMETERS) {
   threadgroup float shared[(TILE_ROWS + TILE_OUTPUTS) * TILE_STRIDE];
   threadgroup float* xs = shared;
   threadgroup float* ws = shared + TILE_ROWS * TILE_STRIDE;
-  PRODUCT(group.z)
+  PRODUCT(TILE_OUTPUTS, group.z)
   // Each of the four simdgroups has 16 rows times 32 outputs.
   const uint warp = index / SIMD, left = warp % 2 * 16, right = warp / 2 * 32;
   uint2 first;
   first.x = group.y * TILE_ROWS;
-  first.y = group.x * TILE_OUTPUTS;
+  first.y = product.block * TILE_OUTPUTS;
   simdgroup_float8x8 sums[2][4];
   for (uint i = 0; i < 8; ++i) sums[i / 4][i % 4] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   Window loaded;

@@ -11,39 +11,71 @@ struct Product {
   unsigned outputs, inputs, rows;
   unsigned x_stride, out_stride;  // elements between rows
   bool add;
+  unsigned planes;
+  unsigned block;  // which of its blocks of outputs
 };
 
-// What a launch gives a kernel, in the order of its parameters; head `first_head + head` has the
-// weight that many after the first of the stack.
-__device__ __forceinline__ Product product_of(float* out, const float* x, const unsigned* codes,
-                                              const unsigned* scales, unsigned row_words,
-                                              unsigned scale_words, unsigned format,
-                                              unsigned outputs, unsigned inputs, unsigned rows,
-                                              unsigned add, unsigned heads, unsigned first_head,
+// One of the products of a launch; without outputs where there are fewer.
+struct Target {
+  float* out;
+  const unsigned* codes;
+  const unsigned* scales;
+  unsigned scale_words, format, outputs;
+};
+constexpr int TARGETS = 4;
+// What a launch gives a kernel: products of the same activations with weights of one kind. Head
+// `first_head + head` has the weight that many after the first of the stack.
+struct Launch {
+  Target targets[TARGETS];
+  const float* x;
+  unsigned row_words, inputs, rows, heads, first_head;
+  unsigned flags;  // 1 to add, and twice the planes
+};
+
+#define TARGET_PARAMETERS(I)                                                              \
+  float *out##I, const unsigned *codes##I, const unsigned *scales##I,                     \
+      unsigned scale_words##I, unsigned format##I, unsigned outputs##I
+#define PRODUCT_PARAMETERS                                                                \
+  TARGET_PARAMETERS(0), TARGET_PARAMETERS(1), TARGET_PARAMETERS(2), TARGET_PARAMETERS(3), \
+      const float *x, unsigned row_words, unsigned inputs, unsigned rows, unsigned heads, \
+      unsigned first_head, unsigned flags
+#define TARGET(I) {out##I, codes##I, scales##I, scale_words##I, format##I, outputs##I}
+// The product of this block of outputs, of one head.
+#define PRODUCT(BLOCK_OUTPUTS, HEAD)                                                         \
+  product_of({{TARGET(0), TARGET(1), TARGET(2), TARGET(3)},                                  \
+              x, row_words, inputs, rows, heads, first_head, flags}, BLOCK_OUTPUTS, HEAD)
+
+__device__ __forceinline__ Product product_of(const Launch& launch, unsigned block_outputs,
                                               unsigned head) {
+  // Blocks of the products follow each other.
+  unsigned block = blockIdx.x;
+  Target target = launch.targets[0];
+#pragma unroll
+  for (int next = 1; next < TARGETS; ++next) {
+    const unsigned blocks = (target.outputs + block_outputs - 1) / block_outputs;
+    if (block < blocks) break;
+    block -= blocks;
+    target = launch.targets[next];
+  }
   Product product;
-  product.out = out + static_cast<size_t>(first_head + head) * outputs;
-  product.x = x + static_cast<size_t>(first_head + head) * inputs;
-  product.weight.codes = codes + static_cast<size_t>(head) * outputs * row_words;
-  product.weight.scales = scales + static_cast<size_t>(head) * outputs * scale_words;
-  product.weight.row_words = row_words;
-  product.weight.scale_words = scale_words;
-  product.weight.format.word = format;
-  product.outputs = outputs;
-  product.inputs = inputs;
-  product.rows = rows;
-  product.x_stride = heads * inputs;
-  product.out_stride = heads * outputs;
-  product.add = add != 0;
+  product.out = target.out + static_cast<size_t>(launch.first_head + head) * target.outputs;
+  product.x = launch.x + static_cast<size_t>(launch.first_head + head) * launch.inputs;
+  const size_t weight_rows = static_cast<size_t>(head) * target.outputs;
+  product.weight.codes = target.codes + weight_rows * launch.row_words;
+  product.weight.scales = target.scales + weight_rows * target.scale_words;
+  product.weight.row_words = launch.row_words;
+  product.weight.scale_words = target.scale_words;
+  product.weight.format.word = target.format;
+  product.outputs = target.outputs;
+  product.inputs = launch.inputs;
+  product.rows = launch.rows;
+  product.x_stride = launch.heads * launch.inputs;
+  product.out_stride = launch.heads * target.outputs;
+  product.add = launch.flags & 1;
+  product.planes = launch.flags >> 1;
+  product.block = block;
   return product;
 }
-#define PRODUCT_PARAMETERS                                                                      \
-  float *out, const float *x, const unsigned *codes, const unsigned *scales, unsigned row_words, \
-      unsigned scale_words, unsigned format, unsigned outputs, unsigned inputs, unsigned rows,  \
-      unsigned add, unsigned heads, unsigned first_head
-#define PRODUCT(HEAD)                                                                        \
-  product_of(out, x, codes, scales, row_words, scale_words, format, outputs, inputs, rows,   \
-             add, heads, first_head, HEAD)
 
 // Eight elements of a row of activations from `column` on; zeros beyond the row's end, and all of
 // them where the row is not `live`.
