@@ -1,13 +1,17 @@
 //! The linear layer: rows of activations times a packed weight, `out = x * weight^T`.
 //!
-//! Every output element has one accumulator and one order over the columns, whatever the number of
-//! rows, their place in the call and the number of threads: a row computed alone has the same bits
-//! as in a batch.
+//! On the CPU every output element has one accumulator and one order over the columns, whatever the
+//! number of rows, their place in the call and the number of threads: a row computed alone has the
+//! same bits as in a batch. On a GPU so it is among few rows, and among many (`gpu.rs`).
 
 mod activations;
 mod codes;
 mod cpu;
+mod device;
+mod device_format;
+mod device_pack;
 mod format;
+pub(crate) mod gpu;
 mod layout;
 mod matrix;
 mod pack;
@@ -20,6 +24,8 @@ use candle_core::Tensor;
 pub use self::activations::{ActivationBuffer, ActivationType, Activations};
 pub(crate) use self::activations::{GROUP, Quantized};
 pub(crate) use self::cpu::{Task, exact_panels};
+pub(crate) use self::device::DeviceWeight;
+pub(crate) use self::device_format::{Kind, format_word};
 pub use self::format::{
     AffineFormat, AffineRows, Code, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat,
     ScaleType,
@@ -30,6 +36,7 @@ pub(crate) use self::tile::Source;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::pool::Parts;
 
 /// What becomes of what was in the output.
@@ -48,8 +55,8 @@ pub enum Mode {
 /// quantized rows where `x` has them; every other combination computes in f32.
 ///
 /// # Errors
-/// Shapes that do not fit, an output that is not f32 and contiguous, a device without an
-/// implementation, activations in the same storage as `out`.
+/// Shapes that do not fit, an output that is not f32 and contiguous, a weight packed for another
+/// device, a device without an implementation, activations in the same storage as `out`.
 pub fn matmul(out: &Tensor, x: &Activations<'_>, weight: &Matrix, mode: Mode) -> Result<()> {
     matmuls(&[Product { out, weight }], x, mode)
 }
@@ -77,13 +84,18 @@ pub fn matmuls(products: &[Product<'_>], x: &Activations<'_>, mode: Mode) -> Res
         (format!("at most {PRODUCTS_MAX}"), products.len().to_string())
     })?;
     let (_, cols) = rows_of(OP, "x", x.tensor, x.rows)?;
+    let gpu = Gpu::of(x.tensor);
     for (index, Product { out, weight }) in products.iter().enumerate() {
         check_dim(OP, "out", rows_of(OP, "out", out, x.rows)?.1, weight.rows())?;
         check_dim(OP, "x", cols, weight.cols())?;
+        weight.check_place(OP, "weight", gpu)?;
         distinct(OP, out, &[("x", x.tensor)])?;
         products[..index]
             .iter()
             .try_for_each(|before| distinct(OP, out, &[("out", before.out)]))?;
+    }
+    if let Some(gpu) = gpu {
+        return gpu::matmuls(gpu, products, x, mode);
     }
     let view = View::new(OP, "x", x.tensor)?;
     let dense = &view.slice()?[..x.rows * cols];
