@@ -5,6 +5,7 @@
 mod call;
 #[cfg(feature = "emulate")]
 mod emulated;
+mod scratch;
 mod step;
 
 use candle_core::{Device, Tensor};
@@ -12,6 +13,7 @@ use candle_core::{Device, Tensor};
 pub(crate) use self::call::{Call, Grid, threads_for};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
+pub(crate) use self::scratch::scratch;
 pub use self::step::step;
 use self::step::{Argument, Recording};
 use crate::error::Error;
