@@ -21,6 +21,8 @@ namespace {
 // Columns of a block, in tiles of 16.
 constexpr unsigned COLUMNS = 32, TILES = COLUMNS / 16;
 constexpr unsigned CHUNK_WARPS = CHUNK_BLOCKS;
+// Blocks of second operands that are on their way to a warp.
+constexpr unsigned AHEAD = 8;
 // Words of a segment: first row, tokens, slot, first chunk, first stop, end of its stops.
 constexpr unsigned CHUNK_SEGMENT = 6;
 
@@ -54,12 +56,6 @@ struct Operands {
   }
 };
 
-// A part of a second operand, 16 deep, as two tiles of 8 columns, from anywhere.
-__device__ __forceinline__ void load_columns_of(unsigned (&d)[4], const unsigned* part) {
-#pragma unroll
-  for (unsigned quad = 0; quad < 4; ++quad) d[quad] = part[quad * MATRIX_WORDS + threadIdx.x % WARP];
-}
-
 // sums += a * b for each tile of rows.
 __device__ __forceinline__ void add_block(float (&sums)[TILES][2][4], const Operand (&a)[TILES],
                                           const unsigned (&high)[4], const unsigned (&low)[4]) {
@@ -91,6 +87,8 @@ __device__ __forceinline__ unsigned place_of(unsigned half, unsigned i) {
 
 // Shared memory of a block.
 struct ChunkShared {
+  // First operands. What is written takes the place of the state, and what is written with decays that
+  // of the values: a barrier lies between.
   Operands state, values, writes, decayed;
   // Keys of the chunk, `[token blocks, dim_blocks]`.
   unsigned* keys;
@@ -108,12 +106,73 @@ struct ChunkOperands {
   const unsigned* stops;
 };
 
+// A part of a second operand, 16 deep, as two tiles of 8 columns, from shared memory.
+__device__ __forceinline__ void load_part(unsigned (&d)[4], const unsigned* part) {
+  ldmatrix_x4(d, part + threadIdx.x % WARP * 4);
+}
+
+// The same of a block whose rows lie along the depth.
+__device__ __forceinline__ void load_part_trans(unsigned (&d)[4], const unsigned* part) {
+  unsigned quads[4];
+  ldmatrix_x4_trans(quads, part + threadIdx.x % WARP * 4);
+  d[0] = quads[0];
+  d[1] = quads[2];
+  d[2] = quads[1];
+  d[3] = quads[3];
+}
+
+// The second operands that a warp alone reads, in the order in which it reads them, on their way from
+// memory while those before them are worked on: of each chunk the queries, the solution up to the
+// diagonal, and the scores.
+struct Ring {
+  const DeltaScratch& scratch;
+  unsigned* memory;
+  unsigned head, key_head, chunks_end;
+  // What is asked for next, and where it goes.
+  unsigned chunk, index, slot;
+
+  __device__ __forceinline__ void push() {
+    const unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, row = warp + 1;
+    if (chunk < chunks_end) {
+      const unsigned* from = scratch.queries(chunk, key_head) +
+                             (warp * scratch.dim_blocks + index) * BLOCK_WORDS;
+      if (index >= scratch.dim_blocks) {
+        const unsigned at = index - scratch.dim_blocks;
+        const unsigned depth = at < row ? at : at - row;
+        from = at < row ? scratch.solution(chunk, head) : scratch.scores(chunk, head);
+        from += (warp * CHUNK_BLOCKS + depth) * BLOCK_WORDS;
+      }
+      unsigned* to = memory + slot * BLOCK_WORDS + lane * 4;
+      copy_async_16(to, from + lane * 4, true);
+      copy_async_16(to + PART_WORDS, from + PART_WORDS + lane * 4, true);
+      if (++index == scratch.dim_blocks + 2 * row) {
+        index = 0;
+        ++chunk;
+      }
+    }
+    // Each push is a group, also where nothing is left to be asked for.
+    copy_commit();
+    slot = (slot + 1) % AHEAD;
+  }
+
+  // The block that was pushed `AHEAD` pushes ago; pushes another one.
+  __device__ __forceinline__ void pop(unsigned (&high)[4], unsigned (&low)[4]) {
+    copy_wait<AHEAD - 1>();
+    __syncwarp();
+    load_part(high, memory + slot * BLOCK_WORDS);
+    load_part(low, memory + slot * BLOCK_WORDS + PART_WORDS);
+    __syncwarp();
+    push();
+  }
+};
+
 // A head's part of a segment.
 template <unsigned SLICES> struct ChunkHead {
   const ChunkOperands& x;
   const DeltaSizes& sizes;
   const DeltaScratch& scratch;
   const ChunkShared& shared;
+  Ring ring;
   unsigned head, first_column;
   // The state: rows of keys `16 * (warp + 4 * slice)` on.
   float state[SLICES][TILES][2][4];
@@ -125,7 +184,7 @@ template <unsigned SLICES> struct ChunkHead {
     return warp() + CHUNK_WARPS * slice;
   }
 
-  // Calls `f(element, address)` for each element of a state that exists.
+  // Calls `f(element, address)` for each element of a state, without an address past its end.
   template <class F>
   __device__ __forceinline__ void for_state(float (&of)[SLICES][TILES][2][4], unsigned slot, F f) {
     float* start = x.state + sizes.state(slot, head);
@@ -135,7 +194,8 @@ template <unsigned SLICES> struct ChunkHead {
         const unsigned key = 16 * key_block(slice) + place_of(half, i);
         const unsigned column = first_column + column_of(tile, i);
         const bool inside = key < sizes.key_dim && column < sizes.value_dim;
-        f(of[slice][tile][half][i], inside ? start + size_t(key) * sizes.value_dim + column : nullptr);
+        float* at = start + size_t(key) * sizes.value_dim + column;
+        f(of[slice][tile][half][i], inside ? at : nullptr);
       }
     }
   }
@@ -150,8 +210,12 @@ template <unsigned SLICES> struct ChunkHead {
     });
   }
 
-  // Makes the state an operand, keys and sums those of a chunk.
+  // Asks for a chunk's keys, and makes the state an operand.
   __device__ __forceinline__ void begin(unsigned chunk) {
+    const unsigned* keys = scratch.keys(chunk, sizes.key_head(head));
+    for (unsigned i = 4 * threadIdx.x; i < scratch.rows_words(); i += 4 * blockDim.x)
+      copy_async_16(shared.keys + i, keys + i, true);
+    copy_commit();
 #pragma unroll
     for (unsigned slice = 0; slice < SLICES; ++slice) {
       if (key_block(slice) >= scratch.dim_blocks) continue;
@@ -159,9 +223,6 @@ template <unsigned SLICES> struct ChunkHead {
       for (unsigned tile = 0; tile < TILES; ++tile)
         shared.state.store(tile, key_block(slice), state[slice][tile]);
     }
-    const uint4* keys = reinterpret_cast<const uint4*>(scratch.keys(chunk, sizes.key_head(head)));
-    for (unsigned i = threadIdx.x; i < scratch.rows_words() / 4; i += blockDim.x)
-      reinterpret_cast<uint4*>(shared.keys)[i] = keys[i];
     if (threadIdx.x < CHUNK) {
       const long long sum = scratch.sums(chunk, head)[threadIdx.x];
       shared.sums[threadIdx.x] = sum;
@@ -172,40 +233,43 @@ template <unsigned SLICES> struct ChunkHead {
     __syncthreads();
   }
 
-  // Products of the state with the keys and queries of the warp's tokens.
-  __device__ __forceinline__ void read_state(float (&held)[TILES][2][4], float (&read)[TILES][2][4],
-                                             unsigned chunk) {
-    const unsigned offset = warp() * scratch.dim_blocks * BLOCK_WORDS;
-    const unsigned* queries = scratch.queries(chunk, sizes.key_head(head)) + offset;
-    const unsigned* keys = shared.keys + offset;
-#pragma unroll 4
+  // sums += products of the state with the queries of the warp's tokens.
+  __device__ __forceinline__ void add_queries(float (&sums)[TILES][2][4]) {
+#pragma unroll 2
     for (unsigned depth = 0; depth < scratch.dim_blocks; ++depth) {
-      Operand of_state[TILES];
-#pragma unroll
-      for (unsigned tile = 0; tile < TILES; ++tile) of_state[tile] = shared.state.load(tile, depth);
       unsigned high[4], low[4];
-      load_columns_of(high, queries + depth * BLOCK_WORDS);
-      load_columns_of(low, queries + depth * BLOCK_WORDS + PART_WORDS);
-      add_block(read, of_state, high, low);
-      load_columns_of(high, keys + depth * BLOCK_WORDS);
-      load_columns_of(low, keys + depth * BLOCK_WORDS + PART_WORDS);
-      add_block(held, of_state, high, low);
+      ring.pop(high, low);
+      Operand a[TILES];
+#pragma unroll
+      for (unsigned tile = 0; tile < TILES; ++tile) a[tile] = shared.state.load(tile, depth);
+      add_block(sums, a, high, low);
+    }
+  }
+
+  // sums += products of the state with the keys of the warp's tokens.
+  __device__ __forceinline__ void add_keys(float (&sums)[TILES][2][4]) {
+    const unsigned* keys = shared.keys + warp() * scratch.dim_blocks * BLOCK_WORDS;
+#pragma unroll 2
+    for (unsigned depth = 0; depth < scratch.dim_blocks; ++depth) {
+      unsigned high[4], low[4];
+      load_part(high, keys + depth * BLOCK_WORDS);
+      load_part(low, keys + depth * BLOCK_WORDS + PART_WORDS);
+      Operand a[TILES];
+#pragma unroll
+      for (unsigned tile = 0; tile < TILES; ++tile) a[tile] = shared.state.load(tile, depth);
+      add_block(sums, a, high, low);
     }
   }
 
   // sums += operands * triangle^T, for the rows of the triangle that are the warp's tokens.
-  __device__ __forceinline__ void add_triangle(float (&sums)[TILES][2][4], const Operands& operands,
-                                               const unsigned* triangle) {
-#pragma unroll
-    for (unsigned depth = 0; depth < CHUNK_BLOCKS; ++depth) {
-      if (depth > warp()) continue;
+  __device__ __forceinline__ void add_triangle(float (&sums)[TILES][2][4],
+                                               const Operands& operands) {
+    for (unsigned depth = 0; depth <= warp(); ++depth) {
+      unsigned high[4], low[4];
+      ring.pop(high, low);
       Operand a[TILES];
 #pragma unroll
       for (unsigned tile = 0; tile < TILES; ++tile) a[tile] = operands.load(tile, depth);
-      const unsigned* block = triangle + (warp() * CHUNK_BLOCKS + depth) * BLOCK_WORDS;
-      unsigned high[4], low[4];
-      load_columns_of(high, block);
-      load_columns_of(low, block + PART_WORDS);
       add_block(sums, a, high, low);
     }
   }
@@ -224,30 +288,19 @@ template <unsigned SLICES> struct ChunkHead {
     for (unsigned tile = 0; tile < TILES; ++tile) to.store(tile, warp(), from[tile]);
   }
 
-  // What the warp's tokens write, and outputs of all of them. `row` is that of the chunk's first token.
-  __device__ __forceinline__ void tokens(unsigned chunk, size_t row, unsigned len) {
-    float held[TILES][2][4] = {}, read[TILES][2][4] = {};
-    read_state(held, read, chunk);
+  // Values of the warp's tokens. `row` is that of the chunk's first token.
+  __device__ __forceinline__ void load_values(float (&values)[TILES][2][4], size_t row,
+                                              unsigned len) {
     FOR_SUMS(tile, half, i) {
       const unsigned token = 16 * warp() + place_of(half, i);
       const unsigned column = first_column + column_of(tile, i);
       const bool inside = token < len && column < sizes.value_dim;
-      const float value = inside ? x.qkv[sizes.value(row + token, head) + column] : 0.0f;
-      held[tile][half][i] = value - shared.decays[token] * held[tile][half][i];
+      values[tile][half][i] = inside ? x.qkv[sizes.value(row + token, head) + column] : 0.0f;
     }
-    store_finite(shared.values, held, shared.first_bad_value);
-    __syncthreads();
-    FOR_SUMS(tile, half, i) writes[tile][half][i] = 0.0f;
-    add_triangle(writes, shared.values, scratch.solution(chunk, head));
-    FOR_SUMS(tile, half, i) {
-      const int token = 16 * warp() + place_of(half, i);
-      const bool bad = token >= shared.first_bad_value[column_of(tile, i)];
-      if (bad) writes[tile][half][i] = delta_not_a_number();
-    }
-    store_finite(shared.writes, writes, shared.first_bad_write);
-    __syncthreads();
-    FOR_SUMS(tile, half, i) read[tile][half][i] *= shared.decays[16 * warp() + place_of(half, i)];
-    add_triangle(read, shared.writes, scratch.scores(chunk, head));
+  }
+
+  __device__ __forceinline__ void store_outputs(const float (&read)[TILES][2][4], size_t row,
+                                                unsigned len) {
     FOR_SUMS(tile, half, i) {
       const unsigned token = 16 * warp() + place_of(half, i);
       const unsigned column = first_column + column_of(tile, i);
@@ -258,18 +311,45 @@ template <unsigned SLICES> struct ChunkHead {
     }
   }
 
+  // What the warp's tokens write, and outputs of all of them.
+  __device__ __forceinline__ void tokens(size_t row, unsigned len) {
+    float values[TILES][2][4], held[TILES][2][4] = {}, read[TILES][2][4] = {};
+    load_values(values, row, len);
+    add_queries(read);
+    copy_wait<KEYS_PENDING>();
+    __syncthreads();
+    add_keys(held);
+    FOR_SUMS(tile, half, i) {
+      const float decay = shared.decays[16 * warp() + place_of(half, i)];
+      values[tile][half][i] -= decay * held[tile][half][i];
+      read[tile][half][i] *= decay;
+      writes[tile][half][i] = 0.0f;
+    }
+    store_finite(shared.values, values, shared.first_bad_value);
+    __syncthreads();
+    add_triangle(writes, shared.values);
+    FOR_SUMS(tile, half, i) {
+      const int token = 16 * warp() + place_of(half, i);
+      const bool bad = token >= shared.first_bad_value[column_of(tile, i)];
+      if (bad) writes[tile][half][i] = delta_not_a_number();
+    }
+    store_finite(shared.writes, writes, shared.first_bad_write);
+    __syncthreads();
+    add_triangle(read, shared.writes);
+    store_outputs(read, row, len);
+  }
+
   // The state after the chunk's first `count` tokens, at least one, which it may replace.
   __device__ __forceinline__ void state_after(float (&after)[SLICES][TILES][2][4], unsigned count) {
     const long long end = shared.sums[count - 1];
     float decayed[TILES][2][4];
     FOR_SUMS(tile, half, i) {
       const unsigned token = 16 * warp() + place_of(half, i);
-      const float decay = token < count ? delta_decay(shared.sums[token], end) : 0.0f;
-      decayed[tile][half][i] = token < count ? writes[tile][half][i] * decay : 0.0f;
-    }
-    // What a NaN among the sums spoils is marked below.
-    FOR_SUMS(tile, half, i) {
-      if (!isfinite(decayed[tile][half][i])) decayed[tile][half][i] = 0.0f;
+      float& element = decayed[tile][half][i];
+      element = 0.0f;
+      if (token < count) element = writes[tile][half][i] * delta_decay(shared.sums[token], end);
+      // What a NaN among the sums spoils is NaN by the state's own decay.
+      if (!isfinite(element)) element = 0.0f;
     }
 #pragma unroll
     for (unsigned tile = 0; tile < TILES; ++tile)
@@ -283,45 +363,39 @@ template <unsigned SLICES> struct ChunkHead {
         after[slice][tile][half][i] =
             bad ? delta_not_a_number() : state[slice][tile][half][i] * decay;
       }
-      if (key_block(slice) < scratch.dim_blocks) add_keys(after[slice], key_block(slice));
+      if (key_block(slice) < scratch.dim_blocks) add_writes(after[slice], key_block(slice));
     }
     __syncthreads();
   }
 
   // sums += decayed writes * keys, for 16 rows of keys.
-  __device__ __forceinline__ void add_keys(float (&sums)[TILES][2][4], unsigned block) {
+  __device__ __forceinline__ void add_writes(float (&sums)[TILES][2][4], unsigned block) {
 #pragma unroll
     for (unsigned depth = 0; depth < CHUNK_BLOCKS; ++depth) {
       Operand a[TILES];
 #pragma unroll
       for (unsigned tile = 0; tile < TILES; ++tile) a[tile] = shared.decayed.load(tile, depth);
-      const unsigned* keys = shared.keys + (depth * scratch.dim_blocks + block) * BLOCK_WORDS +
-                             threadIdx.x % WARP * 4;
-      unsigned quads[4], high[4], low[4];
-      ldmatrix_x4_trans(quads, keys);
-      reorder(high, quads);
-      ldmatrix_x4_trans(quads, keys + PART_WORDS);
-      reorder(low, quads);
+      const unsigned* keys = shared.keys + (depth * scratch.dim_blocks + block) * BLOCK_WORDS;
+      unsigned high[4], low[4];
+      load_part_trans(high, keys);
+      load_part_trans(low, keys + PART_WORDS);
       add_block(sums, a, high, low);
     }
   }
 
-  // Tokens lie along the depth here: the upper and the lower matrix of each eight columns.
-  static __device__ __forceinline__ void reorder(unsigned (&d)[4], const unsigned (&quads)[4]) {
-    d[0] = quads[0];
-    d[1] = quads[2];
-    d[2] = quads[1];
-    d[3] = quads[3];
-  }
+  // Groups of copies that are younger than a chunk's keys when all queries have been taken: at least
+  // as many as a key head of this variant has blocks.
+  static constexpr int KEYS_PENDING = SLICES == 1 ? 1 : SLICES == 2 ? 5 : AHEAD - 1;
 
   __device__ __forceinline__ void run(const unsigned* segment) {
     const unsigned len = segment[1], slot = segment[2], stops_end = segment[5];
     unsigned stop = segment[4];
+    for (unsigned i = 0; i < AHEAD; ++i) ring.push();
     load_state(slot);
     for (unsigned start = 0; start < len; start += CHUNK) {
-      const unsigned chunk = segment[3] + start / CHUNK, end = min(len, start + CHUNK);
-      begin(chunk);
-      tokens(chunk, size_t(segment[0]) + start, end - start);
+      const unsigned end = min(len, start + CHUNK);
+      begin(segment[3] + start / CHUNK);
+      tokens(size_t(segment[0]) + start, end - start);
       for (; stop < stops_end && x.stops[2 * stop] < end; ++stop) {
         float after[SLICES][TILES][2][4];
         state_after(after, x.stops[2 * stop] - start);
@@ -335,7 +409,7 @@ template <unsigned SLICES> struct ChunkHead {
   }
 };
 
-// Blocks `[columns / 32, value_heads, segments]`; dynamic shared memory for operands and keys.
+// Blocks `[columns / 32, value_heads, segments]`; dynamic shared memory for operands, keys and rings.
 template <unsigned SLICES>
 __device__ __forceinline__ void delta_chunks(const ChunkOperands& x, const DeltaSizes& sizes,
                                              const DeltaScratch& scratch,
@@ -344,18 +418,20 @@ __device__ __forceinline__ void delta_chunks(const ChunkOperands& x, const Delta
   __shared__ float decays[CHUNK];
   __shared__ int first_bad_value[COLUMNS];
   __shared__ int first_bad_write[COLUMNS];
-  constexpr unsigned BLOCK = 2 * WARP;
-  uint4* memory = dynamic_shared<uint4>();
-  const unsigned depth = scratch.dim_blocks, square = TILES * CHUNK_BLOCKS * BLOCK;
-  const Operands state = {memory, depth};
-  const Operands values = {memory + TILES * depth * BLOCK, CHUNK_BLOCKS};
-  const Operands writes = {values.blocks + square, CHUNK_BLOCKS};
-  const Operands decayed = {writes.blocks + square, CHUNK_BLOCKS};
-  unsigned* keys = reinterpret_cast<unsigned*>(decayed.blocks + square);
-  const ChunkShared shared = {state, values,          writes,         decayed, keys, sums,
-                              decays, first_bad_value, first_bad_write};
-  ChunkHead<SLICES> head = {x, sizes, scratch, shared, blockIdx.y, blockIdx.x * COLUMNS};
-  head.run(segments + blockIdx.z * CHUNK_SEGMENT);
+  const unsigned* segment = segments + blockIdx.z * CHUNK_SEGMENT;
+  const unsigned depth = scratch.dim_blocks, head = blockIdx.y, warp = threadIdx.x / WARP;
+  // 16 bytes of each lane for each part of a block.
+  uint4* first = dynamic_shared<uint4>();
+  uint4* second = first + TILES * max(depth, CHUNK_BLOCKS) * 2 * WARP;
+  unsigned* keys = reinterpret_cast<unsigned*>(second + TILES * CHUNK_BLOCKS * 2 * WARP);
+  unsigned* ring = keys + scratch.rows_words() + warp * AHEAD * BLOCK_WORDS;
+  const Operands writes = {first, CHUNK_BLOCKS}, values = {second, CHUNK_BLOCKS};
+  const ChunkShared shared = {{first, depth}, values, writes,          values,         keys,
+                              sums,           decays, first_bad_value, first_bad_write};
+  const unsigned chunks_end = segment[3] + (segment[1] + CHUNK - 1) / CHUNK;
+  const Ring own = {scratch, ring, head, sizes.key_head(head), chunks_end, segment[3], 0, 0};
+  ChunkHead<SLICES> of = {x, sizes, scratch, shared, own, head, blockIdx.x * COLUMNS};
+  of.run(segment);
 }
 
 }  // namespace

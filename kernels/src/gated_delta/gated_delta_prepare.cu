@@ -17,7 +17,8 @@
 
 namespace {
 
-constexpr unsigned SLAB_BLOCKS = 4, SLAB = 16 * SLAB_BLOCKS;
+// Blocks of a slab.
+constexpr unsigned SLAB_BLOCKS = 4;
 // Distance of rows of the matrix that becomes the inverse.
 constexpr unsigned STRIDE = CHUNK + 1;
 

@@ -96,8 +96,7 @@ fn rounds(parts: &[Part], mut run: impl FnMut(&[Part]) -> Result<()>) -> Result<
         let longest = parts.iter().map(|part| part.len).max().unwrap_or(0);
         for done in (0..longest).step_by(most) {
             let cut = |part: &Part| Part { done, len: most.min(part.len - done), ..*part };
-            let round: Vec<Part> =
-                parts.iter().filter(|part| part.len > done).map(cut).collect();
+            let round: Vec<Part> = parts.iter().filter(|part| part.len > done).map(cut).collect();
             run(&round)?;
         }
     }
@@ -231,11 +230,12 @@ fn scratch_words(chunks: usize, shape: &Shape) -> usize {
     chunks * (shape.key_heads * rows + shape.value_heads * squares)
 }
 
-/// Dynamic shared memory of the second kernel in CUDA: as first operands 32 columns of the state and of
-/// three kinds of values, and the chunk's keys; four bytes for an element.
+/// Dynamic shared memory of the second kernel in CUDA: as first operands 32 columns of the state (or of
+/// what is written) and of a chunk's values, the chunk's keys, and of each of four warps eight blocks
+/// that are on their way; four bytes for an element. 88 KiB for key heads of 128.
 fn shared_bytes(key_dim: usize) -> usize {
     let key_dim = key_dim.next_multiple_of(BLOCK);
-    4 * (32 * (key_dim + 3 * CHUNK) + CHUNK * key_dim)
+    4 * (32 * (key_dim.max(CHUNK) + CHUNK) + CHUNK * key_dim + 4 * 8 * BLOCK * BLOCK)
 }
 
 fn read_inputs<'a>(call: &mut Call<'a>, inputs: GatedDeltaInputs<'a>) -> Result<()> {

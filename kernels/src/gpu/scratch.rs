@@ -21,9 +21,8 @@ thread_local! {
 /// No memory left on the device.
 pub(crate) fn scratch(op: &'static str, device: &Device, words: usize) -> Result<Tensor> {
     KEPT.with_borrow_mut(|kept| {
-        let fits = |tensor: &&Tensor| {
-            tensor.elem_count() >= words && tensor.device().same_device(device)
-        };
+        let fits =
+            |tensor: &&Tensor| tensor.elem_count() >= words && tensor.device().same_device(device);
         if let Some(tensor) = kept.iter().find(fits) {
             return Ok(tensor.clone());
         }
