@@ -157,6 +157,8 @@ template <unsigned ROWS> struct ScanState {
         strength * (value.z - decay * held.z), strength * (value.w - decay * held.w));
     float4 out = make_float4(decay * read.x, decay * read.y, decay * read.z, decay * read.w);
     add_scaled(out, write, gates.z);
+    // Keys are read again rather than kept: registers are what the state needs.
+    __syncwarp();
 #pragma unroll
     for (unsigned m = 0; m < ROWS; ++m) {
       const float key = pairs[group + 8 * m].x;

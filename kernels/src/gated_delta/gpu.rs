@@ -149,8 +149,8 @@ impl Lists {
 /// The variant of a kernel for key heads of some width.
 fn variant(key_dim: usize, kernels: [&'static str; 3]) -> &'static str {
     match key_dim {
-        ..=64 => kernels[0],
-        ..=128 => kernels[1],
+        0..=64 => kernels[0],
+        65..=128 => kernels[1],
         _ => kernels[2],
     }
 }

@@ -59,6 +59,14 @@ impl Case {
 
     /// Outputs, with a row more than there is, and states.
     pub(crate) fn run(&self, form: Form, recurrence: Recurrence<'_>) -> (Vec<f32>, Vec<f32>) {
+        self.try_run(form, recurrence).unwrap()
+    }
+
+    fn try_run(
+        &self,
+        form: Form,
+        recurrence: Recurrence<'_>,
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let Shape { slots, key_heads, value_heads, key_dim, value_dim, head_map } = self.shape;
         let dims = (slots, value_heads, key_dim, value_dim);
         let state = Tensor::from_slice(&self.state, dims, &Device::Cpu).unwrap();
@@ -71,8 +79,8 @@ impl Case {
             dt_bias: &vector(&self.dt_bias),
         };
         let options = GatedDeltaOptions { key_heads, key_dim, value_dim, head_map, form };
-        gated_delta(&out, inputs, &state, recurrence, options).unwrap();
-        (values(&out), values(&state))
+        gated_delta(&out, inputs, &state, recurrence, options)?;
+        Ok((values(&out), values(&state)))
     }
 
     /// What the reference makes of it.
@@ -118,7 +126,7 @@ fn tolerances(backend: Backend, form: Form) -> [f32; 2] {
 
 #[test]
 fn gated_delta_matches_its_reference() {
-    let table: [([usize; 4], &[usize]); 8] = [
+    let table: [([usize; 4], &[usize]); 9] = [
         ([1, 1, 1, 1], &[1, 3]),
         ([1, 1, 16, 16], &[1, 20]),
         ([2, 4, 128, 128], &[1, 70, 2]),
@@ -127,6 +135,7 @@ fn gated_delta_matches_its_reference() {
         ([2, 6, 33, 70], &[3, 66]),
         ([4, 4, 64, 200], &[1, 1, 1, 9]),
         ([3, 6, 8, 56], &[64, 128]),
+        ([1, 2, 200, 20], &[1, 67]),
     ];
     for (dims, lens) in table {
         for head_map in [KeyHeads::Grouped, KeyHeads::Tiled] {
@@ -181,6 +190,79 @@ fn a_sequence_has_the_same_bits_whole_in_pieces_alone_and_on_any_number_of_threa
                 let slot = part.state.len() / 3;
                 let same = bits(&part.state[slot..2 * slot]) == bits(&end[slot..2 * slot]);
                 assert!(same, "{isa} {dims:?} pieces of {piece}");
+            }
+        }
+    }
+}
+
+#[test]
+fn on_gpus_a_sequence_has_the_same_bits_whole_in_pieces_alone_and_in_a_batch() {
+    for dims in [[1, 2, 40, 48], [1, 1, 24, 39]] {
+        let case = Case::new(shape(dims, 3, KeyHeads::Grouped), 50, -0.1);
+        let width = case.width();
+        for backend in Backend::all().into_iter().filter(|backend| backend.is_gpu()) {
+            let batch = segments(&[10, 40]);
+            let recurrence = Recurrence { segments: &batch, emits: &[] };
+            let (expected, end) = backend.with(|| case.run(Form::Sequential, recurrence));
+            for piece in [1, 8, 33] {
+                let mut part = Case::new(shape(dims, 3, KeyHeads::Grouped), 50, -0.1);
+                for start in (10..50).step_by(piece) {
+                    let len = piece.min(50 - start);
+                    let segment = RecurrentSegment { first_row: start, len, slot: 1 };
+                    let recurrence = Recurrence { segments: &[segment], emits: &[] };
+                    let (out, state) = backend.with(|| part.run(Form::Sequential, recurrence));
+                    let range = start * width..(start + len) * width;
+                    let same = bits(&out[range.clone()]) == bits(&expected[range]);
+                    assert!(same, "{backend} {dims:?} pieces of {piece} at {start}");
+                    part.state = state;
+                }
+                let slot = part.state.len() / 3;
+                let same = bits(&part.state[slot..2 * slot]) == bits(&end[slot..2 * slot]);
+                assert!(same, "{backend} {dims:?} pieces of {piece}");
+            }
+        }
+    }
+}
+
+/// Steps of many short sequences, where blocks of the sequential form are larger.
+#[test]
+fn on_gpus_many_sequences_advance_as_each_alone() {
+    let dims = [2, 4, 16, 72];
+    let lens = vec![1; 40];
+    let case = Case::new(shape(dims, 40, KeyHeads::Tiled), 40, -0.2);
+    let all = segments(&lens);
+    for backend in Backend::all().into_iter().filter(|backend| backend.is_gpu()) {
+        let run = |segments| {
+            let recurrence = Recurrence { segments, emits: &[] };
+            backend.with(|| case.run(Form::Sequential, recurrence))
+        };
+        let (together, states) = run(&all);
+        let slot_len = states.len() / 40;
+        for index in [0, 17, 39] {
+            let (alone, state) = run(&all[index..=index]);
+            let row = index * case.width()..(index + 1) * case.width();
+            assert_eq!(bits(&alone[row.clone()]), bits(&together[row]), "{backend} {index}");
+            let slot = index * slot_len..(index + 1) * slot_len;
+            assert_eq!(bits(&state[slot.clone()]), bits(&states[slot]), "{backend} {index}");
+        }
+    }
+}
+
+#[test]
+fn key_heads_that_no_kernel_is_written_for_are_an_error_that_says_so() {
+    let case = Case::new(shape([1, 1, 257, 8], 1, KeyHeads::Grouped), 1, -0.1);
+    let segments = segments(&[1]);
+    let recurrence = Recurrence { segments: &segments, emits: &[] };
+    for backend in Backend::all() {
+        for form in [Form::Sequential, Form::Chunked] {
+            let found = backend.with(|| case.try_run(form, recurrence).map(|_| ()));
+            match backend.is_gpu() {
+                true => {
+                    let expected = "gated_delta: state must be key heads of at most 256 on a GPU, \
+                                    found 257";
+                    assert_eq!(found.unwrap_err().to_string(), expected);
+                }
+                false => assert!(found.is_ok(), "{backend}"),
             }
         }
     }

@@ -55,7 +55,7 @@ fn gpus() -> impl Iterator<Item = Backend> {
 
 #[test]
 fn both_forms_agree_over_every_short_length() {
-    let Some(cpu) = Isa::available().last().map(Backend::Cpu) else { panic!("no level at all") };
+    let cpu = Isa::available().last().map(Backend::Cpu).unwrap();
     for (index, rate) in RATES.into_iter().enumerate() {
         let (name, wide_name) = (format!("rate {rate}"), format!("wide, rate {rate}"));
         let case = Case::new(shape([1, 2, 16, 24], 1, KeyHeads::Grouped), 200, rate);
@@ -67,10 +67,12 @@ fn both_forms_agree_over_every_short_length() {
             compare_forms(cpu, &wide_name, &wide, len);
         }
         for backend in gpus() {
-            for len in [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 130 + index, 200] {
+            for len in [1, 15, 64, 65, 128 + index] {
                 compare_forms(backend, &name, &case, len);
             }
-            compare_forms(backend, &wide_name, &wide, 130 + index);
+            if index % 2 == 0 {
+                compare_forms(backend, &wide_name, &wide, 66 + index);
+            }
         }
     }
 }
