@@ -1,9 +1,16 @@
 //! Stacks of emulated threads, and how to go from one to another. x86-64, System V calls only.
 
 use std::arch::naked_asm;
+use std::cell::RefCell;
 
 /// Bytes of the stack of one emulated thread.
 const STACK: usize = 256 * 1024;
+
+thread_local! {
+    /// Stacks of launches before, at most as many as a block has threads: to map them anew costs the
+    /// system more than all switches between them.
+    static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A suspended flow of control with a stack of its own.
 pub(crate) struct Fiber {
@@ -24,12 +31,18 @@ pub(crate) struct Home {
 impl Fiber {
     /// A fiber that has not been prepared yet.
     pub(crate) fn new() -> Self {
+        let spare = SPARE.with_borrow_mut(Vec::pop);
         Self {
-            stack: vec![0; STACK].into_boxed_slice(),
+            stack: spare.unwrap_or_else(|| vec![0; STACK].into_boxed_slice()),
             sp: std::ptr::null_mut(),
             #[cfg(feature = "asan")]
             fake_stack: std::ptr::null_mut(),
         }
+    }
+
+    /// Keeps the stack for another fiber, now that this one has come to its end.
+    pub(crate) fn finish(self) {
+        SPARE.with_borrow_mut(|spare| spare.push(self.stack));
     }
 
     /// Makes the next [`enter`](Self::enter) call `entry`, which must never return.

@@ -108,7 +108,7 @@ __device__ __forceinline__ void scan_prepare(float2* pairs, float4* gates, const
   if (lane == 0) {
     const size_t gate = row * sizes.value_heads + head;
     const float decay = expf(delta_log_decay(x.a[gate], x.dt_bias[head], x.rate[head]));
-    *gates = make_float4(decay, delta_strength(x.b[gate]), product, 0.0f);
+    *gates = make_float4(decay, sigmoid(x.b[gate]), product, 0.0f);
   }
 }
 

@@ -51,9 +51,6 @@ __device__ __forceinline__ float delta_log_decay(float a, float dt_bias, float r
   return rate * delta_softplus(a + dt_bias);
 }
 
-// The strength of a token's writing.
-__device__ __forceinline__ float delta_strength(float b) { return 1.0f / (1.0f + expf(-b)); }
-
 __device__ __forceinline__ float delta_not_a_number() { return __uint_as_float(0x7fc00000u); }
 
 // Sums of logarithms of decays are whole multiples of 2^-40: exact in any order, and so are the

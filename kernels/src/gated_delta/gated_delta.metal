@@ -136,7 +136,7 @@ inline void scan_prepare(threadgroup float2* pairs, threadgroup float4* gates,
   if (lane == 0) {
     const ulong gate = row * sizes.value_heads + head;
     const float g = x.rate[head] * scan_softplus(x.a[gate] + x.dt_bias[head]);
-    const float strength = 1.0f / (1.0f + precise::exp(-x.b[gate]));
+    const float strength = sigmoid(x.b[gate]);
     *gates = float4(precise::exp(g), strength, product, 0.0f);
   }
 }

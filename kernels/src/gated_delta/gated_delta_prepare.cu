@@ -228,7 +228,7 @@ __device__ __forceinline__ void prepare_head(const float (&products)[8][4], cons
     const size_t gate = (x.first_row + token) * sizes.value_heads + head;
     const float g = inside ? delta_log_decay(x.a[gate], x.dt_bias[head], x.rate[head]) : 0.0f;
     shared.logs[token] = delta_fixed(g);
-    const float strength = inside ? delta_strength(x.b[gate]) : 0.0f;
+    const float strength = inside ? sigmoid(x.b[gate]) : 0.0f;
     shared.strengths[token] = shared.finite[token] ? strength : delta_not_a_number();
   }
   __syncthreads();

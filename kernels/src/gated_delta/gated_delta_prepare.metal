@@ -155,7 +155,7 @@ inline void prepare_gates(thread const PrepareOperands& x, thread const PrepareS
     float g = 0.0f, strength = 0.0f;
     if (inside) {
       g = x.rate[head] * prepare_softplus(x.a[gate] + x.dt_bias[head]);
-      strength = 1.0f / (1.0f + precise::exp(-x.b[gate]));
+      strength = sigmoid(x.b[gate]);
     }
     shared.logs[token] = prepare_fixed(g);
     shared.strengths[token] = shared.finite[token] != 0 ? strength : prepare_not_a_number();

@@ -167,7 +167,7 @@ fn sequential(gpu: Gpu, operands: Operands<'_>, recurrence: Recurrence<'_>) -> R
     let fours = [2 * shape.key_heads * shape.key_dim, shape.value_dim];
     let starts = [out, state, inputs.qkv].map(|tensor| tensor.layout().start_offset());
     let wide = fours.iter().chain(&starts).all(|size| size.is_multiple_of(4));
-    call.word(u32::from(wide));
+    call.flag(wide);
     let warps = shape.value_dim.div_ceil(SCAN_COLUMNS);
     let heads = parts.len() * shape.value_heads;
     let most = if heads < SCAN_BLOCKS_MIN { 2 } else { SCAN_WARPS_MAX };
@@ -248,7 +248,7 @@ fn read_inputs<'a>(call: &mut Call<'a>, inputs: GatedDeltaInputs<'a>) -> Result<
 fn add_sizes(call: &mut Call<'_>, shape: &Shape) -> Result<()> {
     call.size("key_heads", shape.key_heads)?.size("value_heads", shape.value_heads)?;
     call.size("key_dim", shape.key_dim)?.size("value_dim", shape.value_dim)?;
-    call.word(u32::from(shape.head_map == KeyHeads::Tiled));
+    call.flag(shape.head_map == KeyHeads::Tiled);
     Ok(())
 }
 
