@@ -2,18 +2,19 @@
 // block for 32 columns of a value head of a segment. See gated_delta_prepare.cu for the first.
 //
 // All is computed transposed: rows are columns of the state, so that a state, what is written and
-// what is read are first operands of tensor cores, made of the sums that they come from in registers,
-// and each second operand (keys, queries, scores, solution) is used by one warp only: a warp has 16
-// tokens of the chunk, and every fourth 16 rows of keys of the state's update. The warps pass one
-// another first operands through shared memory, in the order that registers have them: no bank
-// conflicts, and three barriers in a chunk. Operands are in two bf16 parts, of products all but that of
-// the lower parts is taken (gated_delta.cuh): the error is 2^-17 of the operands, against 2^-9 of
-// plain bf16, at three times the operations. The state itself and all sums are f32.
+// what is read are first operands of tensor cores, made of the sums that they come from in registers. A
+// warp has 16 tokens of the chunk, and every fourth 16 rows of keys of the state's update: queries,
+// scores and solution are read by one warp each, which has eight blocks of them on their way while it
+// works; the keys are read twice, along tokens and along their elements, from shared memory, and arrive
+// while the queries are worked on. The warps pass one another first operands through shared memory, in
+// the order that registers have them, without bank conflicts. Operands are in two bf16 parts, of
+// products all but that of the lower parts is taken (gated_delta.cuh): the error is 2^-17 of the
+// operands, against 2^-9 of plain bf16, at three times the operations. The state and all sums are f32.
 //
 // For a chunk and a head of 128 by 128: 100 KiB of operands and 16 KiB of values and outputs for each
 // 32 columns, most of it from the second-level cache; 1.8 MFLOP three times over. At 32 heads there are
 // 128 blocks, one on each multiprocessor: for 2048 tokens a floor of 40 us by tensor cores (at two
-// thirds of 790 TFLOP/s), 50 us by the cache (5.5 TB/s).
+// thirds of 790 TFLOP/s), 75 us by the cache (5.5 TB/s); both are estimates.
 #include "gated_delta.cuh"
 
 namespace {
