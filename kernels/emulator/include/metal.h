@@ -261,6 +261,9 @@ using atomic_int = atomic<int>;
 template <class T> T atomic_fetch_add_explicit(atomic<T>* address, T value, memory_order) {
   return std::exchange(address->value, T(address->value + value));
 }
+template <class T> T atomic_fetch_min_explicit(atomic<T>* address, T value, memory_order) {
+  return std::exchange(address->value, min(address->value, value));
+}
 template <class T> T atomic_load_explicit(const atomic<T>* address, memory_order) {
   return address->value;
 }

@@ -118,8 +118,11 @@ impl<'a> Block<'a> {
         }
         loop {
             self.shuffle(order);
+            // Half of the warps, others each time: none may count on another keeping pace.
+            let warps = self.number();
+            let has_turn = |index: usize| warps >> (index / WARP) & 1 == 1;
             for index in order.iter() {
-                if self.threads[*index].state == State::Ready {
+                if self.threads[*index].state == State::Ready && has_turn(*index) {
                     // SAFETY: the fiber was prepared or waits.
                     unsafe { self.resume(*index) };
                 }
@@ -131,7 +134,7 @@ impl<'a> Block<'a> {
             for warp in 0..self.warps.len() {
                 went_on |= self.meet(warp)?;
             }
-            if went_on {
+            if went_on || self.threads.iter().any(|thread| thread.state == State::Ready) {
                 continue;
             }
             let count = |state| self.threads.iter().filter(|thread| thread.state == state).count();
@@ -222,15 +225,20 @@ impl<'a> Block<'a> {
         CURRENT.set(ptr::null_mut());
     }
 
-    /// Puts `items` into another order (xorshift64*).
+    /// Puts `items` into another order.
     fn shuffle<T>(&mut self, items: &mut [T]) {
         for end in (1..items.len()).rev() {
-            self.random ^= self.random >> 12;
-            self.random ^= self.random << 25;
-            self.random ^= self.random >> 27;
-            let number = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-            items.swap(end, number as usize % (end + 1));
+            let other = self.number() as usize % (end + 1);
+            items.swap(end, other);
         }
+    }
+
+    /// The next random number (xorshift64*).
+    fn number(&mut self) -> u32 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 }
 

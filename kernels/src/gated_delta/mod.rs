@@ -6,6 +6,7 @@
 
 mod chunked;
 mod cpu;
+mod gpu;
 mod operands;
 mod prepare;
 pub mod reference;
@@ -15,6 +16,7 @@ use candle_core::Tensor;
 
 use crate::access::{View, distinct, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::recurrence::Recurrence;
 
 /// Added to the sum of squares when queries and keys are brought to length one.
@@ -95,6 +97,10 @@ pub fn gated_delta(
     distinct(OP, state, &read)?;
     distinct(OP, out, &read)?;
     distinct(OP, out, &[("state", state)])?;
+    if let Some(gpu) = Gpu::of(out) {
+        let operands = gpu::Operands { out, inputs, state, shape };
+        return gpu::gated_delta(gpu, operands, recurrence, options.form);
+    }
     let (qkv, a, b) = (View::new(OP, "qkv", qkv)?, View::new(OP, "a", a)?, View::new(OP, "b", b)?);
     let (rate, dt_bias) = (View::new(OP, "rate", rate)?, View::new(OP, "dt_bias", dt_bias)?);
     let inputs = Inputs {

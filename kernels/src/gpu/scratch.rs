@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 
@@ -26,15 +26,13 @@ pub(crate) fn scratch(op: &'static str, device: &Device, words: usize) -> Result
         if let Some(tensor) = kept.iter().find(fits) {
             return Ok(tensor.clone());
         }
-        let refused = |what: String| Error::Kernel { op, kernel: "scratch", what };
+        let refused = |what: String| Error::Device { op, what };
         if kept.len() == KEPT_MAX {
             return Err(refused(format!("{KEPT_MAX} tensors are kept already")));
         }
         // No kernel may take what it finds for zeros.
         let tensor = Tensor::full(u32::MAX, words.next_power_of_two(), device)
             .map_err(|error| refused(error.to_string()))?;
-        debug_assert_eq!(tensor.dtype(), DType::U32);
-        let tensor = tensor.contiguous().map_err(|error| refused(error.to_string()))?;
         kept.push(tensor.clone());
         Ok(tensor)
     })
