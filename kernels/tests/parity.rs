@@ -57,7 +57,7 @@ const COVERED: &[&str] = &[
     "short_conv",
 ];
 /// Folders that are no operators.
-const OTHERS: [&str; 3] = ["peaks", "pool", "simd"];
+const OTHERS: [&str; 4] = ["gpu", "peaks", "pool", "simd"];
 
 /// Names, space between, of the levels that the machine must have: so that a script can tell that
 /// the tests ran on what it meant them to.

@@ -4,6 +4,7 @@
 use candle_core::{Storage, StorageMutRef, StorageRef, Tensor};
 
 use super::Gpu;
+use super::step::{self, Argument};
 use crate::access::{Element, bounds, location, storage_mut};
 use crate::error::{Error, Result};
 
@@ -13,7 +14,7 @@ pub(crate) const WARP: u32 = 32;
 const ARGUMENTS_MAX: usize = 31;
 
 /// How many threads run a kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Grid {
     /// Blocks, or threadgroups.
     pub(crate) blocks: [u32; 3],
@@ -55,13 +56,6 @@ pub(crate) struct Call<'a> {
     arguments: Vec<Argument>,
     /// Keeps what the arguments point to.
     held: Vec<Held<'a>>,
-}
-
-enum Argument {
-    /// Where an operand starts.
-    Address(u64),
-    /// A number of 32 bits.
-    Word(u32),
 }
 
 enum Held<'a> {
@@ -119,11 +113,18 @@ impl<'a> Call<'a> {
     }
 
     /// A list that the host made, copied to where the kernel can read it.
-    pub(crate) fn list(&mut self, words: &[u32]) -> &mut Self {
+    ///
+    /// # Errors
+    /// No room for it among the lists of the step.
+    pub(crate) fn list(&mut self, words: &[u32]) -> Result<&mut Self> {
+        if let Some(place) = step::list(self.op, words) {
+            self.arguments.push(Argument::List(place?));
+            return Ok(self);
+        }
         let words: Box<[u32]> = words.into();
         self.arguments.push(Argument::Address(words.as_ptr().addr() as u64));
         self.held.push(Held::List(words));
-        self
+        Ok(self)
     }
 
     /// A number.
@@ -151,7 +152,8 @@ impl<'a> Call<'a> {
         self.word(value.to_bits())
     }
 
-    /// Starts the kernel; an empty grid is done at once.
+    /// Starts the kernel, or records that it is to be started in its step; an empty grid is done at
+    /// once.
     ///
     /// # Errors
     /// A kernel that does not exist, cannot be started, or fails.
@@ -162,9 +164,11 @@ impl<'a> Call<'a> {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
-        let values: Vec<u64> = self.arguments.iter().map(Argument::value).collect();
-        // SAFETY: the caller's promise.
-        let started = unsafe { self.gpu.start(kernel, grid, &values) };
+        if step::record(self.op, kernel, grid, &self.arguments) {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise; outside of steps there are no lists of one.
+        let started = unsafe { self.gpu.start(kernel, grid, &self.arguments, 0) };
         started.map_err(|what| Error::Kernel { op: self.op, kernel, what })
     }
 
@@ -182,14 +186,5 @@ impl<'a> Call<'a> {
         let address = address + start * size_of::<T>();
         self.arguments.push(Argument::Address(address as u64));
         Ok(())
-    }
-}
-
-impl Argument {
-    fn value(&self) -> u64 {
-        match self {
-            Self::Address(address) => *address,
-            Self::Word(word) => u64::from(*word),
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 
 use super::Language;
 use super::call::Grid;
+use super::step::Argument;
 
 thread_local! {
     static LANGUAGE: Cell<Option<Language>> = const { Cell::new(None) };
@@ -37,7 +38,8 @@ pub(super) unsafe fn launch(
     language: Language,
     kernel: &str,
     grid: Grid,
-    values: &[u64],
+    arguments: &[Argument],
+    lists: u64,
 ) -> Result<(), String> {
     let language = match language {
         Language::Cuda => sconce_gpu_emulator::Language::Cuda,
@@ -45,6 +47,12 @@ pub(super) unsafe fn launch(
     };
     let Grid { blocks, threads, shared } = grid;
     let grid = sconce_gpu_emulator::Grid { blocks, threads, shared };
+    let value = |argument: &Argument| match *argument {
+        Argument::Address(address) => address,
+        Argument::Word(word) => u64::from(word),
+        Argument::List(place) => lists + u64::from(place) * 4,
+    };
+    let values: Vec<u64> = arguments.iter().map(value).collect();
     let pointer = |value: &u64| std::ptr::from_ref(value).cast::<c_void>();
     let arguments: Vec<_> = values.iter().map(pointer).collect();
     // SAFETY: the caller's promise; a word is the lower half of its value.

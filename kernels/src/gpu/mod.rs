@@ -5,12 +5,16 @@
 mod call;
 #[cfg(feature = "emulate")]
 mod emulated;
+mod step;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 pub(crate) use self::call::{Call, Grid, threads_for};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
+pub use self::step::step;
+use self::step::{Argument, Recording};
+use crate::error::Error;
 
 /// What kernels are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,29 +36,66 @@ pub(crate) enum Gpu {
 impl Gpu {
     /// The GPU that operators on a tensor run on; none for the CPU.
     pub(crate) fn of(tensor: &Tensor) -> Option<Self> {
+        Self::of_device(tensor.device())
+    }
+
+    /// The GPU that a device is; none for the CPU.
+    pub(crate) fn of_device(device: &Device) -> Option<Self> {
         #[cfg(feature = "emulate")]
-        if tensor.device().is_cpu() {
+        if device.is_cpu() {
             return emulated::language().map(Self::Emulated);
         }
-        let _ = tensor;
+        let _ = device;
         None
     }
 
-    /// Starts a kernel; a value is an address, or a word in its lower half.
+    /// What its kernels are written in.
+    pub(crate) fn language(self) -> Language {
+        match self {
+            #[cfg(feature = "emulate")]
+            Self::Emulated(language) => language,
+        }
+    }
+
+    /// Starts a kernel. `lists` is where the lists of the step start, if arguments name any.
     ///
     /// # Errors
     /// What the driver, or the emulator, says.
     ///
     /// # Safety
-    /// The kernel takes just these values, and addresses lead to what it takes them to.
-    unsafe fn start(self, kernel: &str, grid: Grid, values: &[u64]) -> Result<(), String> {
-        let _ = (kernel, grid, values);
+    /// The kernel takes just these arguments, and addresses lead to what it takes them to.
+    unsafe fn start(
+        self,
+        kernel: &str,
+        grid: Grid,
+        arguments: &[Argument],
+        lists: u64,
+    ) -> Result<(), String> {
+        let _ = (kernel, grid, arguments, lists);
         match self {
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => {
                 // SAFETY: the caller's promise.
-                unsafe { emulated::launch(language, kernel, grid, values) }
+                unsafe { emulated::launch(language, kernel, grid, arguments, lists) }
             }
         }
+    }
+
+    /// Runs the launches of a step, one after another.
+    ///
+    /// # Errors
+    /// The first kernel that could not be started or failed.
+    ///
+    /// # Safety
+    /// As for [`start`](Self::start), for each launch.
+    unsafe fn submit(self, recording: &Recording) -> Result<(), Error> {
+        let lists = recording.lists.as_ptr().addr() as u64;
+        for launch in &recording.launches {
+            let arguments = &recording.arguments[launch.arguments.clone()];
+            // SAFETY: the caller's promise.
+            let started = unsafe { self.start(launch.kernel, launch.grid, arguments, lists) };
+            started.map_err(|what| Error::Kernel { op: launch.op, kernel: launch.kernel, what })?;
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::Device;
-use sconce_kernels::{Matrix, Mode, embedding, gather_rows, scale};
+use sconce_kernels::{Matrix, Mode, embedding, gather_rows, gpu, scale};
 
 use super::linear::Linear;
 use super::norm::RmsNorm;
@@ -174,9 +174,6 @@ impl<L: DecoderLayer> Decoder<L> {
         if let Some(factor) = self.weights.embedding_scale {
             scale(&self.work.hidden, factor, tokens.len())?;
         }
-        for rope in &mut self.ropes {
-            rope.fill(&self.step.positions)?;
-        }
         let at = LayerStep { step: &self.step, ropes: &self.ropes, state: &self.state };
         self.weights.layers.iter().try_for_each(|layer| layer.forward(&mut self.work, &at))
     }
@@ -223,8 +220,14 @@ impl<L: DecoderLayer> Model for Decoder<L> {
 
     fn forward(&mut self, batch: &Batch) -> Result<Logits<'_>, Error> {
         self.step.plan(batch, &self.state, self.limits)?;
-        self.decode(&batch.tokens)?;
-        self.predict()?;
+        for rope in &mut self.ropes {
+            rope.fill(&self.step.positions)?;
+        }
+        let device = self.work.hidden.device().clone();
+        gpu::step(&device, || {
+            self.decode(&batch.tokens)?;
+            self.predict()
+        })?;
         for segment in &batch.segments {
             // The plan has verified that there is room, so none of these fails halfway.
             self.state.advance(segment.sequence, segment.len)?;

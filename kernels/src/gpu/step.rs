@@ -1,0 +1,224 @@
+//! All launches of a step, recorded before the first one is submitted. A decode step of a deep model
+//! is hundreds of small kernels; a GPU starts them as one graph if they are the same as before. What
+//! changes from step to step is in lists, which lie at places of their own that do not move.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use candle_core::Device;
+
+use super::Gpu;
+use super::call::Grid;
+use crate::error::Error;
+
+/// Most words of all lists of a step.
+pub(super) const LIST_WORDS_MAX: usize = 4 << 20;
+/// Places of lists are this many words or a power of two of them: a list that grows by a few words
+/// stays where it is.
+const LIST_WORDS_MIN: usize = 64;
+/// Lists that a new one is compared with, the latest first: layers of a step pass the same few.
+const LISTS_COMPARED: usize = 16;
+
+/// What a kernel is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Argument {
+    /// Where an operand starts.
+    Address(u64),
+    /// A number of 32 bits.
+    Word(u32),
+    /// Where a list of the step starts, in words from the start of all lists.
+    List(u32),
+}
+
+/// A launch, in the terms of a recording.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Launch {
+    pub(crate) op: &'static str,
+    pub(crate) kernel: &'static str,
+    pub(crate) grid: Grid,
+    /// Its arguments among those of the recording.
+    pub(crate) arguments: Range<usize>,
+}
+
+/// The launches of a step.
+#[derive(Debug, Default)]
+pub(crate) struct Recording {
+    pub(crate) launches: Vec<Launch>,
+    pub(crate) arguments: Vec<Argument>,
+    /// All lists, each at its place.
+    pub(crate) lists: Vec<u32>,
+    /// Where the lists are that came last.
+    recent: VecDeque<Range<usize>>,
+}
+
+impl Recording {
+    fn clear(&mut self) {
+        self.launches.clear();
+        self.arguments.clear();
+        self.lists.clear();
+        self.recent.clear();
+    }
+
+    /// The place of a list, where an equal one is already if there is one; none if there is no room.
+    fn list(&mut self, words: &[u32]) -> Option<u32> {
+        let equal = |place: &&Range<usize>| &self.lists[(*place).clone()] == words;
+        if let Some(place) = self.recent.iter().find(equal) {
+            return Some(place.start as u32);
+        }
+        let start = self.lists.len();
+        let room = words.len().max(LIST_WORDS_MIN).next_power_of_two();
+        if start + room > LIST_WORDS_MAX {
+            return None;
+        }
+        self.lists.extend_from_slice(words);
+        self.lists.resize(start + room, 0);
+        self.recent.truncate(LISTS_COMPARED - 1);
+        self.recent.push_front(start..start + words.len());
+        Some(start as u32)
+    }
+}
+
+thread_local! {
+    /// The step that is being recorded.
+    static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
+    /// The memory of the last one.
+    static SPARE: RefCell<Recording> = RefCell::new(Recording::default());
+}
+
+/// Runs `body`, the operators of a step. On a GPU nothing runs before it has returned: then all that
+/// it launched is submitted at once. It must not read what they write, and what they read and write
+/// must live until the next step's end. Nothing is submitted if it fails. On the CPU it just runs.
+///
+/// # Errors
+/// Those of `body`; a kernel that is missing or fails.
+pub fn step<T, E: From<Error>>(
+    device: &Device,
+    body: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    /// Ends the recording, however the body ends.
+    struct Recorded;
+    impl Recorded {
+        fn take(&self) -> Recording {
+            RECORDING.take().unwrap_or_default()
+        }
+    }
+    impl Drop for Recorded {
+        fn drop(&mut self) {
+            RECORDING.set(None);
+        }
+    }
+    let Some(gpu) = Gpu::of_device(device) else { return body() };
+    let mut recording = SPARE.take();
+    recording.clear();
+    RECORDING.set(Some(recording));
+    let recorded = Recorded;
+    let result = body()?;
+    let recording = recorded.take();
+    // SAFETY: operators gave their kernels what these take, and the caller keeps it.
+    let submitted = unsafe { gpu.submit(&recording) };
+    SPARE.set(recording);
+    submitted?;
+    Ok(result)
+}
+
+/// Where a list of the step that is being recorded will be; none outside of steps.
+pub(super) fn list(op: &'static str, words: &[u32]) -> Option<Result<u32, Error>> {
+    RECORDING.with_borrow_mut(|recording| {
+        let place = recording.as_mut()?.list(words);
+        Some(place.ok_or_else(|| Error::Shape {
+            op,
+            operand: "lists",
+            expected: format!("at most {LIST_WORDS_MAX} words in a step"),
+            found: format!("{} more", words.len()),
+        }))
+    })
+}
+
+/// Records a launch; false outside of steps.
+pub(super) fn record(
+    op: &'static str,
+    kernel: &'static str,
+    grid: Grid,
+    arguments: &[Argument],
+) -> bool {
+    RECORDING.with_borrow_mut(|recording| {
+        let Some(recording) = recording.as_mut() else { return false };
+        let start = recording.arguments.len();
+        recording.arguments.extend_from_slice(arguments);
+        let arguments = start..recording.arguments.len();
+        recording.launches.push(Launch { op, kernel, grid, arguments });
+        true
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_lists_share_a_place_and_a_growing_one_keeps_its() {
+        let mut recording = Recording::default();
+        let tables: [Vec<u32>; 2] = [(0..70).collect(), vec![7; 3]];
+        assert_eq!(recording.list(&tables[0]), Some(0));
+        assert_eq!(recording.list(&tables[1]), Some(128));
+        assert_eq!(recording.list(&tables[0]), Some(0));
+        assert_eq!(recording.list(&[7; 4]), Some(192));
+        assert_eq!(recording.list(&[]), Some(256));
+        assert_eq!(recording.lists[128..131], [7; 3]);
+        recording.clear();
+        assert_eq!(recording.list(&(0..100).collect::<Vec<_>>()), Some(0));
+        assert_eq!(recording.list(&[7; 9]), Some(128));
+    }
+
+    #[test]
+    fn lists_without_room_are_refused() {
+        let mut recording = Recording::default();
+        assert_eq!(recording.list(&vec![1; LIST_WORDS_MAX]), Some(0));
+        assert_eq!(recording.list(&[2]), None);
+    }
+
+    #[test]
+    fn outside_of_a_step_nothing_is_recorded() {
+        assert!(list("op", &[1]).is_none());
+        assert!(!record("op", "kernel", Grid::row(1, 32), &[]));
+    }
+
+    #[cfg(feature = "emulate")]
+    mod emulated {
+        use candle_core::Tensor;
+
+        use super::*;
+        use crate::gpu::{Language, emulate};
+        use crate::rms_norm;
+
+        fn vector(values: [f32; 2]) -> Tensor {
+            Tensor::new(&[values], &Device::Cpu).unwrap()
+        }
+
+        #[test]
+        fn a_step_runs_when_its_body_has_returned_and_not_if_it_failed() {
+            let (x, weight) = (vector([3.0, 4.0]), Tensor::new(&[1_f32, 1.0], &Device::Cpu));
+            let (out, weight) = (vector([9.0, 9.0]), weight.unwrap());
+            let values = || out.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for language in [Language::Cuda, Language::Metal] {
+                emulate(language, || {
+                    let failed: Result<(), Error> = step(&Device::Cpu, || {
+                        rms_norm(&out, &x, &weight, 0.0, 1)?;
+                        rms_norm(&out, &out, &weight, 0.0, 1)
+                    });
+                    assert!(matches!(failed, Err(Error::Aliased { .. })));
+                    assert_eq!(values(), [9.0, 9.0]);
+                    step(&Device::Cpu, || {
+                        rms_norm(&out, &x, &weight, 0.0, 1)?;
+                        assert_eq!(values(), [9.0, 9.0]);
+                        Ok::<(), Error>(())
+                    })
+                    .unwrap();
+                    assert!((values()[0] - 0.848_528).abs() < 1e-5);
+                    crate::write_rows(&out, &[9.0, 9.0]).unwrap();
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Whole models on the kernels of GPUs, emulated: the golden answers of `golden_models.rs`, for an
+//! unquantized and a quantized checkpoint of each architecture. Operators have `parity.rs` of the
+//! kernels; here is what lies between them.
+
+#![cfg(feature = "emulate")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "how far a bound is from what was measured")]
+
+#[path = "support/fixtures.rs"]
+mod fixtures;
+#[path = "support/gguf.rs"]
+mod gguf;
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "support/stepping.rs"]
+mod stepping;
+
+use sconce_kernels::gpu::{Language, emulate};
+use sconce_models::{LoadOptions, Precision};
+
+use stepping::{load, options};
+
+/// Largest difference of a log-probability from that of the reference, both in f32: sums are in other
+/// orders than on the CPU, and in longer chains.
+const LOGPROB_BOUND: f64 = 1e-3;
+/// Tokens of a step: emulated threads are slow, and their number grows with this.
+const STEP_TOKENS_MAX: usize = 512;
+
+/// Steps the first prompt of a fixture beside its golden answer, in both languages.
+fn compare(name: &str) {
+    let all = fixtures::all();
+    let fixture = all.iter().find(|fixture| fixture.name == name).unwrap();
+    let prompt = &fixture.golden["prompts"][0];
+    let options =
+        LoadOptions { step_tokens_max: STEP_TOKENS_MAX, ..options(Precision::Exact) };
+    for language in [Language::Cuda, Language::Metal] {
+        let worst = emulate(language, || {
+            let mut model = load(fixture.path.to_str().unwrap(), &options);
+            golden::follow(model.as_mut(), prompt, &format!("{name}, {language:?}"))
+        });
+        eprintln!("{name}, {language:?}: logprobs within {worst:.1e} of {LOGPROB_BOUND:.0e}");
+        assert!(worst <= LOGPROB_BOUND, "{name}, {language:?}: logprobs differ by {worst}");
+    }
+}
+
+macro_rules! emulated {
+    ($($test:ident: $($fixture:literal),+;)*) => {
+        $(#[test]
+        fn $test() {
+            $(compare($fixture);)+
+        })*
+    };
+}
+
+emulated! {
+    llama_answers_as_on_the_cpu: "llama_f32", "gguf_llama_q4_0.gguf";
+    qwen3_answers_as_on_the_cpu: "gguf_qwen3_f32.gguf", "gguf_qwen3_k_quants.gguf";
+    qwen3_moe_answers_as_on_the_cpu: "gguf_qwen3moe_f32.gguf", "gguf_qwen3moe_mxfp4.gguf";
+    gemma3_answers_as_on_the_cpu: "gemma3_f32", "gemma3_mlx_4bit";
+    glm4_moe_lite_answers_as_on_the_cpu: "gguf_deepseek2_f32.gguf", "gguf_deepseek2_q4_1.gguf";
+    qwen3_next_answers_as_on_the_cpu: "qwen3_next_f32", "qwen3_next_mlx_4bit";
+    qwen3_5_answers_as_on_the_cpu: "gguf_qwen35_f32.gguf", "gguf_qwen35_bf16.gguf";
+    qwen3_5_moe_answers_as_on_the_cpu: "gguf_qwen35moe_f32.gguf", "gguf_qwen35moe_iq4_nl.gguf";
+}
