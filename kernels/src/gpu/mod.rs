@@ -9,7 +9,7 @@ mod step;
 
 use candle_core::{Device, Tensor};
 
-pub(crate) use self::call::{Call, Grid, threads_for};
+pub(crate) use self::call::{Call, Grid, WARP, threads_for};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
 pub use self::step::step;

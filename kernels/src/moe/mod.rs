@@ -6,13 +6,15 @@
 
 mod cpu;
 mod gather;
+mod gpu;
+mod lists;
 pub mod reference;
 mod routing;
 mod select;
 
 use candle_core::Tensor;
 
-pub use self::routing::{RouterOptions, Routing, Scoring};
+pub use self::routing::{Choices, RouterOptions, Routing, Scoring};
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
@@ -103,7 +105,7 @@ fn with_outputs(
 ) -> Result<()> {
     let Some((ExpertProduct { out, experts }, rest)) = rest.split_first() else {
         if let Some(last) = locked {
-            cpu::expert_matmuls(x, routing, last);
+            cpu::expert_matmuls(x, routing.on_host("expert_matmul")?, last);
         }
         return Ok(());
     };
@@ -127,10 +129,14 @@ pub fn combine_experts(out: &Tensor, y: &Tensor, routing: &Routing) -> Result<()
     let (_, dim) = rows_of(OP, "out", out, rows)?;
     check_dim(OP, "y", rows_of(OP, "y", y, pairs)?.1, dim)?;
     distinct(OP, out, &[("y", y)])?;
+    if let Some((gpu, lists)) = routing.on_gpu(OP, out)? {
+        return gpu::combine(gpu, out, y, lists, (rows, routing.choices_of_row()));
+    }
+    let lists = routing.on_host(OP)?;
     let y = View::new(OP, "y", y)?;
     let y = &y.slice()?[..pairs * dim];
     write(OP, out, |out| {
-        cpu::combine(&mut out[..rows * dim], y, routing);
+        cpu::combine(&mut out[..rows * dim], y, lists);
         Ok(())
     })
 }

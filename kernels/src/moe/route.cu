@@ -26,18 +26,18 @@ struct Router {
 
 // The larger key is chosen first. What is not a number has the largest, zeros have one, and 0 is
 // that of no number: of an expert that cannot be chosen, or no more.
-__device__ __forceinline__ unsigned key_of(float value) {
+__device__ __forceinline__ unsigned route_key_of(float value) {
   const unsigned bits = __float_as_uint(value), magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return 0xffffffffu;
   if (magnitude == 0) return 0x80000000u;
   return magnitude == bits ? bits | 0x80000000u : ~bits;
 }
 
-__device__ __forceinline__ float value_of(unsigned key) {
+__device__ __forceinline__ float route_value_of(unsigned key) {
   return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
 }
 
-__device__ __forceinline__ float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float route_logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // A key and the first expert that has it.
 struct Best {
@@ -45,7 +45,7 @@ struct Best {
 };
 
 // The best of the experts of this lane: lane, lane + 32 and so on.
-__device__ __forceinline__ Best best_of(const unsigned* keys, unsigned experts) {
+__device__ __forceinline__ Best route_best_of(const unsigned* keys, unsigned experts) {
   Best best = {0, 0};
   for (unsigned expert = threadIdx.x % WARP; expert < experts; expert += WARP)
     if (keys[expert] > best.key) best = {keys[expert], expert};
@@ -53,7 +53,7 @@ __device__ __forceinline__ Best best_of(const unsigned* keys, unsigned experts) 
 }
 
 // Takes the keys of experts outside of the best groups; `sums` has room for a key of each group.
-__device__ void keep_groups(const Router& router, unsigned* keys, unsigned* sums) {
+__device__ void route_keep_groups(const Router& router, unsigned* keys, unsigned* sums) {
   const unsigned lane = threadIdx.x % WARP, size = router.experts / router.groups;
   for (unsigned group = lane; group < router.groups; group += WARP) {
     unsigned first = 0, second = 0;
@@ -65,7 +65,7 @@ __device__ void keep_groups(const Router& router, unsigned* keys, unsigned* sums
       second = max(second, min(first, key));
       first = max(first, key);
     }
-    sums[group] = key_of(size > 1 ? value_of(first) + value_of(second) : value_of(first));
+    sums[group] = route_key_of(size > 1 ? route_value_of(first) + route_value_of(second) : route_value_of(first));
   }
   __syncwarp();
   for (unsigned expert = lane; expert < router.experts; expert += WARP) {
@@ -80,7 +80,7 @@ __device__ void keep_groups(const Router& router, unsigned* keys, unsigned* sums
 
 // Chooses for one row, of which bit `bit` stands in `mask`. `keys` has a word for each expert and
 // group; `ids` and `weights` are those of the row.
-__device__ void choose_row(const Router& router, const float* logits, const float* correction,
+__device__ void route_row(const Router& router, const float* logits, const float* correction,
                            unsigned* keys, unsigned* mask, unsigned bit, unsigned* ids,
                            float* weights) {
   const unsigned lane = threadIdx.x % WARP;
@@ -88,31 +88,31 @@ __device__ void choose_row(const Router& router, const float* logits, const floa
   for (unsigned expert = lane; expert < router.experts; expert += WARP) {
     const float logit = logits[expert];
     largest = fmaxf(largest, logit);
-    keys[expert] = key_of(router.sigmoid ? logistic(logit) + correction[expert] : logit);
+    keys[expert] = route_key_of(router.sigmoid ? route_logistic(logit) + correction[expert] : logit);
   }
   __syncwarp();
   if (router.sigmoid) {
-    if (router.groups > 1) keep_groups(router, keys, keys + router.experts);
+    if (router.groups > 1) route_keep_groups(router, keys, keys + router.experts);
   } else {
     largest = warp_max(largest);
     for (unsigned expert = lane; expert < router.experts; expert += WARP)
-      sum += expf(value_of(keys[expert]) - largest);
+      sum += expf(route_value_of(keys[expert]) - largest);
     sum = warp_sum(sum);
   }
-  Best best = best_of(keys, router.experts);
+  Best best = route_best_of(keys, router.experts);
   float total = 0.0f;
   for (unsigned choice = 0; choice < router.choices; ++choice) {
     const unsigned key = __reduce_max_sync(ALL_LANES, best.key);
     const unsigned expert = __reduce_min_sync(ALL_LANES, best.key == key ? best.expert : ~0u);
     if (best.key == key && best.expert == expert) {
       const float weight =
-          router.sigmoid ? logistic(logits[expert]) : expf(value_of(key) - largest) / sum;
+          router.sigmoid ? route_logistic(logits[expert]) : expf(route_value_of(key) - largest) / sum;
       ids[choice] = expert;
       weights[choice] = weight;
       total += weight;
       atomicOr(&mask[expert], bit);
       keys[expert] = 0;
-      best = best_of(keys, router.experts);
+      best = route_best_of(keys, router.experts);
     }
     __syncwarp();
   }
@@ -123,7 +123,7 @@ __device__ void choose_row(const Router& router, const float* logits, const floa
 
 // Chooses for the rows of tile `blockIdx.x`. Dynamic shared memory: a word for each expert, and for
 // each warp one for each expert and group.
-__device__ __forceinline__ void choose(unsigned* ids, float* weights, unsigned* masks,
+__device__ __forceinline__ void route_choose_tile(unsigned* ids, float* weights, unsigned* masks,
                                        const float* logits, const float* correction, unsigned rows,
                                        const Router& router) {
   unsigned* mask = dynamic_shared<unsigned>();
@@ -135,7 +135,7 @@ __device__ __forceinline__ void choose(unsigned* ids, float* weights, unsigned* 
   for (unsigned i = warp; i < TILE_ROWS; i += warps) {
     const size_t row = static_cast<size_t>(blockIdx.x) * TILE_ROWS + i;
     if (row >= rows) break;
-    choose_row(router, logits + row * router.experts, correction, keys, mask, 1u << i,
+    route_row(router, logits + row * router.experts, correction, keys, mask, 1u << i,
                ids + row * router.choices, weights + row * router.choices);
     __syncwarp();
   }
@@ -151,7 +151,7 @@ struct Counts {
 };
 
 // The counts of the threads before this one, and of all of them; `partial` has one for each warp.
-__device__ __forceinline__ Counts counts_before(Counts mine, Counts* partial, Counts& all) {
+__device__ __forceinline__ Counts route_counts_before(Counts mine, Counts* partial, Counts& all) {
   const unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
   Counts sum = mine;
 #pragma unroll
@@ -185,7 +185,7 @@ struct Sort {
 };
 
 // Lists the blocks of an expert's pairs.
-__device__ __forceinline__ void list_blocks(const Sort& sort, unsigned expert, unsigned block,
+__device__ __forceinline__ void route_list_blocks(const Sort& sort, unsigned expert, unsigned block,
                                             unsigned first, unsigned count) {
   for (; count > 0; ++block) {
     const unsigned len = min(count, sort.block_pairs);
@@ -197,7 +197,7 @@ __device__ __forceinline__ void list_blocks(const Sort& sort, unsigned expert, u
 
 // Places the pairs of the rows of tile `blockIdx.x`; the first block lists all blocks of pairs.
 // Dynamic shared memory: a word for each expert.
-__device__ __forceinline__ void place(const Sort& sort, Counts* partial) {
+__device__ __forceinline__ void route_place(const Sort& sort, Counts* partial) {
   unsigned* next = dynamic_shared<unsigned>();
   const unsigned tile = blockIdx.x, tiles = gridDim.x, experts = sort.experts;
   Counts first = {0, 0};
@@ -211,10 +211,10 @@ __device__ __forceinline__ void place(const Sort& sort, Counts* partial) {
     }
     Counts all;
     const unsigned blocks = (count + sort.block_pairs - 1) / sort.block_pairs;
-    const Counts before = counts_before({count, blocks}, partial, all);
+    const Counts before = route_counts_before({count, blocks}, partial, all);
     const unsigned pair = first.pairs + before.pairs;
     if (expert < experts) next[expert] = pair + earlier;
-    if (tile == 0) list_blocks(sort, expert, first.blocks + before.blocks, pair, count);
+    if (tile == 0) route_list_blocks(sort, expert, first.blocks + before.blocks, pair, count);
     first = {first.pairs + all.pairs, first.blocks + all.blocks};
   }
   if (tile == 0)
@@ -239,7 +239,7 @@ extern "C" __global__ void __launch_bounds__(THREADS_MAX)
                  unsigned renormalize, float scale) {
   const Router router = {experts,      choices,          groups, groups_per_token,
                          sigmoid != 0, renormalize != 0, scale};
-  choose(ids, weights, masks, logits, correction, rows, router);
+  route_choose_tile(ids, weights, masks, logits, correction, rows, router);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS_MAX)
@@ -249,7 +249,7 @@ extern "C" __global__ void __launch_bounds__(THREADS_MAX)
   __shared__ Counts partial[THREADS_MAX / WARP];
   const Sort sort = {ids,   masks,     rows,   experts,    choices,
                      pairs, pair_rows, blocks, blocks_max, block_pairs};
-  place(sort, partial);
+  route_place(sort, partial);
 }
 
 // One block; what it chose it sorts.
@@ -262,9 +262,9 @@ extern "C" __global__ void __launch_bounds__(THREADS_MAX)
   __shared__ Counts partial[THREADS_MAX / WARP];
   const Router router = {experts,      choices,          groups, groups_per_token,
                          sigmoid != 0, renormalize != 0, scale};
-  choose(ids, weights, masks, logits, correction, rows, router);
+  route_choose_tile(ids, weights, masks, logits, correction, rows, router);
   __syncthreads();
   const Sort sort = {ids,   masks,     rows,   experts,    choices,
                      pairs, pair_rows, blocks, blocks_max, block_pairs};
-  place(sort, partial);
+  route_place(sort, partial);
 }

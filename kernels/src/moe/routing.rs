@@ -93,7 +93,7 @@ impl Routing {
         choices_max: usize,
         device: &Device,
     ) -> Result<Self> {
-        let lists = match Gpu::on(device) {
+        let lists = match Gpu::of_device(device) {
             Some(_) => Lists::Gpu(GpuLists::new(rows_max, experts, choices_max, device)?),
             None if device.is_cpu() => Lists::Host(HostLists::new(experts, rows_max * choices_max)),
             None => return Err(Error::Unsupported { op: "route", device: device.location() }),

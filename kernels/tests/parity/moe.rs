@@ -11,8 +11,11 @@ use sconce_kernels::{
 };
 
 use crate::coded::{self, Coded};
-use crate::common::{Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, TOLERANCE, activations, formats};
+
+/// Of sums of weighted results on GPUs, which may round a product and a sum at once.
+const COMBINE_TOLERANCE: f32 = 3e-7;
 
 const KINDS: [ActivationType; 3] =
     [ActivationType::F32, ActivationType::Int8, ActivationType::Int16];
@@ -56,7 +59,7 @@ fn options(experts_per_token: usize) -> RouterOptions {
 fn route(seeds: &[u64], experts: usize, choices: usize) -> Routing {
     let logits: Vec<f32> =
         seeds.iter().flat_map(|seed| Random::new(seed + 77).numbers(experts)).collect();
-    let mut routing = Routing::new(seeds.len(), experts, choices);
+    let mut routing = Routing::new(seeds.len(), experts, choices, &Device::Cpu).unwrap();
     routing.route(&tensor(&logits, experts), None, &options(choices), seeds.len()).unwrap();
     routing
 }
@@ -112,9 +115,10 @@ fn expert_matmul_matches_its_reference() {
         let pairs = routing.pairs();
         let (mut expected, mut magnitudes) =
             (vec![0.0; pairs * outputs], vec![0.0; pairs * outputs]);
+        let chosen = routing.choices().unwrap();
         for (row, x) in x.chunks(cols).enumerate() {
             let absolute: Vec<f32> = x.iter().map(|x| x.abs()).collect();
-            for (id, pair) in routing.choices(row).0.iter().zip(routing.pairs_of(row)) {
+            for (id, pair) in chosen.of(row).0.iter().zip(chosen.pairs_of(row)) {
                 let weight = unpacked(&stack[*id as usize]);
                 let at = *pair as usize * outputs..(*pair as usize + 1) * outputs;
                 expected[at.clone()].copy_from_slice(&reference::expert(x, &weight));
@@ -139,13 +143,14 @@ fn a_pair_has_the_bits_of_its_row_times_its_expert_alone() {
         let stack = mixed(experts, outputs, cols);
         let seeds: Vec<u64> = (0..count).collect();
         let (x, routing) = (rows(&seeds, cols), route(&seeds, experts, choices));
+        let chosen = routing.choices().unwrap();
         for (kind, isa) in KINDS.into_iter().flat_map(|k| Isa::available().map(move |i| (k, i))) {
             let case = format!("{isa} {kind:?} {experts} experts, {choices} of {count} rows");
             let found = isa.with(|| run(&x, &stack, &routing, PairInput::Rows, kind));
             assert!(found[routing.pairs() * outputs..].iter().all(|v| v.is_nan()), "{case}");
             let mut by_pair = vec![0.0; routing.pairs() * cols];
             for (row, x) in x.chunks(cols).enumerate() {
-                for (id, pair) in routing.choices(row).0.iter().zip(routing.pairs_of(row)) {
+                for (id, pair) in chosen.of(row).0.iter().zip(chosen.pairs_of(row)) {
                     let pair = *pair as usize;
                     by_pair[pair * cols..][..cols].copy_from_slice(x);
                     let alone = isa.with(|| alone(x, &stack[*id as usize], kind));
@@ -222,29 +227,40 @@ fn a_row_keeps_its_bits_among_other_rows_in_any_order_on_any_number_of_threads()
 
 #[test]
 fn combining_adds_the_weighted_results_in_the_order_of_choice() {
-    for (experts, choices, count, dim) in
-        [(4, 2, 3, 33), (8, 8, 40, 64), (128, 6, 300, 16), (1, 1, 1, 5), (4, 2, 0, 8)]
-    {
-        let seeds: Vec<u64> = (0..count).collect();
-        let routing = route(&seeds, experts, choices);
-        let mut random = Random::new(dim as u64);
-        let y = random.numbers((routing.pairs() + 1) * dim);
-        let before = random.numbers(count as usize * dim);
-        let mut expected = before.clone();
-        for (row, out) in expected.chunks_mut(dim).enumerate() {
-            let (_, weights) = routing.choices(row);
-            let pair = |pair: &u32| &y[*pair as usize * dim..][..dim];
-            let pairs: Vec<_> =
-                routing.pairs_of(row).iter().map(pair).zip(weights.iter().copied()).collect();
-            reference::combine(out, &pairs);
-        }
-        for isa in Isa::available() {
+    for backend in Backend::all() {
+        for (experts, choices, count, dim) in
+            [(4, 2, 3, 33), (8, 8, 40, 64), (128, 6, 300, 16), (1, 1, 1, 5), (4, 2, 0, 8)]
+        {
+            let seeds: Vec<u64> = (0..count).collect();
+            let routing = backend.with(|| route(&seeds, experts, choices));
+            let chosen = routing.choices().unwrap();
+            let mut random = Random::new(dim as u64);
+            let y = random.numbers((routing.pairs() + 1) * dim);
+            let before = random.numbers(count as usize * dim);
+            let (mut expected, mut magnitudes) = (before.clone(), vec![0.0; before.len()]);
+            for (row, out) in expected.chunks_mut(dim).enumerate() {
+                let (_, weights) = chosen.of(row);
+                let pair = |pair: &u32| &y[*pair as usize * dim..][..dim];
+                let pairs: Vec<_> =
+                    chosen.pairs_of(row).iter().map(pair).zip(weights.iter().copied()).collect();
+                // All numbers are below 1, and weights add up to it.
+                magnitudes[row * dim..][..dim].fill(2.0);
+                reference::combine(out, &pairs);
+            }
             let out = poisoned(count as usize + 1, dim);
-            sconce_kernels::write_rows(&out, &before).unwrap();
-            isa.with(|| combine_experts(&out, &tensor(&y, dim), &routing)).unwrap();
+            backend.with(|| {
+                sconce_kernels::write_rows(&out, &before).unwrap();
+                combine_experts(&out, &tensor(&y, dim), &routing).unwrap();
+            });
             let found = values(&out);
-            assert_eq!(bits(&found[..expected.len()]), bits(&expected), "{isa} {experts} experts");
-            assert!(found[expected.len()..].iter().all(|value| value.is_nan()), "{isa}");
+            let case = format!("{backend} {experts} experts");
+            match backend.is_gpu() {
+                true => compare(&case, &found, &expected, &magnitudes, COMBINE_TOLERANCE),
+                false => {
+                    assert_eq!(bits(&found[..expected.len()]), bits(&expected), "{case}");
+                    assert!(found[expected.len()..].iter().all(|value| value.is_nan()), "{case}");
+                }
+            }
         }
     }
 }

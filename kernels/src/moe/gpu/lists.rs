@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Device, DeviceLocation, Tensor};
 
+use super::super::BLOCK_PAIRS;
 use super::super::lists::blocks_max;
 use super::super::routing::{RouterOptions, Scoring};
-use super::super::BLOCK_PAIRS;
 use crate::error::{Error, Result};
 use crate::gpu::{Call, Gpu, Grid, WARP};
 
@@ -126,18 +126,18 @@ impl GpuLists {
         rows: usize,
     ) -> Result<()> {
         let (tiles, warps) = (rows.div_ceil(TILE_ROWS), self.warps(options.groups)?);
-        if tiles == 1 {
-            let warps = warps.min(rows);
-            let mut call = Call::new(OP, gpu);
-            self.choosing(&mut call, inputs, options, rows)?;
-            self.sorting(&mut call, options, rows)?;
-            // SAFETY: the parameters of the kernel; there is room for `rows` rows in all lists.
-            return unsafe { call.launch("route_few", self.grid(1, warps, options)) };
-        }
         let mut call = Call::new(OP, gpu);
         self.choosing(&mut call, inputs, options, rows)?;
+        if tiles == 1 {
+            self.sorting(&mut call, options, rows)?;
+            let grid = self.grid(1, warps.min(rows), options);
+            // SAFETY: the parameters of the kernel; there is room for `rows` rows in all lists.
+            return unsafe { call.launch("route_few", grid) };
+        }
         // SAFETY: as above.
         unsafe { call.launch("route_choose", self.grid(tiles, warps, options)) }?;
+        // It holds the lists that the sort reads.
+        drop(call);
         let mut call = Call::new(OP, gpu);
         call.read::<u32>("ids", &self.ids)?.read::<u32>("masks", &self.masks)?;
         call.size("rows", rows)?.size("experts", self.experts)?;
