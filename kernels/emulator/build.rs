@@ -89,11 +89,19 @@ fn files(sources: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
         if !folder.is_dir() || folder.ends_with("gpu") {
             continue;
         }
-        for file in fs::read_dir(folder)? {
-            let file = file?.path();
-            if file.extension().is_some_and(|found| found == extension) {
-                files.push(file);
-            }
+        files.extend(of_extension(&folder, extension)?);
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Files of a folder with an extension, in the order of their names.
+fn of_extension(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for file in fs::read_dir(folder)? {
+        let file = file?.path();
+        if file.extension().is_some_and(|found| found == extension) {
+            files.push(file);
         }
     }
     files.sort();
@@ -113,8 +121,9 @@ fn expand(
     file: &Path,
 ) -> io::Result<String> {
     let mut text = format!("#include \"{}\"\n", here.join(language.header()).display());
-    let common = sources.join(language.common());
-    writeln!(text, "#include \"{}\"", common.display()).map_err(io::Error::other)?;
+    for shared in of_extension(&sources.join("gpu"), language.shared())? {
+        writeln!(text, "#include \"{}\"", shared.display()).map_err(io::Error::other)?;
+    }
     writeln!(text, "#include \"{}\"", file.display()).map_err(io::Error::other)?;
     let unit = out.join(format!("{}_{}_unit.cpp", language.extension(), stem(file)));
     fs::write(&unit, text)?;

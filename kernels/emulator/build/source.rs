@@ -28,11 +28,12 @@ impl Language {
         }
     }
 
-    /// What the sources of a language share, in `kernels/src`.
-    pub(crate) fn common(self) -> &'static str {
+    /// Extension of the files in `kernels/src/gpu` that go before each source, in the order of their
+    /// names. CUDA sources include what they share; in Metal there is no folder to include from.
+    pub(crate) fn shared(self) -> &'static str {
         match self {
-            Self::Cuda => "gpu/cuda.cuh",
-            Self::Metal => "gpu/common.metal",
+            Self::Cuda => "cuh",
+            Self::Metal => "metal",
         }
     }
 

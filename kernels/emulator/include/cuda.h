@@ -66,6 +66,13 @@ inline __half2 __floats2half2_rn(float x, float y) { return {x, y}; }
 inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {x, y}; }
 inline float2 __half22float2(__half2 value) { return {value.x, value.y}; }
 inline float2 __bfloat1622float2(__nv_bfloat162 value) { return {value.x, value.y}; }
+inline __nv_bfloat162 __float2bfloat162_rn(float value) { return {value, value}; }
+inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return {float(a.x) - float(b.x), float(a.y) - float(b.y)};
+}
+inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return {float(a.x) * float(b.x), float(a.y) * float(b.y)};
+}
 inline __half __ushort_as_half(unsigned short bits) { return emulator::bit_cast<__half>(bits); }
 
 // Bits.
@@ -73,6 +80,17 @@ inline float __uint_as_float(unsigned bits) { return emulator::bit_cast<float>(b
 inline unsigned __float_as_uint(float value) { return emulator::bit_cast<unsigned>(value); }
 inline float __int_as_float(int bits) { return emulator::bit_cast<float>(bits); }
 inline int __float_as_int(float value) { return emulator::bit_cast<int>(value); }
+// Four bytes of `b` above those of `a`, each chosen by three bits of a nibble of `selector`.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const std::uint64_t both = std::uint64_t(b) << 32 | a;
+  unsigned bytes = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned chosen = selector >> 4 * i & 0xf;
+    if (chosen > 7) sconce_fail("__byte_perm takes three bits for a byte");
+    bytes |= unsigned(both >> 8 * chosen & 0xff) << 8 * i;
+  }
+  return bytes;
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use crate::access::{check_dim, rows_of, write};
 use crate::error::Result;
 use crate::gather_rows::check_indices;
+use crate::gpu::Gpu;
 use crate::matmul::Matrix;
 
 /// `out[i] = table[ids[i]]`, dequantized; `out` is `[at least ids.len(), dim]`, `table` is
@@ -21,8 +22,6 @@ pub fn embedding(out: &Tensor, table: &Matrix, ids: &[u32]) -> Result<()> {
     let (_, dim) = rows_of(OP, "out", out, ids.len())?;
     check_dim(OP, "table", table.cols(), dim)?;
     check_indices(OP, "ids", ids, table.rows())?;
-    write(OP, out, |out| {
-        cpu::embedding(out, table, ids);
-        Ok(())
-    })
+    table.check_place(OP, "table", Gpu::of(out))?;
+    write(OP, out, |out| cpu::embedding(out, table, ids))
 }

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::matmul::Matrix;
 
 /// `out[r, h, o] = sum over i of x[r, h, i] * weights[h][o, i]` for the leading `rows`, in f32.
@@ -32,6 +33,8 @@ pub fn head_matmul(out: &Tensor, x: &Tensor, weights: &[Matrix], rows: usize) ->
     let (_, width) = rows_of(OP, "x", x, rows)?;
     check_dim(OP, "x", width, weights.len() * inputs)?;
     distinct(OP, out, &[("x", x)])?;
+    let gpu = Gpu::of(out);
+    weights.iter().try_for_each(|weight| weight.check_place(OP, "weights", gpu))?;
     let x = View::new(OP, "x", x)?;
     let x = &x.slice()?[..rows * width];
     write(OP, out, |out| {

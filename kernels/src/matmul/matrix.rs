@@ -1,16 +1,18 @@
-//! A weight as it lies in memory: panels of 16 output rows, in the order in which the kernels read
-//! them. How it gets there is `pack.rs`.
+//! A weight as it lies in memory. On the CPU: panels of 16 output rows, in the order in which the
+//! kernels read them; how it gets there is `pack.rs`. On a GPU: `device.rs`.
 
 use candle_core::{Device, DeviceLocation};
 use half::{bf16, f16};
 
 use super::codes::{self, Integers};
+use super::device::{self, DeviceWeight, Stack};
 use super::format::{
     AffineFormat, AffineRows, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat, ScaleType,
 };
 use super::layout::{self, GroupLayout};
-use super::pack;
+use super::{device_pack, pack};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 
 /// Output rows that lie side by side, one to a lane of a vector. The last panel is filled up with
 /// zeros.
@@ -29,6 +31,7 @@ pub(crate) enum Packed {
     Dense(DensePanels),
     Affine(AffineFormat, GroupPanels),
     Coded(CodedFormat, GroupPanels),
+    Device(DeviceWeight),
 }
 
 /// Dense panels: for each column the 16 elements of the panel's rows.
@@ -70,8 +73,10 @@ impl Matrix {
     /// A format outside of what [`AffineFormat`] allows, columns that are no multiple of the group,
     /// a size that overflows, a device without an implementation.
     pub fn pack_affine(source: &dyn AffineRows, device: &Device) -> Result<Self> {
-        on_cpu(device)?;
-        let packed = Packed::Affine(source.format(), pack::affine(source)?);
+        let packed = match target(device)? {
+            Some(_) => Packed::Device(device_pack::affine(source, device)?),
+            None => Packed::Affine(source.format(), pack::affine(source)?),
+        };
         Ok(Self { rows: source.rows(), cols: source.cols(), packed })
     }
 
@@ -80,8 +85,10 @@ impl Matrix {
     /// # Errors
     /// As for [`pack_affine`](Self::pack_affine).
     pub fn pack_coded(source: &dyn CodedRows, device: &Device) -> Result<Self> {
-        on_cpu(device)?;
-        let packed = Packed::Coded(source.format(), pack::coded(source)?);
+        let packed = match target(device)? {
+            Some(_) => Packed::Device(device_pack::coded(source, device)?),
+            None => Packed::Coded(source.format(), pack::coded(source)?),
+        };
         Ok(Self { rows: source.rows(), cols: source.cols(), packed })
     }
 
@@ -90,9 +97,80 @@ impl Matrix {
     /// # Errors
     /// A size that overflows, a device without an implementation.
     pub fn pack_dense(source: &dyn DenseRows, device: &Device) -> Result<Self> {
-        on_cpu(device)?;
-        let packed = Packed::Dense(pack::dense(source)?);
+        let packed = match target(device)? {
+            Some(_) => Packed::Device(device_pack::dense(source, device)?),
+            None => Packed::Dense(pack::dense(source)?),
+        };
         Ok(Self { rows: source.rows(), cols: source.cols(), packed })
+    }
+
+    /// Weights of one shape as a stack, as the experts of a layer: on a GPU they are moved side by
+    /// side into one allocation, where kernels find each by its index; a stack's bytes are held twice
+    /// at most meanwhile. On the CPU each stays where it is.
+    ///
+    /// # Errors
+    /// On a GPU: weights that differ in shape or format, or are not all there.
+    pub fn stack(matrices: Vec<Self>) -> Result<Vec<Self>> {
+        let on_device = |matrix: &Self| matches!(matrix.packed, Packed::Device(_));
+        if !matrices.iter().any(on_device) {
+            return Ok(matrices);
+        }
+        let (rows, cols) = (matrices[0].rows, matrices[0].cols);
+        let mut weights = Vec::with_capacity(matrices.len());
+        for matrix in matrices {
+            match matrix.packed {
+                Packed::Device(weight) if (matrix.rows, matrix.cols) == (rows, cols) => {
+                    weights.push(weight);
+                }
+                _ => {
+                    let what = "the weights of a stack differ in shape, or in where they lie";
+                    return Err(Error::Format { what: what.to_owned() });
+                }
+            }
+        }
+        let stacked = DeviceWeight::stack(weights, rows)?;
+        Ok(stacked.into_iter().map(|it| Self { rows, cols, packed: Packed::Device(it) }).collect())
+    }
+
+    /// Refuses a weight that was packed for another kind of device than `gpu`, none for the CPU.
+    pub(crate) fn check_place(
+        &self,
+        op: &'static str,
+        operand: &'static str,
+        gpu: Option<Gpu>,
+    ) -> Result<()> {
+        let place = |on_gpu| if on_gpu { "packed for a GPU" } else { "packed for the CPU" };
+        let on_gpu = self.on_device().is_some();
+        crate::access::check(op, operand, on_gpu == gpu.is_some(), || {
+            (place(!on_gpu).to_owned(), place(on_gpu).to_owned())
+        })
+    }
+
+    /// The weight as it lies on a GPU; none on the CPU.
+    pub(crate) fn on_device(&self) -> Option<&DeviceWeight> {
+        match &self.packed {
+            Packed::Device(weight) => Some(weight),
+            _ => None,
+        }
+    }
+
+    /// The first of `matrices` and the stack that just these are, in this order, from
+    /// [`stack`](Self::stack) (a matrix that was packed alone is a stack of one).
+    ///
+    /// # Errors
+    /// Matrices that are no stack of a GPU, named as an operand of `op`.
+    pub(crate) fn stack_of<'a>(
+        op: &'static str,
+        operand: &'static str,
+        matrices: &'a [Self],
+    ) -> Result<(&'a DeviceWeight, &'a Stack)> {
+        let stack = DeviceWeight::stack_of(matrices.iter().map(Self::on_device));
+        stack.ok_or_else(|| Error::Shape {
+            op,
+            operand,
+            expected: "weights made one by `Matrix::stack` on this device".to_owned(),
+            found: format!("{} others", matrices.len()),
+        })
     }
 
     /// Number of rows: the outputs of the linear layer.
@@ -111,6 +189,7 @@ impl Matrix {
             Packed::Dense(panels) => MatrixFormat::Dense(panels.dense_type),
             Packed::Affine(format, _) => MatrixFormat::Affine(*format),
             Packed::Coded(format, _) => MatrixFormat::Coded(*format),
+            Packed::Device(weight) => weight.format,
         }
     }
 
@@ -121,21 +200,38 @@ impl Matrix {
             Packed::Affine(_, panels) | Packed::Coded(_, panels) => {
                 panels.codes.len() + panels.scales.len()
             }
+            Packed::Device(weight) => return weight.bytes(self.rows),
         };
         lines * LINE
     }
 
-    /// Bytes that packing a weight of `rows` and `cols` takes, without packing it; [`u64::MAX`] if
-    /// they overflow.
+    /// Bytes that packing a weight of `rows` and `cols` takes on the CPU, without packing it;
+    /// [`u64::MAX`] if they overflow.
     pub fn bytes_for(format: MatrixFormat, rows: usize, cols: usize) -> u64 {
         layout::bytes_for(format, rows, cols)
+    }
+
+    /// The same for `device`.
+    ///
+    /// # Errors
+    /// A device without an implementation.
+    pub fn bytes_on(
+        format: MatrixFormat,
+        rows: usize,
+        cols: usize,
+        device: &Device,
+    ) -> Result<u64> {
+        Ok(match target(device)? {
+            Some(_) => device::bytes_for(format, rows, cols),
+            None => layout::bytes_for(format, rows, cols),
+        })
     }
 
     /// The weight as groups of integers, which can be multiplied with quantized activations; none
     /// where it is something else.
     pub(crate) fn integers(&self) -> Option<(&GroupPanels, Integers)> {
         match &self.packed {
-            Packed::Dense(_) => None,
+            Packed::Dense(_) | Packed::Device(_) => None,
             Packed::Affine(format, panels) => Some((panels, (*format).into())),
             Packed::Coded(format, panels) => {
                 Integers::of(format.code).map(|integers| (panels, integers))
@@ -156,12 +252,11 @@ impl Matrix {
         crate::access::check(OP, "out", out.len() == self.cols, || {
             (format!("[{}]", self.cols), format!("[{}]", out.len()))
         })?;
-        self.unpack_row(row, out);
-        Ok(())
+        self.unpack_row(row, out)
     }
 
     /// As [`dequantize_row`](Self::dequantize_row), for a row and a length that were checked.
-    pub(crate) fn unpack_row(&self, row: usize, out: &mut [f32]) {
+    pub(crate) fn unpack_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
         match &self.packed {
             Packed::Dense(panels) => panels.unpack_row(row, out),
             Packed::Affine(format, panels) => {
@@ -173,7 +268,9 @@ impl Matrix {
                 let value = |code, scale, _| scale * codes::decode(format.code, code);
                 panels.unpack_row(row, out, value);
             }
+            Packed::Device(weight) => return weight.unpack_row(row, out),
         }
+        Ok(())
     }
 }
 
@@ -182,12 +279,7 @@ impl DensePanels {
         let lane = row % PANEL;
         let bytes = bytes_of(&self.elements[row / PANEL * self.stride..][..self.stride]);
         for (col, value) in out.iter_mut().enumerate() {
-            let index = col * PANEL + lane;
-            *value = match self.dense_type {
-                DenseType::F32 => f32::from_le_bytes(element(bytes, index)),
-                DenseType::Bf16 => bf16::from_le_bytes(element(bytes, index)).to_f32(),
-                DenseType::F16 => f16::from_le_bytes(element(bytes, index)).to_f32(),
-            };
+            *value = dense_at(bytes, self.dense_type, col * PANEL + lane);
         }
     }
 }
@@ -211,15 +303,29 @@ impl GroupPanels {
     /// Scale and bias of a lane in a group of a panel whose scales are given; -0 as a bias that is
     /// not stored: adding it changes nothing, not even the sign of a zero.
     fn scale_and_bias(&self, scales: &[u8], group: usize, lane: usize) -> (f32, f32) {
-        let number = |index| match self.layout.scales {
-            ScaleType::F32 => f32::from_le_bytes(element(scales, index)),
-            ScaleType::F16 => f16::from_le_bytes(element(scales, index)).to_f32(),
-            ScaleType::Bf16 => bf16::from_le_bytes(element(scales, index)).to_f32(),
-            ScaleType::E8m0 => e8m0_to_f32(scales[index]),
-        };
+        let number = |index| number_at(scales, self.layout.scales, index);
         let start = group * self.layout.numbers();
         let bias = if self.layout.biased { number(start + PANEL + lane) } else { -0.0 };
         (number(start + lane), bias)
+    }
+}
+
+/// Element `index` of an array of plain numbers.
+pub(super) fn dense_at(bytes: &[u8], dense_type: DenseType, index: usize) -> f32 {
+    match dense_type {
+        DenseType::F32 => f32::from_le_bytes(element(bytes, index)),
+        DenseType::Bf16 => bf16::from_le_bytes(element(bytes, index)).to_f32(),
+        DenseType::F16 => f16::from_le_bytes(element(bytes, index)).to_f32(),
+    }
+}
+
+/// Number `index` of an array of scales and biases.
+pub(super) fn number_at(bytes: &[u8], scales: ScaleType, index: usize) -> f32 {
+    match scales {
+        ScaleType::F32 => f32::from_le_bytes(element(bytes, index)),
+        ScaleType::F16 => f16::from_le_bytes(element(bytes, index)).to_f32(),
+        ScaleType::Bf16 => bf16::from_le_bytes(element(bytes, index)).to_f32(),
+        ScaleType::E8m0 => e8m0_to_f32(bytes[index]),
     }
 }
 
@@ -262,9 +368,11 @@ pub(crate) fn bytes_of_mut(lines: &mut [Line]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines)) }
 }
 
-fn on_cpu(device: &Device) -> Result<()> {
-    match device.location() {
-        DeviceLocation::Cpu => Ok(()),
-        device => Err(Error::Unsupported { op: "matmul", device }),
+/// The GPU that weights for a device are packed for; none for the CPU.
+fn target(device: &Device) -> Result<Option<Gpu>> {
+    match (Gpu::of_device(device), device.location()) {
+        (None, DeviceLocation::Cpu) => Ok(None),
+        (Some(gpu), _) => Ok(Some(gpu)),
+        (None, device) => Err(Error::Unsupported { op: "matmul", device }),
     }
 }

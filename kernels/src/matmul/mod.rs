@@ -7,6 +7,9 @@
 mod activations;
 mod codes;
 mod cpu;
+mod device;
+mod device_format;
+mod device_pack;
 mod format;
 mod layout;
 mod matrix;
@@ -20,6 +23,8 @@ use candle_core::Tensor;
 pub use self::activations::{ActivationBuffer, ActivationType, Activations};
 pub(crate) use self::activations::{GROUP, Quantized};
 pub(crate) use self::cpu::{Task, exact_panels};
+pub(crate) use self::device::{DeviceWeight, Stack};
+pub(crate) use self::device_format::{Kind, format_word};
 pub use self::format::{
     AffineFormat, AffineRows, Code, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat,
     ScaleType,
@@ -30,6 +35,7 @@ pub(crate) use self::tile::Source;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::pool::Parts;
 
 /// What becomes of what was in the output.
@@ -48,8 +54,8 @@ pub enum Mode {
 /// quantized rows where `x` has them; every other combination computes in f32.
 ///
 /// # Errors
-/// Shapes that do not fit, an output that is not f32 and contiguous, a device without an
-/// implementation, activations in the same storage as `out`.
+/// Shapes that do not fit, an output that is not f32 and contiguous, a weight packed for another
+/// device, a device without an implementation, activations in the same storage as `out`.
 pub fn matmul(out: &Tensor, x: &Activations<'_>, weight: &Matrix, mode: Mode) -> Result<()> {
     matmuls(&[Product { out, weight }], x, mode)
 }
@@ -77,9 +83,11 @@ pub fn matmuls(products: &[Product<'_>], x: &Activations<'_>, mode: Mode) -> Res
         (format!("at most {PRODUCTS_MAX}"), products.len().to_string())
     })?;
     let (_, cols) = rows_of(OP, "x", x.tensor, x.rows)?;
+    let gpu = Gpu::of(x.tensor);
     for (index, Product { out, weight }) in products.iter().enumerate() {
         check_dim(OP, "out", rows_of(OP, "out", out, x.rows)?.1, weight.rows())?;
         check_dim(OP, "x", cols, weight.cols())?;
+        weight.check_place(OP, "weight", gpu)?;
         distinct(OP, out, &[("x", x.tensor)])?;
         products[..index]
             .iter()

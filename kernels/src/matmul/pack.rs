@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
-use super::format::{AffineRows, CodedRows, DenseRows, DenseType, ScaleType};
+use super::format::{AffineRows, CodedFormat, CodedRows, DenseRows, DenseType, ScaleType};
 use super::layout::{GroupLayout, dense_stride};
 use super::matrix::{DensePanels, GroupPanels, LINE, Line, Lines, PANEL, bytes_of_mut};
 use crate::error::{Error, Result};
@@ -15,7 +15,6 @@ use crate::pool::{Parts, Pool};
 /// Packs dense rows.
 pub(super) fn dense(source: &dyn DenseRows) -> Result<DensePanels> {
     let (rows, cols, dense_type) = (source.rows(), source.cols(), source.format());
-    let width = dense_type.width();
     let stride = dense_stride(dense_type, cols).ok_or_else(|| overflow(rows, cols))?;
     let mut elements = lines(rows, stride).ok_or_else(|| overflow(rows, cols))?;
     Pool::current(|pool| {
@@ -25,17 +24,7 @@ pub(super) fn dense(source: &dyn DenseRows) -> Result<DensePanels> {
             for lane in 0..PANEL.min(rows - panel * PANEL) {
                 source.read_row(panel * PANEL + lane, &mut values);
                 for (col, value) in values.iter().enumerate() {
-                    let start = (col * PANEL + lane) * width;
-                    let bytes = &mut target[start..start + width];
-                    match dense_type {
-                        DenseType::F32 => bytes.copy_from_slice(&value.to_le_bytes()),
-                        DenseType::Bf16 => {
-                            bytes.copy_from_slice(&bf16::from_f32(*value).to_le_bytes());
-                        }
-                        DenseType::F16 => {
-                            bytes.copy_from_slice(&f16::from_f32(*value).to_le_bytes());
-                        }
-                    }
+                    put_dense(target, dense_type, col * PANEL + lane, *value);
                 }
             }
         });
@@ -47,12 +36,8 @@ pub(super) fn dense(source: &dyn DenseRows) -> Result<DensePanels> {
 /// Packs affine rows.
 pub(super) fn affine(source: &dyn AffineRows) -> Result<GroupPanels> {
     let (cols, format) = (source.cols(), source.format());
-    if !(1..=8).contains(&format.bits) {
-        let what = format!("codes must have 1 to 8 bits, found {}", format.bits);
-        return Err(Error::Format { what });
-    }
+    let mask = check_bits(format.bits)?;
     let layout = GroupLayout::from(format);
-    let mask = (u16::MAX >> (16 - format.bits)) as u8;
     groups(layout, source.rows(), cols, |rows, codes, scales| {
         let groups = cols / layout.group_size;
         let mut row_codes = vec![0; cols];
@@ -69,8 +54,7 @@ pub(super) fn affine(source: &dyn AffineRows) -> Result<GroupPanels> {
     })
 }
 
-/// Packs coded rows. The scale of a group with a code that is not a number is made NaN, so that the
-/// kernels need not look for such codes.
+/// Packs coded rows.
 pub(super) fn coded(source: &dyn CodedRows) -> Result<GroupPanels> {
     let (cols, format) = (source.cols(), source.format());
     let layout = GroupLayout::from(format);
@@ -80,11 +64,7 @@ pub(super) fn coded(source: &dyn CodedRows) -> Result<GroupPanels> {
         let mut row_scales = vec![0.0; cols / layout.group_size];
         for (lane, row) in rows.enumerate() {
             source.read_row(row, &mut row_codes, &mut row_scales);
-            for (codes, scale) in row_codes.chunks(layout.group_size).zip(&mut row_scales) {
-                if codes.iter().any(|code| format.code.is_nan(*code)) {
-                    *scale = f32::NAN;
-                }
-            }
+            break_groups(format, &row_codes, &mut row_scales);
             place_codes(codes, &row_codes, lane, layout.nibbles, mask);
             place_scales(scales, &row_scales, lane, layout);
         }
@@ -140,22 +120,56 @@ fn place_codes(panel: &mut [u8], codes: &[u8], lane: usize, nibbles: bool, mask:
 /// Places the scales of one row's groups, or its biases, `offset` numbers after the group's first.
 fn place_scales(panel: &mut [u8], numbers: &[f32], offset: usize, layout: GroupLayout) {
     for (group, number) in numbers.iter().enumerate() {
-        let index = group * layout.numbers() + offset;
-        match layout.scales {
-            ScaleType::F32 => panel[index * 4..][..4].copy_from_slice(&number.to_le_bytes()),
-            ScaleType::F16 => {
-                panel[index * 2..][..2].copy_from_slice(&f16::from_f32(*number).to_le_bytes());
-            }
-            ScaleType::Bf16 => {
-                panel[index * 2..][..2].copy_from_slice(&bf16::from_f32(*number).to_le_bytes());
-            }
-            // The exponent; that of an infinity or a NaN is 255, which is NaN.
-            ScaleType::E8m0 => panel[index] = (number.to_bits() >> 23) as u8,
+        put_number(panel, layout.scales, group * layout.numbers() + offset, *number);
+    }
+}
+
+/// Writes number `index` of an array of scales and biases.
+pub(super) fn put_number(bytes: &mut [u8], scales: ScaleType, index: usize, number: f32) {
+    match scales {
+        ScaleType::F32 => bytes[index * 4..][..4].copy_from_slice(&number.to_le_bytes()),
+        ScaleType::F16 => {
+            bytes[index * 2..][..2].copy_from_slice(&f16::from_f32(number).to_le_bytes());
+        }
+        ScaleType::Bf16 => {
+            bytes[index * 2..][..2].copy_from_slice(&bf16::from_f32(number).to_le_bytes());
+        }
+        // The exponent; that of an infinity or a NaN is 255, which is NaN.
+        ScaleType::E8m0 => bytes[index] = (number.to_bits() >> 23) as u8,
+    }
+}
+
+/// Writes element `index` of an array of plain numbers.
+pub(super) fn put_dense(bytes: &mut [u8], dense_type: DenseType, index: usize, value: f32) {
+    let width = dense_type.width();
+    let bytes = &mut bytes[index * width..][..width];
+    match dense_type {
+        DenseType::F32 => bytes.copy_from_slice(&value.to_le_bytes()),
+        DenseType::Bf16 => bytes.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+        DenseType::F16 => bytes.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+    }
+}
+
+/// Makes the scale of each group with a code that is not a number NaN, so that the kernels need not
+/// look for such codes.
+pub(super) fn break_groups(format: CodedFormat, codes: &[u8], scales: &mut [f32]) {
+    for (codes, scale) in codes.chunks(format.group_size).zip(scales) {
+        if codes.iter().any(|code| format.code.is_nan(*code)) {
+            *scale = f32::NAN;
         }
     }
 }
 
-fn check_groups(group_size: usize, cols: usize) -> Result<()> {
+/// The mask of codes of so many bits.
+pub(super) fn check_bits(bits: u8) -> Result<u8> {
+    if (1..=8).contains(&bits) {
+        return Ok((u16::MAX >> (16 - bits)) as u8);
+    }
+    let what = format!("codes must have 1 to 8 bits, found {bits}");
+    Err(Error::Format { what })
+}
+
+pub(super) fn check_groups(group_size: usize, cols: usize) -> Result<()> {
     let what = if ![16, 32, 64, 128].contains(&group_size) {
         format!("the group size must be 16, 32, 64 or 128, found {group_size}")
     } else if !cols.is_multiple_of(group_size) {
@@ -173,6 +187,6 @@ fn lines(rows: usize, stride: usize) -> Option<Lines> {
     Some(vec![Line([0; LINE]); count])
 }
 
-fn overflow(rows: usize, cols: usize) -> Error {
+pub(super) fn overflow(rows: usize, cols: usize) -> Error {
     Error::Format { what: format!("the size overflows: [{rows}, {cols}]") }
 }

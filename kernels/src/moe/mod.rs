@@ -18,6 +18,7 @@ pub use self::routing::{Choices, RouterOptions, Routing, Scoring};
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 use crate::matmul::{Activations, Matrix};
 use crate::pool::Parts;
 
@@ -86,6 +87,8 @@ pub fn expert_matmuls(
             (format!("[{expected}, {cols}]"), format!("{rows} rows"))
         })?;
         check_dim(OP, "x", inputs, cols)?;
+        let gpu = Gpu::of(out);
+        experts.iter().try_for_each(|expert| expert.check_place(OP, "experts", gpu))?;
         distinct(OP, out, &[("x", x.tensor)])?;
         products[..index]
             .iter()

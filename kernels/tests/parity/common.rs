@@ -35,6 +35,11 @@ impl Backend {
         }
     }
 
+    /// Whether weights are packed for it in a way of its own: one level of the CPU stands for all.
+    pub(crate) fn packs(self) -> bool {
+        self.is_gpu() || Self::all().first() == Some(&self)
+    }
+
     /// Whether it is a GPU: sums are in another order than on the CPU, and an emulated one is slow.
     pub(crate) fn is_gpu(self) -> bool {
         !matches!(self, Self::Cpu(_))

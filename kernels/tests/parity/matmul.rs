@@ -9,7 +9,7 @@ use sconce_kernels::{
     Error, Isa, Matrix, Mode, Pool, ScaleType, matmul, read_rows,
 };
 
-use crate::common::{Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
 
 /// Sums of up to 2048 terms with one accumulator, relative to the sum of magnitudes.
 pub(crate) const TOLERANCE: f32 = 3e-6;
@@ -348,27 +348,79 @@ fn a_row_that_is_not_finite_has_results_that_are_not_finite() {
 
 #[test]
 fn packing_keeps_every_value() {
-    for format in formats() {
-        let source = Affine { rows: 19, cols: 128, format, seed: 9 };
-        let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
-        for row in 0..source.rows {
-            let mut found = vec![f32::NAN; source.cols];
-            weight.dequantize_row(row, &mut found).unwrap();
-            assert_eq!(bits(&found), bits(&reference::affine_row(&source, row)), "{format:?}");
+    for backend in Backend::all().into_iter().filter(|it| it.packs()) {
+        for format in formats() {
+            let source = Affine { rows: 19, cols: 384, format, seed: 9 };
+            let weight = backend.with(|| Matrix::pack_affine(&source, &Device::Cpu)).unwrap();
+            let expected = |row| reference::affine_row(&source, row);
+            assert_keeps(backend, &weight, &format!("{backend} {format:?}"), expected);
         }
-        let foreseen = Matrix::bytes_for(weight.format(), source.rows, source.cols);
-        assert_eq!(weight.bytes() as u64, foreseen, "{format:?}");
+        for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
+            for cols in [5, 37] {
+                let source = Dense { rows: 19, cols, dense_type };
+                let weight = backend.with(|| Matrix::pack_dense(&source, &Device::Cpu)).unwrap();
+                let expected = |row| reference::dense_row(&source, row);
+                assert_keeps(backend, &weight, &format!("{backend} {dense_type:?}"), expected);
+            }
+        }
     }
-    for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
-        let source = Dense { rows: 19, cols: 5, dense_type };
-        let weight = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
-        for row in 0..source.rows {
-            let mut found = vec![f32::NAN; source.cols];
-            weight.dequantize_row(row, &mut found).unwrap();
-            assert_eq!(bits(&found), bits(&reference::dense_row(&source, row)), "{dense_type:?}");
+}
+
+/// Checks the rows of a packed weight, and the bytes it takes against those foreseen.
+pub(crate) fn assert_keeps(
+    backend: Backend,
+    weight: &Matrix,
+    case: &str,
+    expected: impl Fn(usize) -> Vec<f32>,
+) {
+    for row in 0..weight.rows() {
+        let mut found = vec![f32::NAN; weight.cols()];
+        weight.dequantize_row(row, &mut found).unwrap();
+        assert_eq!(bits(&found), bits(&expected(row)), "{case}");
+    }
+    let (format, rows, cols) = (weight.format(), weight.rows(), weight.cols());
+    let foreseen = backend.with(|| Matrix::bytes_on(format, rows, cols, &Device::Cpu)).unwrap();
+    assert_eq!(weight.bytes() as u64, foreseen, "{case}");
+    if !backend.is_gpu() {
+        assert_eq!(Matrix::bytes_for(format, rows, cols), foreseen, "{case}");
+    }
+}
+
+#[test]
+fn a_stack_keeps_the_values_of_each_of_its_weights() {
+    for backend in Backend::all().into_iter().filter(|it| it.packs()) {
+        for (format, rows) in formats().into_iter().zip([7, 3, 1, 2, 5, 0, 4].into_iter().cycle()) {
+            let sources = [1, 2, 3].map(|seed| Affine { rows, cols: 128, format, seed });
+            let packed =
+                sources.each_ref().map(|it| Matrix::pack_affine(it, &Device::Cpu).unwrap());
+            assert_eq!(Matrix::stack(packed.into()).unwrap().len(), 3);
+            let stacked = backend.with(|| {
+                let pack = |it: &Affine| Matrix::pack_affine(it, &Device::Cpu).unwrap();
+                Matrix::stack(sources.iter().map(pack).collect()).unwrap()
+            });
+            for (source, weight) in sources.iter().zip(&stacked) {
+                let expected = |row| reference::affine_row(source, row);
+                assert_keeps(backend, weight, &format!("{backend} {format:?}"), expected);
+            }
         }
-        let foreseen = Matrix::bytes_for(weight.format(), source.rows, source.cols);
-        assert_eq!(weight.bytes() as u64, foreseen, "{dense_type:?}");
+    }
+}
+
+#[test]
+fn weights_of_several_shapes_or_formats_are_no_stack_of_a_gpu() {
+    let [first, second] = [formats()[0], formats()[1]];
+    for backend in Backend::all().into_iter().filter(|it| it.is_gpu()) {
+        for (format, rows) in [(first, 5), (second, 4)] {
+            let sources = [(first, 4), (format, rows)].map(|(format, rows)| Affine {
+                rows,
+                cols: 64,
+                format,
+                seed: 1,
+            });
+            let pack = |it: &Affine| Matrix::pack_affine(it, &Device::Cpu).unwrap();
+            let stack = backend.with(|| Matrix::stack(sources.iter().map(pack).collect()));
+            assert!(matches!(stack, Err(Error::Format { .. })), "{backend}");
+        }
     }
 }
 

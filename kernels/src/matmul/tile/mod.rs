@@ -25,7 +25,7 @@ pub(crate) enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// The product of a weight with rows of activations, in integers where both are such.
+    /// The product of a weight of the CPU with rows of activations, in integers where both are such.
     pub(crate) fn new(weight: &'a Matrix, x: &'a [f32], quantized: Option<Quantized<'a>>) -> Self {
         let cols = weight.cols();
         match (&weight.packed, weight.integers(), quantized) {
@@ -37,6 +37,7 @@ impl<'a> Source<'a> {
             (Packed::Coded(format, weight), ..) => {
                 Self::Coded { x, cols, weight, code: format.code }
             }
+            (Packed::Device(_), ..) => unreachable!("operators refuse it: `Matrix::check_place`"),
         }
     }
 
