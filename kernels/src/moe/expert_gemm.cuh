@@ -134,7 +134,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
     for (unsigned i = 0; i < OCTETS; ++i) {
       const unsigned at = threadIdx.x + i * EXPERT_GEMM_THREADS, pair = at / 8;
       const float* row = pair < count ? job.input(first_pair + pair) : nullptr;
-      expert_octet(x[i], row, index * EXPERT_GEMM_INPUTS + at % 8 * 8, job.inputs);
+      expert_octet(x[i], job, row, index * EXPERT_GEMM_INPUTS + at % 8 * 8);
     }
   }
 

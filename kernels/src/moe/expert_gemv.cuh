@@ -153,7 +153,7 @@ __device__ __forceinline__ void expert_stage(unsigned short* columns, unsigned s
   for (unsigned i = threadIdx.x; i < count * octets; i += blockDim.x) {
     const unsigned pair = i / octets, octet = i % octets;
     float values[8];
-    expert_octet(values, job.input(first_pair + pair), first + 8 * octet, job.inputs);
+    expert_octet(values, job, job.input(first_pair + pair), first + 8 * octet);
     for (unsigned plane = 0; plane < planes; ++plane) {
       unsigned short* column = columns + (pair * planes + plane) * stride;
       *reinterpret_cast<uint4*>(column + 8 * octet) = expert_part(values);

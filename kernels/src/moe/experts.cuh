@@ -17,12 +17,13 @@ struct ExpertStack {
       unsigned scale_words_0, unsigned format_0, unsigned outputs_0, float *out_1,              \
       const unsigned *codes_1, const unsigned *scales_1, unsigned row_words_1,                  \
       unsigned scale_words_1, unsigned format_1, unsigned outputs_1, const float *x,            \
-      const unsigned *pair_rows, const uint4 *blocks, unsigned inputs, unsigned gather
+      const unsigned *pair_rows, const uint4 *blocks, unsigned inputs, unsigned gather,         \
+      unsigned vectors
 // The work of block (x, y): the pairs of block x of the list, `OUTPUTS` outputs from tile y on.
 #define EXPERT_JOB(OUTPUTS)                                                                     \
   expert_job({out_0, codes_0, scales_0, row_words_0, scale_words_0, format_0, outputs_0},       \
              {out_1, codes_1, scales_1, row_words_1, scale_words_1, format_1, outputs_1}, x,    \
-             pair_rows, blocks[blockIdx.x], inputs, gather != 0, OUTPUTS)
+             pair_rows, blocks[blockIdx.x], inputs, gather != 0, vectors != 0, OUTPUTS)
 
 struct ExpertJob {
   float* out;              // of the first pair
@@ -30,6 +31,7 @@ struct ExpertJob {
   const unsigned* rows;    // rows that the pairs read; null where each reads its own
   Weight weight;           // of the expert
   unsigned outputs, inputs, first_output, pairs;
+  bool vectors;            // four activations begin at a multiple of 16 bytes
 
   // The activations of a pair.
   __device__ __forceinline__ const float* input(unsigned pair) const {
@@ -40,7 +42,7 @@ struct ExpertJob {
 __device__ __forceinline__ ExpertJob expert_job(const ExpertStack& first, const ExpertStack& second,
                                                 const float* x, const unsigned* pair_rows,
                                                 uint4 block, unsigned inputs, bool gather,
-                                                unsigned outputs_of_tile) {
+                                                bool vectors, unsigned outputs_of_tile) {
   const unsigned tiles = (first.outputs + outputs_of_tile - 1) / outputs_of_tile;
   const bool is_first = blockIdx.y < tiles;
   const ExpertStack& stack = is_first ? first : second;
@@ -58,21 +60,22 @@ __device__ __forceinline__ ExpertJob expert_job(const ExpertStack& first, const 
   job.inputs = inputs;
   job.first_output = (is_first ? blockIdx.y : blockIdx.y - tiles) * outputs_of_tile;
   job.pairs = block.z;
+  job.vectors = vectors;
   return job;
 }
 
-// Eight activations from `column` on, zeros beyond the end; all of them where there is no `row`.
-__device__ __forceinline__ void expert_octet(float (&values)[8], const float* row, unsigned column,
-                                             unsigned inputs) {
-  const float* from = row + column;
-  if (row && column + 8 <= inputs && reinterpret_cast<size_t>(from) % 16 == 0) {
-    const float4 low = *reinterpret_cast<const float4*>(from);
-    const float4 high = *reinterpret_cast<const float4*>(from + 4);
+// Eight activations of `row` from `column` on, zeros beyond the end; all of them where there is none.
+__device__ __forceinline__ void expert_octet(float (&values)[8], const ExpertJob& job,
+                                             const float* row, unsigned column) {
+  if (row && job.vectors && column + 8 <= job.inputs) {
+    const float4 low = *reinterpret_cast<const float4*>(row + column);
+    const float4 high = *reinterpret_cast<const float4*>(row + column + 4);
     values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
     values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
   } else {
 #pragma unroll
-    for (unsigned i = 0; i < 8; ++i) values[i] = row && column + i < inputs ? from[i] : 0.0f;
+    for (unsigned i = 0; i < 8; ++i)
+      values[i] = row && column + i < job.inputs ? row[column + i] : 0.0f;
   }
 }
 
