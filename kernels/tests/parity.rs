@@ -23,6 +23,8 @@ mod head_matmul;
 mod latent_attention;
 #[path = "parity/matmul.rs"]
 mod matmul;
+#[path = "parity/matmul_gpu.rs"]
+mod matmul_gpu;
 #[path = "parity/moe.rs"]
 mod moe;
 #[path = "parity/odd_sizes.rs"]

@@ -1,6 +1,7 @@
 //! Token embedding: rows of a table, which may be quantized and shared with the head.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
@@ -22,6 +23,10 @@ pub fn embedding(out: &Tensor, table: &Matrix, ids: &[u32]) -> Result<()> {
     let (_, dim) = rows_of(OP, "out", out, ids.len())?;
     check_dim(OP, "table", table.cols(), dim)?;
     check_indices(OP, "ids", ids, table.rows())?;
-    table.check_place(OP, "table", Gpu::of(out))?;
+    let gpu = Gpu::of(out);
+    table.check_place(OP, "table", gpu)?;
+    if let (Some(gpu), Some(table)) = (gpu, table.on_device()) {
+        return gpu::embedding(gpu, out, table, ids, dim);
+    }
     write(OP, out, |out| cpu::embedding(out, table, ids))
 }

@@ -2,6 +2,7 @@
 //! projection: queries into the space of latents, sums of latents into values.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
@@ -14,8 +15,9 @@ use crate::matmul::Matrix;
 /// `out[r, h, o] = sum over i of x[r, h, i] * weights[h][o, i]` for the leading `rows`, in f32.
 ///
 /// `out` is `[capacity, heads * outputs]` and `x` is `[capacity, heads * inputs]`; `weights` has one
-/// `[outputs, inputs]` for each head, in any format. A row has the bits that `matmul` gives it, head
-/// by head.
+/// `[outputs, inputs]` for each head, in any format; on a GPU a stack of them
+/// ([`Matrix::stack`](crate::Matrix::stack)) is one launch. A row has the bits that `matmul` gives it
+/// with exact activations, head by head.
 ///
 /// # Errors
 /// Weights that differ in shape, or none; shapes that do not fit, tensors that are not f32 and
@@ -35,6 +37,9 @@ pub fn head_matmul(out: &Tensor, x: &Tensor, weights: &[Matrix], rows: usize) ->
     distinct(OP, out, &[("x", x)])?;
     let gpu = Gpu::of(out);
     weights.iter().try_for_each(|weight| weight.check_place(OP, "weights", gpu))?;
+    if let Some(gpu) = gpu {
+        return gpu::head_matmul(gpu, out, x, weights, rows);
+    }
     let x = View::new(OP, "x", x)?;
     let x = &x.slice()?[..rows * width];
     write(OP, out, |out| {

@@ -6,6 +6,7 @@ use candle_core::{Device, DeviceLocation, Tensor};
 use super::{Matrix, quantize};
 use crate::access::{View, check, rows_of};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 
 /// Activations that share a scale when quantized.
 pub(crate) const GROUP: usize = 32;
@@ -14,6 +15,11 @@ pub(crate) const HALF: usize = 16;
 
 /// In what form weights whose codes are integers (affine, E2M1, IQ4_NL) read activations. Others
 /// always read f32.
+///
+/// On a GPU nothing is quantized: CUDA's tensor cores multiply bf16, and this says as the sum of how
+/// many of them an activation is read: `F32` 3, which is all of it, `Int16` 2, `Int8` 1. With many
+/// rows the values of weights are read as the sum of as many; plain f32 always as 3 and plain f16 as
+/// 2 at least. Metal reads f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ActivationType {
     /// As they are: exact up to the rounding of f32.
@@ -55,6 +61,8 @@ pub struct Activations<'a> {
     pub(crate) tensor: &'a Tensor,
     pub(crate) rows: usize,
     pub(crate) quantized: Option<Quantized<'a>>,
+    /// How closely weights may read them.
+    pub(crate) activation: ActivationType,
 }
 
 impl<'a> Activations<'a> {
@@ -64,7 +72,7 @@ impl<'a> Activations<'a> {
     /// Fewer rows than that.
     pub fn exact(x: &'a Tensor, rows: usize) -> Result<Self> {
         rows_of("matmul", "x", x, rows)?;
-        Ok(Self { tensor: x, rows, quantized: None })
+        Ok(Self { tensor: x, rows, quantized: None, activation: ActivationType::F32 })
     }
 }
 
@@ -88,7 +96,7 @@ pub(crate) struct Quantized<'a> {
 
 impl ActivationBuffer {
     /// A buffer for steps of at most `rows_max` rows of at most `dim_max` columns. It takes no
-    /// memory for [`ActivationType::F32`].
+    /// memory for [`ActivationType::F32`], nor on a GPU.
     ///
     /// # Errors
     /// A device without an implementation.
@@ -98,11 +106,12 @@ impl ActivationBuffer {
         activation: ActivationType,
         device: &Device,
     ) -> Result<Self> {
-        let location = device.location();
-        if location != DeviceLocation::Cpu {
+        let (gpu, location) = (Gpu::of_device(device), device.location());
+        if gpu.is_none() && location != DeviceLocation::Cpu {
             return Err(Error::Unsupported { op: "matmul", device: location });
         }
-        let groups = rows_max * activation.planes() * dim_max.div_ceil(GROUP);
+        let planes = if gpu.is_some() { 0 } else { activation.planes() };
+        let groups = rows_max * planes * dim_max.div_ceil(GROUP);
         Ok(Self {
             activation,
             rows_max,
@@ -159,9 +168,10 @@ impl ActivationBuffer {
     ) -> Result<Activations<'a>> {
         const OP: &str = "matmul";
         let (_, dim) = rows_of(OP, "x", x, rows)?;
-        let planes = self.activation.planes();
+        let (activation, planes) = (self.activation, self.activation.planes());
+        let integers = integers && Gpu::of(x).is_none();
         if planes == 0 || !integers {
-            return Ok(Activations { tensor: x, rows, quantized: None });
+            return Ok(Activations { tensor: x, rows, quantized: None, activation });
         }
         check(OP, "x", rows <= self.rows_max && dim <= self.dim_max, || {
             (format!("at most [{}, {}]", self.rows_max, self.dim_max), format!("[{rows}, {dim}]"))
@@ -186,6 +196,6 @@ impl ActivationBuffer {
             groups,
             planes,
         };
-        Ok(Activations { tensor: x, rows, quantized: Some(quantized) })
+        Ok(Activations { tensor: x, rows, quantized: Some(quantized), activation })
     }
 }

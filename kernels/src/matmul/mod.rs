@@ -1,8 +1,8 @@
 //! The linear layer: rows of activations times a packed weight, `out = x * weight^T`.
 //!
-//! Every output element has one accumulator and one order over the columns, whatever the number of
-//! rows, their place in the call and the number of threads: a row computed alone has the same bits
-//! as in a batch.
+//! On the CPU every output element has one accumulator and one order over the columns, whatever the
+//! number of rows, their place in the call and the number of threads: a row computed alone has the
+//! same bits as in a batch. On a GPU so it is among few rows, and among many (`gpu.rs`).
 
 mod activations;
 mod codes;
@@ -11,6 +11,7 @@ mod device;
 mod device_format;
 mod device_pack;
 mod format;
+pub(crate) mod gpu;
 mod layout;
 mod matrix;
 mod pack;
@@ -92,6 +93,9 @@ pub fn matmuls(products: &[Product<'_>], x: &Activations<'_>, mode: Mode) -> Res
         products[..index]
             .iter()
             .try_for_each(|before| distinct(OP, out, &[("out", before.out)]))?;
+    }
+    if let Some(gpu) = gpu {
+        return gpu::matmuls(gpu, products, x, mode);
     }
     let view = View::new(OP, "x", x.tensor)?;
     let dense = &view.slice()?[..x.rows * cols];

@@ -240,3 +240,40 @@ __device__ __forceinline__ float2 scale_of(RawScale raw, WeightFormat format) {
                          format.biased() ? power_of_two(raw.scale >> 8) : 0.0f);
   }
 }
+
+// The same for kernels that are told the kind of a weight when they run: room for every kind.
+using AnyRaw = Raw<Kind::F32>;
+
+__device__ __forceinline__ AnyRaw load_any(const unsigned* row, unsigned unit, unsigned q,
+                                           Kind kind) {
+  AnyRaw raw;
+  if (kind == Kind::F32) {
+    raw = load_unit<Kind::F32>(row, unit, q);
+  } else {
+    raw.words[0] = load_unit<Kind::NIBBLES>(row, unit, q).words[0];
+    raw.words[1] = make_uint4(0, 0, 0, 0);
+  }
+  return raw;
+}
+template <Kind K>
+__device__ __forceinline__ void decode_known(float (&values)[8], const AnyRaw& any, unsigned window,
+                                             unsigned zero) {
+  Raw<K> raw;
+  raw.words[0] = any.words[0];
+  decode_values<K>(values, raw, window, zero);
+}
+// The octet of window `window` of a unit in f32, codes less the zero point.
+__device__ __forceinline__ void decode_any(float (&values)[8], const AnyRaw& raw, unsigned window,
+                                           WeightFormat format) {
+  const unsigned zero = format.zero();
+  switch (format.kind()) {
+    case Kind::NIBBLES: return decode_known<Kind::NIBBLES>(values, raw, window, zero);
+    case Kind::BYTES: return decode_known<Kind::BYTES>(values, raw, window, zero);
+    case Kind::E2M1: return decode_known<Kind::E2M1>(values, raw, window, zero);
+    case Kind::IQ4_NL: return decode_known<Kind::IQ4_NL>(values, raw, window, zero);
+    case Kind::E4M3: return decode_known<Kind::E4M3>(values, raw, window, zero);
+    case Kind::BF16: return decode_known<Kind::BF16>(values, raw, window, zero);
+    case Kind::F16: return decode_known<Kind::F16>(values, raw, window, zero);
+    case Kind::F32: return decode_values<Kind::F32>(values, raw, window, zero);
+  }
+}

@@ -40,6 +40,15 @@ impl Backend {
         self.is_gpu() || Self::all().first() == Some(&self)
     }
 
+    /// Whether tensor cores multiply in bf16.
+    pub(crate) fn is_cuda(self) -> bool {
+        match self {
+            Self::Cpu(_) => false,
+            #[cfg(feature = "emulate")]
+            Self::Emulated(language) => language == Language::Cuda,
+        }
+    }
+
     /// Whether it is a GPU: sums are in another order than on the CPU, and an emulated one is slow.
     pub(crate) fn is_gpu(self) -> bool {
         !matches!(self, Self::Cpu(_))

@@ -5,11 +5,17 @@ use sconce_kernels::embedding::reference;
 use sconce_kernels::{DenseType, Error, Matrix, embedding};
 
 use crate::coded::{self, Coded};
-use crate::common::{bits, poisoned, values};
+use crate::common::{Backend, bits, poisoned, values};
 use crate::matmul::{Affine, Dense, formats};
 
-/// Checks a table against the gathered rows of its unpacked form.
-fn assert_parity(table: &Matrix, case: &str) {
+/// Checks a table, on every backend, against the gathered rows of its unpacked form.
+fn assert_parity(pack: impl Fn() -> Matrix, case: &str) {
+    for backend in Backend::all().into_iter().filter(|it| it.packs()) {
+        backend.with(|| assert_parity_here(&pack(), &format!("{backend} {case}")));
+    }
+}
+
+fn assert_parity_here(table: &Matrix, case: &str) {
     let (vocab, dim) = (table.rows(), table.cols());
     let mut unpacked = vec![0.0; vocab * dim];
     for (row, values) in unpacked.chunks_mut(dim).enumerate() {
@@ -31,18 +37,20 @@ fn assert_parity(table: &Matrix, case: &str) {
 fn embedding_matches_its_reference() {
     for format in formats() {
         let source = Affine { rows: 21, cols: 128, format, seed: 5 };
-        let table = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
-        assert_parity(&table, &format!("{format:?}"));
+        let table = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+        assert_parity(table, &format!("{format:?}"));
     }
     for format in coded::formats() {
         let source = Coded { rows: 21, cols: 128, format, seed: 5 };
-        let table = Matrix::pack_coded(&source, &Device::Cpu).unwrap();
-        assert_parity(&table, &format!("{format:?}"));
+        let table = || Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+        assert_parity(table, &format!("{format:?}"));
     }
     for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
-        let source = Dense { rows: 18, cols: 7, dense_type };
-        let table = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
-        assert_parity(&table, &format!("{dense_type:?}"));
+        for cols in [7, 45] {
+            let source = Dense { rows: 18, cols, dense_type };
+            let table = || Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+            assert_parity(table, &format!("{dense_type:?} {cols}"));
+        }
     }
 }
 

@@ -13,6 +13,23 @@ use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
 
 /// Sums of up to 2048 terms with one accumulator, relative to the sum of magnitudes.
 pub(crate) const TOLERANCE: f32 = 3e-6;
+/// The same where CUDA's tensor cores read both activations and weights as one bf16, of 8 bits, or as
+/// the sum of two: two roundings by 2^-9, or three products of the four of the parts, and both
+/// roundings of the second part by 2^-18.
+const TOLERANCE_BF16: f32 = 4e-3;
+const TOLERANCE_TWO_BF16: f32 = 1.2e-5 + TOLERANCE;
+
+/// The bound on a backend for activations of a type.
+pub(crate) fn tolerance(backend: Backend, kind: ActivationType) -> f32 {
+    match (backend.is_cuda(), kind) {
+        (true, ActivationType::Int8) => TOLERANCE_BF16,
+        (true, ActivationType::Int16) => TOLERANCE_TWO_BF16,
+        _ => TOLERANCE,
+    }
+}
+
+const KINDS: [ActivationType; 3] =
+    [ActivationType::F32, ActivationType::Int8, ActivationType::Int16];
 
 /// A weight whose rows are made of seeds.
 pub(crate) struct Affine {
@@ -161,18 +178,22 @@ fn magnitude(x: &[f32], weight: &[f32], source: &Affine) -> f32 {
     terms.sum::<f32>()
 }
 
-/// Products of every activation type at every level against the sums and magnitudes of a reference.
+/// Products of every activation type on every backend, each with a weight packed for it, against the
+/// sums and magnitudes of a reference. GPUs quantize no activations.
 pub(crate) fn assert_matches(
-    weight: &Matrix,
+    pack: impl Fn() -> Matrix,
     x: &[f32],
     case: &str,
     expected: impl Fn(ActivationType) -> (Vec<f32>, Vec<f32>),
 ) {
-    for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
-        let (sums, magnitudes) = expected(kind);
-        for isa in Isa::available() {
-            let found = isa.with(|| run(x, weight, kind, Mode::Store, &[]));
-            compare(&format!("{isa} {kind:?} {case}"), &found, &sums, &magnitudes, TOLERANCE);
+    let exact = expected(ActivationType::F32);
+    for kind in KINDS {
+        let quantized = expected(kind);
+        for backend in Backend::all() {
+            let (sums, magnitudes) = if backend.is_gpu() { &exact } else { &quantized };
+            let found = backend.with(|| run(x, &pack(), kind, Mode::Store, &[]));
+            let case = format!("{backend} {kind:?} {case}");
+            compare(&case, &found, sums, magnitudes, tolerance(backend, kind));
         }
     }
 }
@@ -184,10 +205,10 @@ fn affine_matmul_matches_its_reference() {
     for (index, format) in formats().into_iter().enumerate() {
         for (seed, (rows_out, cols, rows)) in shapes.into_iter().enumerate() {
             let source = Affine { rows: rows_out, cols, format, seed: seed as u64 };
-            let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
             let x = activations(index as u64 + 1, rows, cols);
             let case = format!("{format:?} {rows}x{cols}x{rows_out}");
-            assert_matches(&weight, &x, &case, |kind| expected(&source, &x, kind));
+            assert_matches(pack, &x, &case, |kind| expected(&source, &x, kind));
         }
     }
 }
@@ -197,15 +218,9 @@ fn a_group_of_sixteen_may_end_in_half_a_group_of_activations() {
     let format =
         AffineFormat { bits: 6, group_size: 16, zero_point: Some(32), scales: ScaleType::F32 };
     let source = Affine { rows: 20, cols: 48, format, seed: 3 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
     let x = Random::new(5).numbers(3 * 48);
-    for kind in [ActivationType::Int8, ActivationType::Int16] {
-        let (sums, magnitudes) = expected(&source, &x, kind);
-        for isa in Isa::available() {
-            let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
-            compare(&format!("{isa} {kind:?}"), &found, &sums, &magnitudes, TOLERANCE);
-        }
-    }
+    let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    assert_matches(pack, &x, "groups of 16", |kind| expected(&source, &x, kind));
 }
 
 #[test]
@@ -215,7 +230,7 @@ fn dense_matmul_matches_its_reference() {
             [(1, 1, 1), (16, 64, 4), (33, 7, 5), (20, 515, 13), (5, 33, 0)]
         {
             let source = Dense { rows: rows_out, cols, dense_type };
-            let weight = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_dense(&source, &Device::Cpu).unwrap();
             let x = activations(7, rows, cols);
             let (mut sums, mut magnitudes) = (Vec::new(), Vec::new());
             for row in x.chunks(cols) {
@@ -225,13 +240,8 @@ fn dense_matmul_matches_its_reference() {
                     magnitudes.push(row.iter().zip(&weight).map(|(x, w)| (x * w).abs()).sum());
                 }
             }
-            for isa in Isa::available() {
-                for kind in [ActivationType::F32, ActivationType::Int8] {
-                    let case = format!("{isa} {dense_type:?} {rows}x{cols}x{rows_out}");
-                    let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
-                    compare(&case, &found, &sums, &magnitudes, TOLERANCE);
-                }
-            }
+            let case = format!("{dense_type:?} {rows}x{cols}x{rows_out}");
+            assert_matches(pack, &x, &case, |_| (sums.clone(), magnitudes.clone()));
         }
     }
 }
@@ -239,15 +249,15 @@ fn dense_matmul_matches_its_reference() {
 #[test]
 fn add_mode_adds_the_product_to_what_was_there() {
     let source = Affine { rows: 35, cols: 128, format: formats()[1], seed: 2 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
-    let x = activations(3, 6, 128);
-    let before = Random::new(8).numbers(6 * 35);
-    for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
-        for isa in Isa::available() {
-            let product = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
+    for (kind, rows) in KINDS.into_iter().flat_map(|kind| [(kind, 6), (kind, 40)]) {
+        let x = activations(3, rows, 128);
+        let before = Random::new(8).numbers(rows * 35);
+        for backend in Backend::all() {
+            let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let product = backend.with(|| run(&x, &pack(), kind, Mode::Store, &[]));
             let sum: Vec<f32> = before.iter().zip(&product).map(|(a, b)| a + b).collect();
-            let found = isa.with(|| run(&x, &weight, kind, Mode::Add, &before));
-            assert_eq!(bits(&found[..sum.len()]), bits(&sum), "{isa} {kind:?}");
+            let found = backend.with(|| run(&x, &pack(), kind, Mode::Add, &before));
+            assert_eq!(bits(&found[..sum.len()]), bits(&sum), "{backend} {kind:?} {rows}");
         }
     }
 }
@@ -291,13 +301,17 @@ pub(crate) fn assert_invariant(weight: &Matrix, pools: &[Arc<Pool>], case: &str)
 #[test]
 fn exact_activations_are_those_of_a_buffer_that_quantizes_nothing() {
     let source = Affine { rows: 35, cols: 128, format: formats()[1], seed: 2 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
     let x = activations(3, 6, 128);
-    let (rows, out) = (tensor(&x, 128), poisoned(6, 35));
-    matmul(&out, &Activations::exact(&rows, 6).unwrap(), &weight, Mode::Store).unwrap();
-    let expected = run(&x, &weight, ActivationType::F32, Mode::Store, &[]);
-    assert_eq!(bits(&values(&out)), bits(&expected[..6 * 35]));
-    assert!(matches!(Activations::exact(&rows, 7), Err(Error::Shape { .. })));
+    for backend in Backend::all() {
+        backend.with(|| {
+            let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let (rows, out) = (tensor(&x, 128), poisoned(6, 35));
+            matmul(&out, &Activations::exact(&rows, 6).unwrap(), &weight, Mode::Store).unwrap();
+            let expected = run(&x, &weight, ActivationType::F32, Mode::Store, &[]);
+            assert_eq!(bits(&values(&out)), bits(&expected[..6 * 35]));
+            assert!(matches!(Activations::exact(&rows, 7), Err(Error::Shape { .. })));
+        });
+    }
 }
 
 #[test]
@@ -332,15 +346,17 @@ fn sixteen_bit_activations_are_closer_to_f32_than_eight_bit_ones() {
 #[test]
 fn a_row_that_is_not_finite_has_results_that_are_not_finite() {
     let source = Affine { rows: 17, cols: 64, format: formats()[0], seed: 6 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
     for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let mut x = activations(11, 2, 64);
-        x[70] = broken;
-        for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
-            for isa in Isa::available() {
-                let found = isa.with(|| run(&x, &weight, kind, Mode::Store, &[]));
-                assert!(found[..17].iter().all(|value| value.is_finite()), "{isa} {kind:?}");
-                assert!(found[17..34].iter().all(|value| !value.is_finite()), "{isa} {kind:?}");
+        for (kind, rows) in KINDS.into_iter().flat_map(|kind| [(kind, 2), (kind, 40)]) {
+            let mut x = activations(11, rows, 64);
+            x[70] = broken;
+            for backend in Backend::all() {
+                let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+                let found = backend.with(|| run(&x, &pack(), kind, Mode::Store, &[]));
+                for (row, values) in found.chunks(17).take(rows).enumerate() {
+                    let holds = |value: &f32| value.is_finite() == (row != 1);
+                    assert!(values.iter().all(holds), "{backend} {kind:?} {rows} {row}");
+                }
             }
         }
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::{
-    ActivationBuffer, ActivationType, Error, Isa, Matrix, Mode, Pool, Product, matmul, matmuls,
+    ActivationBuffer, ActivationType, Error, Matrix, Mode, Pool, Product, matmul, matmuls,
 };
 
-use crate::common::{bits, poisoned, tensor, values};
+use crate::common::{Backend, bits, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, activations, formats};
 
 const COLS: usize = 128;
@@ -31,31 +31,30 @@ fn outputs(rows: usize) -> Vec<Tensor> {
 
 #[test]
 fn products_together_have_the_bits_of_each_alone() {
-    let weights = weights();
     let pool = Arc::new(Pool::new(3).unwrap());
     for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
         for rows in [0, 1, 3, 130] {
             let x = tensor(&activations(1, rows, COLS), COLS);
-            let mut buffer = ActivationBuffer::new(rows, COLS, kind, &Device::Cpu).unwrap();
-            let all: Vec<&Matrix> = weights.iter().collect();
-            for isa in Isa::available() {
+            for backend in Backend::all() {
                 let (alone, together) = (outputs(rows), outputs(rows));
-                let products: Vec<Product<'_>> = (weights.iter().zip(&together))
-                    .map(|(weight, out)| Product { out, weight })
-                    .collect();
-                isa.with(|| {
+                backend.with(|| {
+                    let weights = weights();
+                    let all: Vec<&Matrix> = weights.iter().collect();
+                    let buffer = ActivationBuffer::new(rows, COLS, kind, &Device::Cpu);
+                    let mut buffer = buffer.unwrap();
                     let x = buffer.prepare(&x, rows, &all).unwrap();
                     for (weight, out) in weights.iter().zip(&alone) {
                         matmul(out, &x, weight, Mode::Store).unwrap();
                     }
+                    let products: Vec<Product<'_>> = (weights.iter().zip(&together))
+                        .map(|(weight, out)| Product { out, weight })
+                        .collect();
                     Pool::with(&pool, || matmuls(&products, &x, Mode::Store)).unwrap();
                 });
                 for (alone, together) in alone.iter().zip(&together) {
-                    assert_eq!(
-                        bits(&values(alone)),
-                        bits(&values(together)),
-                        "{isa} {kind:?} {rows}"
-                    );
+                    let case = format!("{backend} {kind:?} {rows}");
+                    assert_eq!(bits(&values(alone)), bits(&values(together)), "{case}");
+                    assert!(values(alone).iter().all(|value| !value.is_nan()), "{case}");
                 }
             }
         }
