@@ -1,9 +1,11 @@
 //! Experts on GPUs: the lists of a routing, products with the experts of pairs, their combination.
 
+mod experts;
 mod lists;
 
 use candle_core::Tensor;
 
+pub(super) use self::experts::{Pairs, expert_matmuls};
 pub(super) use self::lists::GpuLists;
 use crate::error::Result;
 use crate::gpu::{Call, Gpu, Grid, threads_for};

@@ -38,9 +38,12 @@ pub enum PairInput {
 /// each expert, in formats that may differ. A pair has the bits that `matmul` gives its row with its
 /// expert. Threads keep what they gather, at most [`BLOCK_PAIRS`] rows each.
 ///
+/// On a GPU the experts are one stack ([`Matrix::stack`]) of one format. The bits of a pair are those
+/// of the pair alone among few pairs, and among many (`gpu/experts.rs`).
+///
 /// # Errors
 /// Experts of other number or shape, rows of another number than the routing's, shapes that do not
-/// fit, an output that is not f32 and contiguous, a device without an implementation, activations in
+/// fit, an output that is not f32 and contiguous, another device than the routing's, activations in
 /// the same storage as `out`.
 pub fn expert_matmul(
     out: &Tensor,
@@ -93,6 +96,15 @@ pub fn expert_matmuls(
         products[..index]
             .iter()
             .try_for_each(|before| distinct(OP, out, &[("out", before.out)]))?;
+    }
+    if let Some((gpu, lists)) = routing.on_gpu(OP, x.tensor)? {
+        if pairs == 0 {
+            return Ok(());
+        }
+        let gather = input == PairInput::Rows;
+        let (rows, experts) = (routing.rows(), routing.experts());
+        let pairs = gpu::Pairs { x, lists, pairs, rows, gather, experts };
+        return gpu::expert_matmuls(gpu, products, pairs);
     }
     let view = View::new(OP, "x", x.tensor)?;
     let x = cpu::Input { x: &view.slice()?[..rows * inputs], quantized: x.quantized, input };

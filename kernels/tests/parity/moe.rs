@@ -21,7 +21,7 @@ const KINDS: [ActivationType; 3] =
     [ActivationType::F32, ActivationType::Int8, ActivationType::Int16];
 
 /// Experts of every format in turn.
-fn mixed(experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
+pub(crate) fn mixed(experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
     let (affine, coded) = (formats(), coded::formats());
     let dense = [DenseType::F32, DenseType::Bf16, DenseType::F16];
     let expert = |index: usize| {
@@ -56,7 +56,7 @@ fn options(experts_per_token: usize) -> RouterOptions {
 }
 
 /// A routing of random logits; rows of equal seeds choose equal experts.
-fn route(seeds: &[u64], experts: usize, choices: usize) -> Routing {
+pub(crate) fn route(seeds: &[u64], experts: usize, choices: usize) -> Routing {
     let logits: Vec<f32> =
         seeds.iter().flat_map(|seed| Random::new(seed + 77).numbers(experts)).collect();
     let mut routing = Routing::new(seeds.len(), experts, choices, &Device::Cpu).unwrap();
@@ -65,21 +65,25 @@ fn route(seeds: &[u64], experts: usize, choices: usize) -> Routing {
 }
 
 /// Rows of activations; rows of equal seeds are equal.
-fn rows(seeds: &[u64], cols: usize) -> Vec<f32> {
+pub(crate) fn rows(seeds: &[u64], cols: usize) -> Vec<f32> {
     seeds.iter().flat_map(|seed| activations(seed + 1, 1, cols)).collect()
 }
 
 /// Results of all pairs; the output has a row more than is live.
-fn run(
+pub(crate) fn run(
     x: &[f32],
     experts: &[Matrix],
     routing: &Routing,
     input: PairInput,
     kind: ActivationType,
 ) -> Vec<f32> {
-    let (cols, count) = (experts[0].cols(), x.len() / experts[0].cols());
+    let cols = experts[0].cols();
+    let count = match input {
+        PairInput::Rows => routing.rows(),
+        PairInput::Pairs => routing.pairs(),
+    };
     let out = poisoned(routing.pairs() + 1, experts[0].rows());
-    let x = tensor(x, cols);
+    let x = Tensor::from_slice(x, (count, cols), &Device::Cpu).unwrap();
     let mut buffer = ActivationBuffer::new(count, cols, kind, &Device::Cpu).unwrap();
     let x = buffer.prepare_experts(&x, count, &[experts]).unwrap();
     expert_matmul(&out, &x, experts, routing, input).unwrap();
@@ -103,6 +107,44 @@ fn unpacked(expert: &Matrix) -> Vec<f32> {
     weight
 }
 
+/// What the pairs of a routing of all rows of `x` give.
+pub(crate) struct Expected {
+    /// `[pairs, outputs]`.
+    pub(crate) values: Vec<f32>,
+    /// What errors are measured against.
+    pub(crate) magnitudes: Vec<f32>,
+    /// The row of each pair, `[pairs, cols]`.
+    pub(crate) inputs: Vec<f32>,
+}
+
+pub(crate) fn expected(x: &[f32], stack: &[Matrix], routing: &Routing) -> Expected {
+    let (outputs, cols, pairs) = (stack[0].rows(), stack[0].cols(), routing.pairs());
+    let mut expected = Expected {
+        values: vec![0.0; pairs * outputs],
+        magnitudes: vec![0.0; pairs * outputs],
+        inputs: vec![0.0; pairs * cols],
+    };
+    let chosen = routing.choices().unwrap();
+    for row in 0..routing.rows() {
+        let x = &x[row * cols..][..cols];
+        let absolute: Vec<f32> = x.iter().map(|x| x.abs()).collect();
+        for (id, pair) in chosen.of(row).0.iter().zip(chosen.pairs_of(row)) {
+            let pair = *pair as usize;
+            expected.inputs[pair * cols..][..cols].copy_from_slice(x);
+            if cols == 0 {
+                continue;
+            }
+            let weight = unpacked(&stack[*id as usize]);
+            let at = pair * outputs..(pair + 1) * outputs;
+            expected.values[at.clone()].copy_from_slice(&reference::expert(x, &weight));
+            // Codes and biases may cancel: half as much again as a value.
+            let spread: Vec<f32> = weight.iter().map(|w| w.abs() + 2.0).collect();
+            expected.magnitudes[at].copy_from_slice(&reference::expert(&absolute, &spread));
+        }
+    }
+    expected
+}
+
 #[test]
 fn expert_matmul_matches_its_reference() {
     for (experts, choices, count) in
@@ -112,25 +154,11 @@ fn expert_matmul_matches_its_reference() {
         let stack = mixed(experts, outputs, cols);
         let seeds: Vec<u64> = (0..count).collect();
         let (x, routing) = (rows(&seeds, cols), route(&seeds, experts, choices));
-        let pairs = routing.pairs();
-        let (mut expected, mut magnitudes) =
-            (vec![0.0; pairs * outputs], vec![0.0; pairs * outputs]);
-        let chosen = routing.choices().unwrap();
-        for (row, x) in x.chunks(cols).enumerate() {
-            let absolute: Vec<f32> = x.iter().map(|x| x.abs()).collect();
-            for (id, pair) in chosen.of(row).0.iter().zip(chosen.pairs_of(row)) {
-                let weight = unpacked(&stack[*id as usize]);
-                let at = *pair as usize * outputs..(*pair as usize + 1) * outputs;
-                expected[at.clone()].copy_from_slice(&reference::expert(x, &weight));
-                // Codes and biases may cancel: half as much again as a value.
-                let spread: Vec<f32> = weight.iter().map(|w| w.abs() + 2.0).collect();
-                magnitudes[at].copy_from_slice(&reference::expert(&absolute, &spread));
-            }
-        }
+        let expected = expected(&x, &stack, &routing);
         for isa in Isa::available() {
             let found = isa.with(|| run(&x, &stack, &routing, PairInput::Rows, KINDS[0]));
             let case = format!("{isa} {experts} experts, {choices} of {count} rows");
-            compare(&case, &found, &expected, &magnitudes, TOLERANCE);
+            compare(&case, &found, &expected.values, &expected.magnitudes, TOLERANCE);
         }
     }
 }
