@@ -1,16 +1,15 @@
 // Experts times many pairs, on tensor cores.
 //
 // A block has up to 64 pairs of one expert and 256 outputs, 32 for each of its 8 warps, and goes
-// over the inputs 64 at a time. Outputs are the rows of `mma`, whose fragments are decoded from codes
-// in registers: a weight passes neither shared memory nor f32. Pairs are its columns, by sixteens, so
-// that an expert with 40 pairs costs 48. Activations are rounded to bf16 on their way into shared
-// memory (`XP` 1), or parted into three, which are together just what they are; codes are exact, and
-// a group's scale and bias multiply its sum of products and its sum of activations, in f32. Weights
-// in f16 and f32 have parts as well (`WP`). While a block multiplies, the next 64 inputs are on their
-// way into registers.
-// Floor: 2 * pairs * outputs * inputs operations over the rate of `mma.sync` with 1 part; 16 bytes of
-// shared memory serve 4 of them. Activations come from the second-level cache, 4 bytes each for 256
-// outputs, weights from memory once.
+// over the inputs 64 at a time. Outputs are the rows of `mma`, whose fragments are decoded from
+// codes in registers: a weight passes neither shared memory nor f32. Pairs are its columns, by
+// sixteens, so that an expert with 40 pairs costs 48. Activations are rounded to bf16 on their way
+// into shared memory (`XP` 1), or parted into three, which are together just what they are; codes
+// are exact, and a group's scale and bias multiply its sum of products and its sum of activations,
+// in f32. Weights in f16 and f32 have parts as well (`WP`). While a block multiplies, the next 64
+// inputs are on their way into registers. Floor: 2 * pairs * outputs * inputs operations over the
+// rate of `mma.sync` with 1 part; 16 bytes of shared memory serve 4 of them. Activations come from
+// the second-level cache, 4 bytes each for 256 outputs, weights from memory once.
 #pragma once
 
 #include "experts.cuh"
@@ -97,21 +96,11 @@ template <Store S, int WP, int XP> struct ExpertGemm {
   const ExpertJob& job;
   Shared& shared;
   const unsigned lane, q, first_pair, count;
-  const unsigned* codes[4];
-  const unsigned* scales[4];
   float x[OCTETS][8];
 
   __device__ __forceinline__ ExpertGemm(const ExpertJob& job, Shared& shared, unsigned first_pair)
       : job(job), shared(shared), lane(threadIdx.x % WARP), q(threadIdx.x % 4),
-        first_pair(first_pair), count(min(PAIRS, job.pairs - first_pair)) {
-#pragma unroll
-    for (unsigned i = 0; i < 4; ++i) {
-      // Rows beyond the last are those of the last: their sums are not written.
-      const size_t row = min(output(i), job.outputs - 1);
-      codes[i] = job.weight.codes + row * job.weight.row_words;
-      scales[i] = job.weight.scales + row * job.weight.scale_words;
-    }
-  }
+        first_pair(first_pair), count(min(PAIRS, job.pairs - first_pair)) {}
 
   // The output of the lane's row `i`.
   __device__ __forceinline__ unsigned output(unsigned i) const {
@@ -127,8 +116,12 @@ template <Store S, int WP, int XP> struct ExpertGemm {
 #pragma unroll
     for (unsigned i = 0; i < 4; ++i) {
       step.scales[i] = RawScale{0, 0};
-      if (grouped) step.scales[i] = load_scale(scales[i], group, format);
-      fetch_row(step.words[i], codes[i], index);
+      // Rows beyond the last are those of the last: their sums are not written.
+      const size_t row = min(output(i), job.outputs - 1);
+      const Weight& weight = job.weight;
+      if (grouped)
+        step.scales[i] = load_scale(weight.scales + row * weight.scale_words, group, format);
+      fetch_row(step.words[i], weight.codes + row * weight.row_words, index);
     }
 #pragma unroll
     for (unsigned i = 0; i < OCTETS; ++i) {
@@ -142,7 +135,8 @@ template <Store S, int WP, int XP> struct ExpertGemm {
                                             const unsigned* row, unsigned index) const {
     if constexpr (S == Store::NIBBLES) {
       // Half of a unit; the other half comes from the first-level cache.
-      const uint2 two = *reinterpret_cast<const uint2*>(row + index / 2 * 16 + 4 * q + index % 2 * 2);
+      const unsigned* from = row + index / 2 * 16 + 4 * q + index % 2 * 2;
+      const uint2 two = *reinterpret_cast<const uint2*>(from);
       words[0] = two.x, words[1] = two.y;
     } else if constexpr (S == Store::BYTES) {
       expert_copy(words, *reinterpret_cast<const uint4*>(row + index * 16 + 4 * q));
@@ -154,7 +148,8 @@ template <Store S, int WP, int XP> struct ExpertGemm {
         for (unsigned i = 0; i < OCTET; i += 4) {
           const unsigned at = (2 * index + w) * 4 * OCTET;
           uint4 four = make_uint4(0, 0, 0, 0);
-          if (at < job.weight.row_words) four = *reinterpret_cast<const uint4*>(row + at + OCTET * q + i);
+          if (at < job.weight.row_words)
+            four = *reinterpret_cast<const uint4*>(row + at + OCTET * q + i);
           expert_copy(words + w * OCTET + i, four);
         }
     }
@@ -169,7 +164,8 @@ template <Store S, int WP, int XP> struct ExpertGemm {
 #pragma unroll
       for (int part = 0; part < XP; ++part) {
         const uint4 four = expert_part(x[i]);
-        *reinterpret_cast<uint4*>(&shared.x[stage][part][pair * EXPERT_GEMM_STRIDE + 8 * octet]) = four;
+        unsigned short* to = &shared.x[stage][part][pair * EXPERT_GEMM_STRIDE + 8 * octet];
+        *reinterpret_cast<uint4*>(to) = four;
         sum += (low_of(four.x) + high_of(four.x)) + (low_of(four.y) + high_of(four.y)) +
                ((low_of(four.z) + high_of(four.z)) + (low_of(four.w) + high_of(four.w)));
       }
@@ -225,8 +221,9 @@ template <Store S, int WP, int XP> struct ExpertGemm {
   }
 
   // Adds a window of all 32 rows times a column of eight pairs.
-  __device__ __forceinline__ void multiply(float (&products)[2][4], const unsigned (&rows)[4][WP][4],
-                                           unsigned stage, unsigned tile, unsigned column,
+  __device__ __forceinline__ void multiply(float (&products)[2][4],
+                                           const unsigned (&rows)[4][WP][4], unsigned stage,
+                                           unsigned tile, unsigned column,
                                            unsigned half) const {
 #pragma unroll
     for (int part = XP; part-- > 0;) {
@@ -280,8 +277,9 @@ template <Store S, int WP, int XP> struct ExpertGemm {
 #pragma unroll
       for (unsigned i = 0; i < 8; ++i) {
         const unsigned pair = 8 * tile + 2 * q + i % 2, to = output(i / 2);
-        if (pair < count && to < job.outputs)
-          job.out[static_cast<size_t>(first_pair + pair) * job.outputs + to] = sums[i / 4][tile][i % 4];
+        if (pair >= count || to >= job.outputs) continue;
+        job.out[static_cast<size_t>(first_pair + pair) * job.outputs + to] =
+            sums[i / 4][tile][i % 4];
       }
   }
 };

@@ -5,8 +5,9 @@
 #include "expert_gemv.cuh"
 
 #define EXPERT_GEMV(NAME, KIND)                                                                   \
-  extern "C" __global__ void __launch_bounds__(EXPERT_GEMV_WARPS* WARP)                           \
-      expert_gemv_##NAME(EXPERT_PARAMETERS, unsigned planes, unsigned split) {                    \
+  extern "C" __global__ void                                                                      \
+      __launch_bounds__(EXPERT_GEMV_WARPS* WARP, EXPERT_GEMV_BLOCKS)                              \
+          expert_gemv_##NAME(EXPERT_PARAMETERS, unsigned planes, unsigned split) {                \
     __shared__ float partial[EXPERT_GEMV_WARPS * EXPERT_GEMV_OUTPUTS * EXPERT_GEMV_COLUMNS];      \
     const ExpertJob job = EXPERT_JOB(EXPERT_GEMV_WARPS / split * EXPERT_GEMV_OUTPUTS);            \
     expert_gemv<Kind::KIND>(job, planes, split, partial);                                         \

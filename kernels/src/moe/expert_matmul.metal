@@ -1,6 +1,6 @@
 // `expert_matmul`: pairs of one expert times some outputs of it, for each threadgroup. Grids have a
-// row for as many blocks of pairs as any choice may make, surplus ones are without pairs, times tiles
-// of outputs.
+// row for as many blocks of pairs as any choice may make, surplus ones are without pairs, times
+// tiles of outputs.
 //
 // With few pairs for each expert (`expert_gemv_*`) the simdgroups of a threadgroup have 16 outputs
 // each, or share them, unit by unit of inputs: four threads read 16 bytes each of two rows of the
@@ -52,19 +52,20 @@ struct ExpertJob {
       constant uint &gather [[buffer(18)]], constant uint &vectors [[buffer(19)]],                \
       uint3 group [[threadgroup_position_in_grid]], uint index [[thread_index_in_threadgroup]]
 
-// The work of threadgroup (x, y): the pairs of block x of the list, `OUTPUTS` outputs from tile y on.
+// The work of threadgroup (x, y): the pairs of block x of the list, `OUTPUTS` outputs from tile y
+// on.
 #define EXPERT_JOB(OUTPUTS)                                                                       \
   ExpertStack stacks[2] = {                                                                       \
       {out_0, codes_0, scales_0, row_words_0, scale_words_0, format_0, outputs_0},                \
       {out_1, codes_1, scales_1, row_words_1, scale_words_1, format_1, outputs_1}};               \
-  const uint tiles = (outputs_0 + OUTPUTS - 1) / OUTPUTS;                                         \
+  const uint tile_outputs = OUTPUTS, tiles = (outputs_0 + tile_outputs - 1) / tile_outputs;       \
   ExpertJob job = expert_job(stacks[group.y < tiles ? 0 : 1], blocks[group.x]);                   \
   job.x = gather != 0 ? x : x + ulong(blocks[group.x].y) * inputs;                                \
   job.rows = pair_rows + blocks[group.x].y;                                                       \
   job.gather = gather != 0;                                                                       \
   job.vectors = vectors != 0;                                                                     \
   job.inputs = inputs;                                                                            \
-  job.first_output = (group.y < tiles ? group.y : group.y - tiles) * OUTPUTS;
+  job.first_output = (group.y < tiles ? group.y : group.y - tiles) * tile_outputs;
 
 inline ExpertJob expert_job(ExpertStack stack, uint4 block) {
   const ulong expert = block.x;
@@ -80,8 +81,8 @@ inline ExpertJob expert_job(ExpertStack stack, uint4 block) {
   return job;
 }
 
-// Eight activations of a pair from `column` on; zeros beyond the end, and all of them where the pair
-// is not `live`.
+// Eight activations of a pair from `column` on; zeros beyond the end, and all of them where the
+// pair is not `live`.
 inline void expert_octet(thread float* values, thread const ExpertJob& job, uint pair, uint column,
                          bool live) {
   if (!live) {
@@ -197,8 +198,8 @@ EXPERT_GEMV(expert_gemv_bf16, BF16)
 EXPERT_GEMV(expert_gemv_f16, F16)
 EXPERT_GEMV(expert_gemv_f32, F32)
 
-// What a thread has of a window: octet `index % 4` of pair `index / 4`, and of outputs `index / 4` and
-// 32 more.
+// What a thread has of a window: octet `index % 4` of pair `index / 4`, and of outputs `index / 4`
+// and 32 more.
 struct ExpertWindow {
   RawUnit raw[2];
   float2 scales[2];
@@ -235,7 +236,8 @@ inline void expert_store(thread const ExpertWindow& from, threadgroup float* xs,
   }
 }
 
-// Adds a window's products: a simdgroup has 16 pairs from `left` on times 32 outputs from `right` on.
+// Adds a window's products: a simdgroup has 16 pairs from `left` on times 32 outputs from `right`
+// on.
 inline void expert_multiply(thread simdgroup_float8x8* sums, threadgroup const float* xs,
                             threadgroup const float* ws, uint left, uint right) {
   for (uint k = 0; k < 32; k += 8) {

@@ -39,13 +39,16 @@ struct ExpertJob {
   }
 };
 
-__device__ __forceinline__ ExpertJob expert_job(const ExpertStack& first, const ExpertStack& second,
+__device__ __forceinline__ ExpertJob expert_job(ExpertStack stack, ExpertStack second,
                                                 const float* x, const unsigned* pair_rows,
                                                 uint4 block, unsigned inputs, bool gather,
                                                 bool vectors, unsigned outputs_of_tile) {
-  const unsigned tiles = (first.outputs + outputs_of_tile - 1) / outputs_of_tile;
-  const bool is_first = blockIdx.y < tiles;
-  const ExpertStack& stack = is_first ? first : second;
+  unsigned tile = blockIdx.y;
+  const unsigned tiles = (stack.outputs + outputs_of_tile - 1) / outputs_of_tile;
+  if (tile >= tiles) {
+    tile -= tiles;
+    stack = second;
+  }
   const size_t expert = block.x;
   ExpertJob job;
   job.out = stack.out + static_cast<size_t>(block.y) * stack.outputs;
@@ -58,13 +61,14 @@ __device__ __forceinline__ ExpertJob expert_job(const ExpertStack& first, const 
   job.weight.format.word = stack.format;
   job.outputs = stack.outputs;
   job.inputs = inputs;
-  job.first_output = (is_first ? blockIdx.y : blockIdx.y - tiles) * outputs_of_tile;
+  job.first_output = tile * outputs_of_tile;
   job.pairs = block.z;
   job.vectors = vectors;
   return job;
 }
 
-// Eight activations of `row` from `column` on, zeros beyond the end; all of them where there is none.
+// Eight activations of `row` from `column` on, zeros beyond the end; all of them where there is
+// none.
 __device__ __forceinline__ void expert_octet(float (&values)[8], const ExpertJob& job,
                                              const float* row, unsigned column) {
   if (row && job.vectors && column + 8 <= job.inputs) {

@@ -2,15 +2,15 @@
 // launch of one block, many take two launches of a block for each 32 rows.
 //
 // Choosing: a warp for each row. Its scores lie in shared memory as keys, integers in the order in
-// which experts are chosen; each lane keeps the best of its own, and a choice is two reductions over
-// the warp and one lane's look at its experts. Every logit is read once: 4 bytes, some 10 operations
-// and for each choice some 30 more. It is latency that counts, for 32 rows or fewer a few
-// microseconds.
+// which experts are chosen; each lane keeps the best of its own, and a choice is two reductions
+// over the warp and one lane's look at its experts. Every logit is read once: 4 bytes, some 10
+// operations and for each choice some 30 more. It is latency that counts, for 32 rows or fewer a
+// few microseconds.
 //
-// Sorting: which of a block's 32 rows chose an expert is one word, so that the place of a pair among
-// those of its expert is a count of bits, in any order of threads. A block of many adds up the
-// counts of all blocks for itself, `rows / 32 * experts` words from the second-level cache, which
-// saves a launch.
+// Sorting: which of a block's 32 rows chose an expert is one word, so that the place of a pair
+// among those of its expert is a count of bits, in any order of threads. A block of many adds up
+// the counts of all blocks for itself, `rows / 32 * experts` words from the second-level cache,
+// which saves a launch.
 #include "../gpu/cuda.cuh"
 
 constexpr unsigned TILE_ROWS = 32;
@@ -65,7 +65,8 @@ __device__ void route_keep_groups(const Router& router, unsigned* keys, unsigned
       second = max(second, min(first, key));
       first = max(first, key);
     }
-    sums[group] = route_key_of(size > 1 ? route_value_of(first) + route_value_of(second) : route_value_of(first));
+    const float largest = route_value_of(first);
+    sums[group] = route_key_of(size > 1 ? largest + route_value_of(second) : largest);
   }
   __syncwarp();
   for (unsigned expert = lane; expert < router.experts; expert += WARP) {
@@ -88,7 +89,8 @@ __device__ void route_row(const Router& router, const float* logits, const float
   for (unsigned expert = lane; expert < router.experts; expert += WARP) {
     const float logit = logits[expert];
     largest = fmaxf(largest, logit);
-    keys[expert] = route_key_of(router.sigmoid ? route_logistic(logit) + correction[expert] : logit);
+    keys[expert] =
+        route_key_of(router.sigmoid ? route_logistic(logit) + correction[expert] : logit);
   }
   __syncwarp();
   if (router.sigmoid) {
@@ -105,8 +107,8 @@ __device__ void route_row(const Router& router, const float* logits, const float
     const unsigned key = __reduce_max_sync(ALL_LANES, best.key);
     const unsigned expert = __reduce_min_sync(ALL_LANES, best.key == key ? best.expert : ~0u);
     if (best.key == key && best.expert == expert) {
-      const float weight =
-          router.sigmoid ? route_logistic(logits[expert]) : expf(route_value_of(key) - largest) / sum;
+      const float weight = router.sigmoid ? route_logistic(logits[expert])
+                                          : expf(route_value_of(key) - largest) / sum;
       ids[choice] = expert;
       weights[choice] = weight;
       total += weight;

@@ -4,12 +4,13 @@
 // Choosing: a simdgroup for each row. Its scores lie in threadgroup memory as keys, integers in the
 // order in which experts are chosen; each thread keeps the best of its own, and a choice is two
 // reductions over the simdgroup and one thread's look at its experts. Every logit is read once: 4
-// bytes, some 10 operations and for each choice some 30 more. It is latency that counts, for 32 rows
-// or fewer a few microseconds.
+// bytes, some 10 operations and for each choice some 30 more. It is latency that counts, for 32
+// rows or fewer a few microseconds.
 //
-// Sorting: which of a threadgroup's 32 rows chose an expert is one word, so that the place of a pair
-// among those of its expert is a count of bits, in any order of threads. A threadgroup of many adds
-// up the counts of all for itself, `rows / 32 * experts` words from a cache, which saves a launch.
+// Sorting: which of a threadgroup's 32 rows chose an expert is one word, so that the place of a
+// pair among those of its expert is a count of bits, in any order of threads. A threadgroup of many
+// adds up the counts of all for itself, `rows / 32 * experts` words from a cache, which saves a
+// launch.
 
 constant constexpr uint ROUTE_TILE_ROWS = 32;
 constant constexpr uint ROUTE_SIMDS_MAX = 8;
