@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the repository, as one command: formatting, lints, protos, licences, models of the
-# golden tests, all tests, doc tests. Needs a Rust toolchain, python3 with pip, and a network for
-# what is not there yet. Ends at the first check that fails.
+# golden tests, all tests, doc tests. Needs a Rust toolchain, a C++17 compiler, python3 with pip, and
+# a network for what is not there yet. Ends at the first check that fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -61,6 +61,11 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --package sconce-server --all-targets --locked --features object-store -- -D warnings
 
+if [[ $(uname -s) == Linux ]]; then
+  step "kernels of CUDA, compiled for their GPUs"
+  kernels/cuda_check.sh
+fi
+
 step "models of the golden tests"
 bash tests/reference/fetch.sh
 
@@ -77,8 +82,15 @@ cargo test --package sconce-server --bin sconce --locked --quiet --features obje
 step "doc tests"
 cargo test --workspace --locked --doc --quiet
 
-step "kernels with AVX-VNNI, in the encoding of AVX-512"
-cargo test --package sconce-kernels --locked --quiet --features evex-vnni --lib --tests
+# In one build: it takes most of the time.
+step "kernels of GPUs, emulated, and with AVX-VNNI, in the encoding of AVX-512"
+cargo test --package sconce-gpu-emulator --locked --quiet --tests
+cargo test --package sconce-kernels --locked --quiet --features emulate,evex-vnni --lib --tests
+
+if kernels/emulated_check.sh --tools 2>/dev/null; then
+  step "kernels of GPUs, emulated, under the sanitizers"
+  kernels/emulated_check.sh --asan
+fi
 
 if kernels/aarch64_check.sh --tools 2>/dev/null; then
   step "kernels on an emulated aarch64"

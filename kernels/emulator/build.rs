@@ -39,6 +39,11 @@ fn main() -> io::Result<()> {
     // First, as linkers look for what is missing in what comes after.
     units.insert(0, ("tables".to_owned(), all_tables(&here, &tables)));
     println!("cargo::rustc-link-search=native={}", out.display());
+    if cfg!(feature = "asan") {
+        // gcc's. Before all others: AddressSanitizer must be the first library that is loaded.
+        println!("cargo::rustc-link-lib=dylib=asan");
+        println!("cargo::rustc-link-lib=dylib=ubsan");
+    }
     units.iter().try_for_each(|(name, text)| compile(&here, &out, name, text))
 }
 
@@ -76,7 +81,10 @@ fn compiler(here: &Path) -> cc::Build {
         .flag("-Wno-attributes")
         .flag("-Wno-unknown-pragmas");
     if cfg!(feature = "asan") {
-        build.flag("-fsanitize=address").flag("-fno-omit-frame-pointer");
+        build
+            .flag("-fsanitize=address,alignment,bounds,integer-divide-by-zero,shift")
+            .flag("-fno-sanitize-recover=all")
+            .flag("-fno-omit-frame-pointer");
     }
     build
 }

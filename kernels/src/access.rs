@@ -1,5 +1,5 @@
-//! The elements behind CPU tensors, to read and to write in place, and the checks every operator
-//! makes on its operands. No arithmetic here.
+//! The elements behind CPU tensors, to read and to write in place, copies of those of tensors on
+//! GPUs, and the checks every operator makes on its operands. No arithmetic here.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -7,13 +7,27 @@ use candle_core::{
 };
 
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::gpu::cuda;
+#[cfg(feature = "metal")]
+use crate::gpu::metal;
 
 /// Copies the leading rows of `[capacity, dim]` out: `values.len()` elements from the start.
 ///
 /// # Errors
-/// A tensor that is not f32, contiguous, on the CPU and at least as large as `values`.
+/// A tensor that is not f32, contiguous and at least as large as `values`; a device that fails.
 pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
     const OP: &str = "read_rows";
+    #[cfg(feature = "cuda")]
+    if let Storage::Cuda(storage) = &*tensor.storage_and_layout().0 {
+        let range = copied(OP, tensor, values.len())?;
+        return cuda::to_host(storage, range, values);
+    }
+    #[cfg(feature = "metal")]
+    if let Storage::Metal(storage) = &*tensor.storage_and_layout().0 {
+        let range = copied(OP, tensor, values.len())?;
+        return metal::to_host(storage, range, values);
+    }
     let view = View::new(OP, "tensor", tensor)?;
     let source = view.slice()?;
     check(OP, "tensor", source.len() >= values.len(), || {
@@ -23,12 +37,45 @@ pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
+/// Copies the leading words of a tensor out: `words.len()` elements from the start.
+///
+/// # Errors
+/// A tensor that is not u32, contiguous, on the CPU and at least as large as `words`.
+pub fn read_words(tensor: &Tensor, words: &mut [u32]) -> Result<()> {
+    const OP: &str = "read_words";
+    let view = View::new(OP, "tensor", tensor)?;
+    let source = view.elements::<u32>()?;
+    check(OP, "tensor", source.len() >= words.len(), || {
+        (format!("at least {} elements", words.len()), source.len().to_string())
+    })?;
+    words.copy_from_slice(&source[..words.len()]);
+    Ok(())
+}
+
 /// Copies `values` over the start of a tensor, as for the cosines and sines of a step.
 ///
 /// # Errors
-/// A tensor that is not f32, contiguous, on the CPU and at least as large as `values`.
+/// A tensor that is not f32, contiguous and at least as large as `values`; a device that fails.
 pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
     const OP: &str = "write_rows";
+    #[cfg(feature = "cuda")]
+    if tensor.device().is_cuda() {
+        let range = copied(OP, tensor, values.len())?;
+        let (mut storage, _) = storage_mut(tensor);
+        let Storage::Cuda(storage) = &mut *storage else {
+            return Err(Error::Unsupported { op: OP, device: location(&storage) });
+        };
+        return cuda::from_host(storage, range, values);
+    }
+    #[cfg(feature = "metal")]
+    if tensor.device().is_metal() {
+        let range = copied(OP, tensor, values.len())?;
+        let (mut storage, _) = storage_mut(tensor);
+        let Storage::Metal(storage) = &mut *storage else {
+            return Err(Error::Unsupported { op: OP, device: location(&storage) });
+        };
+        return metal::from_host(storage, range, values);
+    }
     write(OP, tensor, |target| {
         let len = target.len();
         check(OP, "tensor", len >= values.len(), || {
@@ -37,6 +84,20 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
         target[..values.len()].copy_from_slice(values);
         Ok(())
     })
+}
+
+/// Where the leading elements of a tensor of f32 are that are copied from or to the host.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+fn copied(op: &'static str, tensor: &Tensor, len: usize) -> Result<std::ops::Range<usize>> {
+    let (operand, found) = ("tensor", tensor.dtype());
+    if found != DType::F32 {
+        return Err(Error::DType { op, operand, expected: DType::F32, found });
+    }
+    let range = bounds(op, operand, tensor.layout())?;
+    check(op, operand, range.len() >= len, || {
+        (format!("at least {len} elements"), range.len().to_string())
+    })?;
+    Ok(range.start..range.start + len)
 }
 
 /// What tensors of operands hold: numbers, or words whose bytes mean something to one operator.

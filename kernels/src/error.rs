@@ -13,6 +13,16 @@ pub enum Error {
         /// Where the operand lies.
         device: DeviceLocation,
     },
+    /// Operands are on several devices.
+    #[error("{op}: {operand} is on device {device:?}, operands before it are not")]
+    Elsewhere {
+        /// Name of the operator.
+        op: &'static str,
+        /// Name of the operand in the operator's signature.
+        operand: &'static str,
+        /// Where the operand lies.
+        device: DeviceLocation,
+    },
     /// An operand has a type the operator does not take.
     #[error("{op}: {operand} must be {expected:?}, found {found:?}")]
     DType {
@@ -78,6 +88,14 @@ pub enum Error {
         op: &'static str,
         /// Name of the kernel in its source.
         kernel: &'static str,
+        /// What the driver said.
+        what: String,
+    },
+    /// A GPU refused what is not one kernel: room for a list, a whole step. The outputs are undefined.
+    #[error("{op}: {what}")]
+    Device {
+        /// Name of the operator, or of what was to be done.
+        op: &'static str,
         /// What the driver said.
         what: String,
     },

@@ -34,11 +34,13 @@ mod rounding;
 pub mod scale;
 pub mod short_conv;
 mod simd;
+pub mod top_logits;
 
-pub use access::{read_rows, storage_mut, write_rows};
+pub use access::{read_rows, read_words, storage_mut, write_rows};
 pub use add::{add, add_bias, add_gated};
 pub use attention::{
-    AttentionOptions, KvPages, KvSide, KvType, PageTable, Segment, paged_attention, write_kv,
+    AttentionOptions, BlockOrder, KvPages, KvSide, KvType, PageTable, Segment, paged_attention,
+    write_kv,
 };
 pub use embedding::embedding;
 pub use error::{Error, Result};
@@ -65,3 +67,4 @@ pub use rms_norm_gated::rms_norm_gated;
 pub use rope::{RopeLayout, rope};
 pub use scale::scale;
 pub use short_conv::short_conv;
+pub use top_logits::TopLogits;

@@ -40,6 +40,8 @@ mod recurrent;
 mod routing;
 #[path = "parity/rows.rs"]
 mod rows;
+#[path = "parity/top_logits.rs"]
+mod top_logits;
 
 use sconce_kernels::Isa;
 
@@ -60,6 +62,7 @@ const COVERED: &[&str] = &[
     "rope",
     "scale",
     "short_conv",
+    "top_logits",
 ];
 /// Folders that are no operators.
 const OTHERS: [&str; 4] = ["gpu", "peaks", "pool", "simd"];

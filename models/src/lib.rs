@@ -29,7 +29,9 @@ mod work;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load};
-pub use model::{Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment};
+pub use model::{
+    Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment, TopRow,
+};
 pub use quantize::QuantizeFormat;
 pub use sconce_kernels::KvType;
 pub use state::{

@@ -6,6 +6,9 @@
 
 use std::fmt;
 
+use candle_core::Tensor;
+use sconce_kernels::read_rows;
+
 use crate::error::Error;
 use crate::state::{PointId, SequenceId, StatePool};
 use crate::work::TokenWork;
@@ -35,7 +38,7 @@ pub struct PointEmit {
 }
 
 /// All tokens of one step.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     /// Token ids, segment after segment.
     pub tokens: Vec<u32>,
@@ -44,6 +47,9 @@ pub struct Batch {
     pub segments: Vec<Segment>,
     /// States to copy out, in any order; none for a model without recurrent layers.
     pub emits: Vec<PointEmit>,
+    /// By what the logits of each segment that wants them will be divided, for [`TopRow::sums`]: in the
+    /// order of the segments, 1 where there are fewer, and for zero.
+    pub temperatures: Vec<f32>,
 }
 
 impl Batch {
@@ -52,6 +58,7 @@ impl Batch {
         self.tokens.clear();
         self.segments.clear();
         self.emits.clear();
+        self.temperatures.clear();
     }
 
     /// Appends a segment and its tokens.
@@ -67,24 +74,81 @@ impl Batch {
     }
 }
 
-/// Logits of a step, in f32 on the host: one row for each segment that asked, in segment order.
-#[derive(Debug, Clone, Copy)]
+/// Logits of a step: one row for each segment that asked, in segment order. They stay on the device
+/// that computed them until a row is asked for.
+#[derive(Debug)]
 pub struct Logits<'a> {
+    rows: usize,
+    vocab_size: usize,
+    held: Held<'a>,
+}
+
+#[derive(Debug)]
+enum Held<'a> {
     /// `[rows, vocab_size]`.
-    pub data: &'a [f32],
-    /// Length of a row.
-    pub vocab_size: usize,
+    Host(&'a [f32]),
+    Device(DeviceLogits<'a>),
+}
+
+/// Logits on a device whose memory is not the host's.
+#[derive(Debug)]
+pub(crate) struct DeviceLogits<'a> {
+    /// `[at least rows, vocab_size]`.
+    pub(crate) logits: &'a Tensor,
+    /// Room for one row, `[vocab_size]`.
+    pub(crate) row: &'a mut [f32],
+    /// The largest of each row.
+    pub(crate) top: Vec<TopRow<'a>>,
+}
+
+/// The largest logits of a row, as [`TopLogits`](sconce_kernels::TopLogits) has them.
+#[derive(Debug, Clone, Copy)]
+pub struct TopRow<'a> {
+    /// The largest first.
+    pub values: &'a [f32],
+    /// Their tokens.
+    pub ids: &'a [u32],
+    /// Sums over the whole row of `exp(logit - largest)`, and of the same by the row's temperature; NaN
+    /// if a logit is not finite.
+    pub sums: [f32; 2],
 }
 
 impl<'a> Logits<'a> {
-    /// Row `index`, `[vocab_size]`.
-    pub fn row(&self, index: usize) -> &'a [f32] {
-        &self.data[index * self.vocab_size..][..self.vocab_size]
+    /// Logits on the host, `[rows, vocab_size]`.
+    pub fn on_host(data: &'a [f32], vocab_size: usize) -> Self {
+        Self { rows: data.len() / vocab_size, vocab_size, held: Held::Host(data) }
+    }
+
+    /// Logits on a device.
+    pub(crate) fn on_device(held: DeviceLogits<'a>, vocab_size: usize) -> Self {
+        Self { rows: held.top.len(), vocab_size, held: Held::Device(held) }
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.data.len() / self.vocab_size
+        self.rows
+    }
+
+    /// Row `index`, `[vocab_size]`, copied from the device if it is there.
+    ///
+    /// # Errors
+    /// The device cannot be read.
+    pub fn row(&mut self, index: usize) -> Result<&[f32], Error> {
+        match &mut self.held {
+            Held::Host(data) => Ok(&data[index * self.vocab_size..][..self.vocab_size]),
+            Held::Device(held) => {
+                read_rows(&held.logits.narrow(0, index, 1)?, held.row)?;
+                Ok(held.row)
+            }
+        }
+    }
+
+    /// The largest of row `index`; none where the whole row is as near.
+    pub fn top(&self, index: usize) -> Option<TopRow<'a>> {
+        match &self.held {
+            Held::Host(_) => None,
+            Held::Device(held) => held.top.get(index).copied(),
+        }
     }
 }
 

@@ -274,7 +274,7 @@ impl Model for SimulatedModel {
         for segment in &batch.segments {
             self.pool.advance(segment.sequence, segment.len)?;
         }
-        Ok(Logits { data: &self.logits, vocab_size: self.spec.vocab })
+        Ok(Logits::on_host(&self.logits, self.spec.vocab))
     }
 }
 

@@ -24,6 +24,7 @@ mod transfer;
 use std::fmt;
 
 use candle_core::Device;
+use sconce_kernels::BlockOrder;
 
 pub use self::error::StateError;
 pub use self::kv::LayerKv;
@@ -80,6 +81,8 @@ pub struct StatePool {
     kv: Vec<LayerKv>,
     recurrent_slots: Slots,
     recurrent: Vec<LayerRecurrent>,
+    /// In which order pages hold what they do.
+    order: BlockOrder,
 }
 
 impl StatePool {
@@ -103,6 +106,7 @@ impl StatePool {
             recurrent_slots: Slots::new(sequences_max, points_max),
             recurrent,
             layout,
+            order: BlockOrder::of(device),
         })
     }
 

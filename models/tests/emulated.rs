@@ -31,8 +31,7 @@ fn compare(name: &str) {
     let all = fixtures::all();
     let fixture = all.iter().find(|fixture| fixture.name == name).unwrap();
     let prompt = &fixture.golden["prompts"][0];
-    let options =
-        LoadOptions { step_tokens_max: STEP_TOKENS_MAX, ..options(Precision::Exact) };
+    let options = LoadOptions { step_tokens_max: STEP_TOKENS_MAX, ..options(Precision::Exact) };
     for language in [Language::Cuda, Language::Metal] {
         let worst = emulate(language, || {
             let mut model = load(fixture.path.to_str().unwrap(), &options);

@@ -70,7 +70,7 @@ fn among_others(model: &mut dyn Model, tokens: &[u32], vocabulary: u32) -> Bits 
             model.state_mut().reserve(*other, piece.len()).unwrap();
             batch.push(*other, first, &piece, wants_logits);
         }
-        found.insert(end - 1, bits(model.forward(&batch).unwrap().row(row)));
+        found.insert(end - 1, bits(model.forward(&batch).unwrap().row(row).unwrap()));
         at = end;
         if at == tokens.len() {
             break;
@@ -266,9 +266,9 @@ fn rows_that_nobody_asked_for_have_no_logits() {
         model.state_mut().reserve(*id, 4).unwrap();
         batch.push(*id, 0, &[1, 2, 3, index as u32], index == 1);
     }
-    let logits = model.forward(&batch).unwrap();
-    assert_eq!((logits.rows(), logits.row(0).len()), (1, stepping::VOCABULARY as usize));
-    let one = argmax(logits.row(0));
+    let mut logits = model.forward(&batch).unwrap();
+    assert_eq!((logits.rows(), logits.row(0).unwrap().len()), (1, stepping::VOCABULARY as usize));
+    let one = argmax(logits.row(0).unwrap());
     let id = model.state_mut().open().unwrap();
     assert_eq!(argmax(&feed(model.as_mut(), id, &[1, 2, 3, 1])), one);
     batch.clear();

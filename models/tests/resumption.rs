@@ -268,7 +268,7 @@ fn emitted(
             }
         }
         sides[1].push(model, &mut batch, foreign[1]);
-        logits = bits(model.forward(&batch).unwrap().row(0));
+        logits = bits(model.forward(&batch).unwrap().row(0).unwrap());
         at = end;
         if at == tokens.len() {
             break;

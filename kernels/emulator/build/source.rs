@@ -3,6 +3,8 @@
 //! `include/cuda.h` and `include/metal.h` turn the words that C++ does not have into `SCONCE_KERNEL`,
 //! `SCONCE_BOUNDS(..)` and `SCONCE_SHARED`, which end here.
 
+use std::cmp::Ordering;
+
 const KERNEL: &str = "SCONCE_KERNEL";
 const BOUNDS: &str = "SCONCE_BOUNDS(";
 const SHARED: &str = "SCONCE_SHARED";
@@ -114,6 +116,8 @@ fn shared<'a>(text: &'a str, out: &mut String) -> Result<&'a str, String> {
     let mut depth = 0;
     for (index, character) in text.char_indices() {
         match character {
+            // A reference to an array: the address space is that of the elements.
+            '(' if text[index + 1..].starts_with('&') => return Ok(text),
             '(' | '[' => depth += 1,
             ')' | ']' if depth > 0 => depth -= 1,
             '*' | '&' if depth == 0 => return Ok(text),
@@ -121,10 +125,7 @@ fn shared<'a>(text: &'a str, out: &mut String) -> Result<&'a str, String> {
                 let declaration = &text[..index];
                 let name = declared_name(declaration)
                     .ok_or_else(|| format!("shared memory without a name: {declaration}"))?;
-                *out += &format!(
-                    "static {declaration}; \
-                     emulator::Declared<decltype({name})> declared_{name}({name});"
-                );
+                *out += &guarded(declaration, name);
                 return Ok(&text[index + 1..]);
             }
             ')' | ',' | '=' | '{' if depth == 0 => break,
@@ -133,6 +134,17 @@ fn shared<'a>(text: &'a str, out: &mut String) -> Result<&'a str, String> {
     }
     let start: String = text.chars().take(60).collect();
     Err(format!("shared memory is declared one variable at a time, found {start}"))
+}
+
+/// A static variable between its guards, under its own name, and that control has passed it.
+fn guarded(declaration: &str, name: &str) -> String {
+    let guard = |side| format!("unsigned char guard_{side}[emulator::GUARD]");
+    let (before, after) = (guard("before"), guard("after"));
+    format!(
+        "static struct {{ {before}; {declaration}; {after}; }} guarded_{name}; \
+         auto& {name} = guarded_{name}.{name}; \
+         emulator::Declared declared_{name}(\"{name}\", (void*)&{name}, sizeof({name}));"
+    )
 }
 
 fn declared_name(declaration: &str) -> Option<&str> {
@@ -149,7 +161,7 @@ fn cuda(name: String, threads_max: Option<String>, parameters: &[&str]) -> Kerne
 
 /// Parameters of Metal say what they are given: a buffer, or where the thread is.
 fn metal(name: String, threads_max: Option<String>, parameters: &[&str]) -> Result<Kernel, String> {
-    let mut arguments = 0;
+    let mut buffers = Vec::new();
     let mut values = Vec::new();
     for parameter in parameters {
         let wrong = || format!("{name}: what is given to the parameter `{}`?", parameter.trim());
@@ -157,7 +169,7 @@ fn metal(name: String, threads_max: Option<String>, parameters: &[&str]) -> Resu
         let attribute = attribute.split("]]").next().ok_or_else(wrong)?.trim();
         values.push(if let Some(index) = attribute.strip_prefix("buffer(") {
             let index: usize = index.trim_end_matches(')').trim().parse().map_err(|_| wrong())?;
-            arguments = arguments.max(index + 1);
+            buffers.push(index);
             let reference = declared.contains('&');
             let kind = if reference { "Number" } else { "Buffer" };
             format!("emulator::{kind}{{arguments[{index}]}}")
@@ -167,8 +179,16 @@ fn metal(name: String, threads_max: Option<String>, parameters: &[&str]) -> Resu
             format!("emulated_parameters::{attribute}()")
         });
     }
+    buffers.sort_unstable();
+    for (expected, index) in buffers.iter().enumerate() {
+        match index.cmp(&expected) {
+            Ordering::Equal => {}
+            Ordering::Less => return Err(format!("{name}: two parameters are buffer {index}")),
+            Ordering::Greater => return Err(format!("{name}: no parameter is buffer {expected}")),
+        }
+    }
     let call = format!("{name}({});", values.join(", "));
-    Ok(Kernel { name, arguments, threads_max, call })
+    Ok(Kernel { name, arguments: buffers.len(), threads_max, call })
 }
 
 /// Parameters as C++ has them, on as many lines.

@@ -2,6 +2,7 @@
 // values in a warp, shared memory. The other side is src/exports.rs.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +14,8 @@ namespace emulator {
 
 constexpr unsigned WARP = 32;
 constexpr std::size_t VALUE_MAX = 64;
+// Bytes before and after each shared variable that nothing may touch.
+constexpr std::size_t GUARD = 256;
 
 struct Place {
   std::uint32_t thread, threads, block[3], blocks[3];
@@ -41,7 +44,7 @@ extern const emulator::Place* sconce_place;
 void sconce_barrier();
 const emulator::Exchange* sconce_exchange(const char* operation, std::uint32_t mask,
                                           const void* value, std::size_t len);
-void sconce_declare(void* variable, std::size_t len);
+void sconce_declare(const char* name, void* variable, std::size_t len);
 void* sconce_dynamic();
 [[noreturn]] void sconce_fail(const char* what);
 }
@@ -75,9 +78,10 @@ Values<T> exchange(const char* operation, std::uint32_t mask, const T& value) {
 }
 
 // Shared variables are declared in functions, so each is met when control passes it.
-template <class T>
 struct Declared {
-  explicit Declared(T& variable) { sconce_declare(static_cast<void*>(&variable), sizeof(T)); }
+  Declared(const char* name, void* variable, std::size_t len) {
+    sconce_declare(name, variable, len);
+  }
 };
 
 template <class To, class From>

@@ -67,6 +67,11 @@ EMULATED_OPERATOR(-)
 EMULATED_OPERATOR(*)
 EMULATED_OPERATOR(/)
 #undef EMULATED_OPERATOR
+template <class T, unsigned N> Vector<T, N> operator-(const Vector<T, N>& a) {
+  Vector<T, N> out;
+  for (unsigned i = 0; i < N; ++i) out[i] = -a[i];
+  return out;
+}
 
 #define EMULATED_VECTORS(T)  \
   using T##2 = Vector<T, 2>; \
@@ -108,6 +113,12 @@ namespace fast { EMULATED_FUNCTIONS }
 namespace precise { EMULATED_FUNCTIONS }
 #undef EMULATED_FUNCTIONS
 inline float fma(float x, float y, float z) { return std::fma(x, y, z); }
+template <class T, unsigned N>
+Vector<T, N> fma(const Vector<T, N>& x, const Vector<T, N>& y, const Vector<T, N>& z) {
+  Vector<T, N> out;
+  for (unsigned i = 0; i < N; ++i) out[i] = fma(x[i], y[i], z[i]);
+  return out;
+}
 inline float fabs(float x) { return std::fabs(x); }
 inline float abs(float x) { return std::fabs(x); }
 inline int abs(int x) { return x < 0 ? -x : x; }

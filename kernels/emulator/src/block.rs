@@ -6,12 +6,11 @@ use std::ptr;
 
 use crate::fiber::{Fiber, Home};
 use crate::kernels::Kernel;
+use crate::shared::Shared;
 use crate::{Error, Grid, Language, WARP};
 
 /// Largest value that a warp's operation exchanges, in bytes.
 pub(crate) const VALUE_MAX: usize = 64;
-/// What shared memory holds before it is written: NaN in every type of numbers.
-const POISON: u8 = 0xff;
 
 /// Where a thread is, as kernels read it (`include/emulator.h` has the same).
 #[repr(C)]
@@ -57,9 +56,7 @@ pub(crate) struct Block<'a> {
     place: Place,
     threads: Vec<Thread>,
     warps: Vec<Exchange>,
-    dynamic: Vec<u128>,
-    /// Shared variables that this block has passed the declarations of.
-    declared: Vec<(*mut c_void, usize)>,
+    shared: Shared,
     failure: Option<String>,
     home: Home,
     random: u64,
@@ -91,8 +88,7 @@ impl<'a> Block<'a> {
             place: Place { thread: 0, threads: grid.threads, block: [0; 3], blocks: grid.blocks },
             threads: (0..count).map(thread).collect(),
             warps: (0..count.div_ceil(WARP)).map(warp).collect(),
-            dynamic: vec![0; grid.shared.div_ceil(16)],
-            declared: Vec::new(),
+            shared: Shared::new(grid.shared),
             failure: None,
             home: Home::new(),
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -114,8 +110,7 @@ impl<'a> Block<'a> {
 
     /// Runs the block at `self.place`; `order` is one of its threads.
     unsafe fn run(&mut self, order: &mut [usize]) -> Result<(), String> {
-        self.declared.clear();
-        self.dynamic.fill(u128::from_ne_bytes([POISON; 16]));
+        self.shared.clear();
         for thread in &mut self.threads {
             thread.fiber.prepare(thread_main);
             thread.state = State::Ready;
@@ -141,7 +136,7 @@ impl<'a> Block<'a> {
             let count = |state| self.threads.iter().filter(|thread| thread.state == state).count();
             let (waiting, done) = (count(State::Barrier), count(State::Done));
             if done == self.threads.len() {
-                return Ok(());
+                return self.shared.check();
             }
             // Threads that returned count as arrived in CUDA, since Volta.
             let complete = waiting + done == self.threads.len();
@@ -313,19 +308,13 @@ pub(crate) unsafe fn exchange(
 /// Fills a shared variable when the first thread of a block passes its declaration.
 ///
 /// # Safety
-/// `variable` has `len` bytes.
-pub(crate) unsafe fn declare(variable: *mut c_void, len: usize) {
+/// As for [`Shared::declare`].
+pub(crate) unsafe fn declare(name: *const c_char, variable: *mut c_void, len: usize) {
     let block = CURRENT.get();
     // SAFETY: as in `wait`; the caller's promise.
     unsafe {
-        let declared = &mut (*block).declared;
-        if declared.iter().any(|(other, _)| *other == variable) {
-            return;
-        }
-        declared.push((variable, len));
-        ptr::write_bytes(variable.cast::<u8>(), POISON, len);
-        let bytes: usize = declared.iter().map(|(_, len)| len).sum();
-        let (language, dynamic) = ((*block).language, (*block).dynamic.len() * 16);
+        let Some(bytes) = (*block).shared.declare(name, variable, len) else { return };
+        let (language, dynamic) = ((*block).language, (*block).shared.dynamic_len());
         if bytes > language.declared_max() || bytes + dynamic > language.shared_max() {
             fail(format!("{bytes} bytes of shared memory declared, {dynamic} asked for"));
         }
@@ -336,7 +325,7 @@ pub(crate) unsafe fn declare(variable: *mut c_void, len: usize) {
 pub(crate) fn dynamic() -> *mut c_void {
     let block = CURRENT.get();
     // SAFETY: as in `wait`.
-    unsafe { (*block).dynamic.as_mut_ptr().cast() }
+    unsafe { (*block).shared.dynamic() }
 }
 
 /// Ends the launch with an error; the current thread does not go on.

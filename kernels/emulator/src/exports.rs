@@ -25,9 +25,9 @@ unsafe extern "C" fn sconce_exchange(
 /// # Safety
 /// As for [`block::declare`].
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sconce_declare(variable: *mut c_void, len: usize) {
+unsafe extern "C" fn sconce_declare(name: *const c_char, variable: *mut c_void, len: usize) {
     // SAFETY: the caller's promise.
-    unsafe { block::declare(variable, len) };
+    unsafe { block::declare(name, variable, len) };
 }
 
 #[unsafe(no_mangle)]

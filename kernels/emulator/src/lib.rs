@@ -2,10 +2,14 @@
 //!
 //! Every thread of a block is a fiber, which runs until it waits in a barrier or in an operation of
 //! its warp. The order in which fibers and blocks run is shuffled anew for each launch, so that a
-//! missing barrier shows as a wrong result; shared memory starts as NaN; a barrier or a warp's
-//! operation that not all threads reach, where a GPU would hang, is an error. What runs is the source
-//! as a C++ compiler sees it (`build.rs`, `include/`): no time is measured and no weak memory order
-//! is seen.
+//! missing barrier shows as a wrong result; shared memory starts as NaN, with guards at both ends of
+//! each variable; a barrier or a warp's operation that not all threads reach, where a GPU would hang,
+//! is an error. What runs is the source as a C++ compiler sees it (`build.rs`, `include/`): no time is
+//! measured and no weak memory order is seen.
+//!
+//! Feature `asan` compiles the kernels for AddressSanitizer and UndefinedBehaviorSanitizer, which end
+//! the process at reads and writes outside of tensors and of shared memory, at vector loads from
+//! addresses that are no multiple of their size, and at shifts by too much.
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the emulator switches stacks by x86-64 instructions");
@@ -14,6 +18,7 @@ mod block;
 mod exports;
 mod fiber;
 mod kernels;
+mod shared;
 
 use std::sync::Mutex;
 
@@ -116,7 +121,7 @@ pub unsafe fn launch(
     grid: Grid,
     arguments: &[*const std::ffi::c_void],
 ) -> Result<(), Error> {
-    // Kernels keep their shared memory in statics, as the sanitizer watches their ends.
+    // Kernels keep their shared memory in statics, as those of the devices may be declared anywhere.
     static RUNNING: Mutex<u64> = Mutex::new(0);
     let kernel = kernels::all(language).iter().find(|kernel| kernel.name() == name);
     let kernel = kernel.ok_or_else(|| Error::NoKernel { language, name: name.to_owned() })?;

@@ -68,6 +68,25 @@ fn shared_memory_is_no_number_before_it_is_written() {
     assert!(out.iter().all(|value: &f32| value.is_nan()));
 }
 
+/// With the sanitizer, the process ends: `sanitized.rs`.
+#[cfg(not(feature = "asan"))]
+#[test]
+fn writes_next_to_shared_memory_are_an_error() {
+    let mut out = [0.0_f32; 32];
+    for language in [Language::Cuda, Language::Metal] {
+        run(language, "fixture_past_shared", (2, 32, 0), &mut out, &[], &[0]).unwrap();
+        let past = run(language, "fixture_past_shared", (2, 32, 0), &mut out, &[], &[1]);
+        assert_eq!(failure(past), "it wrote outside of the 128 bytes of held");
+    }
+    // One that ends within a word of 16 bytes.
+    let mut dynamic = |past| {
+        run(Language::Cuda, "fixture_past_dynamic_shared", (1, 32, 132), &mut out, &[], &[past])
+    };
+    dynamic(1).unwrap();
+    let past = failure(dynamic(2));
+    assert_eq!(past, "it wrote outside of the 132 bytes of dynamic shared memory");
+}
+
 #[test]
 fn threads_that_do_not_meet_are_an_error() {
     let cuda =

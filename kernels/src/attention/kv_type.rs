@@ -1,6 +1,8 @@
 //! How keys and values are kept in pages: as they are, or in 8 bits.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
+
+use crate::gpu::is_gpu;
 
 /// Columns of a key that share a scale in 8 bits.
 pub(crate) const KEY_GROUP: usize = 32;
@@ -17,6 +19,22 @@ pub enum KvSide {
     Keys,
     /// What is summed up.
     Values,
+}
+
+/// In which order the elements of a block lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlockOrder {
+    /// That of the CPU, where one load of keys serves several tokens.
+    Lanes,
+    /// That of GPUs: token after token, of codes and then of scales.
+    Tokens,
+}
+
+impl BlockOrder {
+    /// The order of pages on a device.
+    pub fn of(device: &Device) -> Self {
+        if is_gpu(device) { Self::Tokens } else { Self::Lanes }
+    }
 }
 
 impl KvSide {

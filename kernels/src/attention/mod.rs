@@ -13,7 +13,7 @@ mod write;
 
 use candle_core::Tensor;
 
-pub use self::kv_type::{KvSide, KvType};
+pub use self::kv_type::{BlockOrder, KvSide, KvType};
 use crate::access::{View, check, distinct, write};
 use crate::error::Result;
 

@@ -2,12 +2,14 @@
 //! Transformer", 2020.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
 
 use crate::access::{View, check_dim, distinct, rows_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 
 /// The function of a gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +41,9 @@ pub fn gate_mul(
     check_dim(OP, "gate", rows_of(OP, "gate", gate, rows)?.1, dim)?;
     check_dim(OP, "x", rows_of(OP, "x", x, rows)?.1, dim)?;
     distinct(OP, out, &[("gate", gate), ("x", x)])?;
+    if let Some(gpu) = Gpu::of(out) {
+        return gpu::gate_mul(gpu, out, gate, x, activation, rows * dim);
+    }
     let (gate, x) = (View::new(OP, "gate", gate)?, View::new(OP, "x", x)?);
     let (gate, x) = (&gate.slice()?[..rows * dim], &x.slice()?[..rows * dim]);
     write(OP, out, |out| {

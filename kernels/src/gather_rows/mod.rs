@@ -1,12 +1,14 @@
 //! Picking rows, as of the last token of each segment before the head.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
 
 use crate::access::{View, check_dim, distinct, rows_of, write};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 
 /// `out[i] = x[indices[i]]`; `out` is `[at least indices.len(), dim]`, `x` is `[capacity, dim]`.
 ///
@@ -20,6 +22,9 @@ pub fn gather_rows(out: &Tensor, x: &Tensor, indices: &[u32]) -> Result<()> {
     check_dim(OP, "x", found, dim)?;
     check_indices(OP, "indices", indices, capacity)?;
     distinct(OP, out, &[("x", x)])?;
+    if let Some(gpu) = Gpu::of(out) {
+        return gpu::gather_rows(gpu, out, x, indices, dim);
+    }
     let x = View::new(OP, "x", x)?;
     let x = x.slice()?;
     write(OP, out, |out| {

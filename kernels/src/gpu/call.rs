@@ -3,15 +3,15 @@
 
 use candle_core::{Storage, StorageMutRef, StorageRef, Tensor};
 
-use super::Gpu;
 use super::step::{self, Argument};
-use crate::access::{Element, bounds, location, storage_mut};
+use super::{Gpu, List};
+use crate::access::{Element, bounds, storage_mut};
 use crate::error::{Error, Result};
 
 /// Threads that make up a warp, or a simdgroup.
 pub(crate) const WARP: u32 = 32;
 /// Most arguments of a kernel: what Metal has places for.
-const ARGUMENTS_MAX: usize = 31;
+pub(super) const ARGUMENTS_MAX: usize = 31;
 
 /// How many threads run a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +37,18 @@ impl Grid {
         Self { blocks, threads, shared: 0 }
     }
 
+    /// For kernels that work on an array of `len`, four elements a thread.
+    pub(crate) fn fours(len: usize, threads: u32) -> Self {
+        Self::row(len.div_ceil(4).div_ceil(threads as usize), threads)
+    }
+
+    /// For kernels that work on rows of `dim`, four elements a thread: blocks `[rows, parts]`.
+    pub(crate) fn rows_of_fours(rows: usize, dim: usize, threads_max: u32) -> Self {
+        let fours = dim.div_ceil(4);
+        let threads = threads_for(fours, threads_max);
+        Self::of([rows, fours.div_ceil(threads as usize), 1], threads)
+    }
+
     /// The same with dynamic shared memory.
     pub(crate) fn with_shared(self, bytes: usize) -> Self {
         Self { shared: bytes, ..self }
@@ -47,6 +59,13 @@ impl Grid {
 pub(crate) fn threads_for(items: usize, threads_max: u32) -> u32 {
     let items = u32::try_from(items).unwrap_or(u32::MAX).clamp(1, threads_max);
     items.next_multiple_of(WARP).min(threads_max)
+}
+
+/// Whether kernels may read these tensors four elements, 16 bytes, at a time: their rows of `width`
+/// start at multiples of that. Memory of a device, and of the heap, starts at one too.
+pub(crate) fn in_fours(width: usize, tensors: &[&Tensor]) -> bool {
+    let start = |tensor: &&Tensor| tensor.layout().start_offset();
+    width.is_multiple_of(4) && tensors.iter().map(start).all(|start| start.is_multiple_of(4))
 }
 
 /// A kernel's call in the making.
@@ -61,7 +80,7 @@ pub(crate) struct Call<'a> {
 enum Held<'a> {
     Read(#[expect(dead_code, reason = "a lock")] StorageRef<'a>),
     Write(#[expect(dead_code, reason = "a lock")] StorageMutRef<'a>),
-    List(#[expect(dead_code, reason = "an argument points to it")] Box<[u32]>),
+    List(#[expect(dead_code, reason = "an argument points to it")] List),
 }
 
 impl<'a> Call<'a> {
@@ -81,13 +100,8 @@ impl<'a> Call<'a> {
         tensor: &'a Tensor,
     ) -> Result<&mut Self> {
         let range = bounds(self.op, operand, tensor.layout())?;
-        let (mut storage, _) = storage_mut(tensor);
-        let found = storage.dtype();
-        let address = match &mut *storage {
-            Storage::Cpu(storage) => T::of_mut(storage).map(|all| all.as_ptr().addr()),
-            other => return Err(Error::Unsupported { op: self.op, device: location(other) }),
-        };
-        self.address::<T>(operand, address, range.start, found)?;
+        let (storage, _) = storage_mut(tensor);
+        self.operand::<T>(operand, &storage, range.start, true)?;
         self.held.push(Held::Write(storage));
         Ok(self)
     }
@@ -103,11 +117,7 @@ impl<'a> Call<'a> {
     ) -> Result<&mut Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let range = bounds(self.op, operand, layout)?;
-        let address = match &*storage {
-            Storage::Cpu(storage) => T::of(storage).map(|all| all.as_ptr().addr()),
-            other => return Err(Error::Unsupported { op: self.op, device: location(other) }),
-        };
-        self.address::<T>(operand, address, range.start, storage.dtype())?;
+        self.operand::<T>(operand, &storage, range.start, false)?;
         self.held.push(Held::Read(storage));
         Ok(self)
     }
@@ -115,15 +125,16 @@ impl<'a> Call<'a> {
     /// A list that the host made, copied to where the kernel can read it.
     ///
     /// # Errors
-    /// No room for it among the lists of the step.
+    /// No room for it among the lists of the step, or on the device.
     pub(crate) fn list(&mut self, words: &[u32]) -> Result<&mut Self> {
         if let Some(place) = step::list(self.op, words) {
             self.arguments.push(Argument::List(place?));
             return Ok(self);
         }
-        let words: Box<[u32]> = words.into();
-        self.arguments.push(Argument::Address(words.as_ptr().addr() as u64));
-        self.held.push(Held::List(words));
+        let op = self.op;
+        let list = self.gpu.list(words).map_err(|what| Error::Device { op, what })?;
+        self.arguments.push(list.argument());
+        self.held.push(Held::List(list));
         Ok(self)
     }
 
@@ -131,6 +142,11 @@ impl<'a> Call<'a> {
     pub(crate) fn word(&mut self, value: u32) -> &mut Self {
         self.arguments.push(Argument::Word(value));
         self
+    }
+
+    /// A condition.
+    pub(crate) fn flag(&mut self, value: bool) -> &mut Self {
+        self.word(u32::from(value))
     }
 
     /// A size or a count.
@@ -172,19 +188,22 @@ impl<'a> Call<'a> {
         started.map_err(|what| Error::Kernel { op: self.op, kernel, what })
     }
 
-    /// Adds where an operand starts, or refuses its type.
-    fn address<T: Element>(
+    /// Adds where an operand starts, or refuses its type or its device.
+    fn operand<T: Element>(
         &mut self,
         operand: &'static str,
-        storage: Option<usize>,
+        storage: &Storage,
         start: usize,
-        found: candle_core::DType,
+        written: bool,
     ) -> Result<()> {
-        let Some(address) = storage else {
-            return Err(Error::DType { op: self.op, operand, expected: T::DTYPE, found });
+        let op = self.op;
+        let elsewhere = |device| Error::Elsewhere { op, operand, device };
+        let found = self.gpu.operand::<T>(storage, start, written).map_err(elsewhere)?;
+        let Some(argument) = found else {
+            let found = storage.dtype();
+            return Err(Error::DType { op, operand, expected: T::DTYPE, found });
         };
-        let address = address + start * size_of::<T>();
-        self.arguments.push(Argument::Address(address as u64));
+        self.arguments.push(argument);
         Ok(())
     }
 }

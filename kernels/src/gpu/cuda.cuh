@@ -99,3 +99,48 @@ __device__ __forceinline__ float block_sum(float value, float* partial) {
   __syncthreads();
   return warp_sum(lane < warps ? partial[lane] : 0.0f);
 }
+
+// Four elements of an array of `len` from `first` on, zeros beyond its end. With `wide` the array
+// starts at a multiple of 16 bytes and has a multiple of four elements: then it is one load. What is
+// computed with them is the same either way, and so are its bits.
+__device__ __forceinline__ float4 load_four(const float* x, unsigned first, unsigned len,
+                                            bool wide) {
+  const float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  if (wide) return first < len ? *reinterpret_cast<const float4*>(x + first) : none;
+  float4 four = none;
+  if (first < len) four.x = x[first];
+  if (first + 1 < len) four.y = x[first + 1];
+  if (first + 2 < len) four.z = x[first + 2];
+  if (first + 3 < len) four.w = x[first + 3];
+  return four;
+}
+
+// The counterpart of `load_four`: nothing is written beyond the end.
+__device__ __forceinline__ void store_four(float* out, unsigned first, unsigned len, bool wide,
+                                           const float4& four) {
+  if (wide) {
+    if (first < len) *reinterpret_cast<float4*>(out + first) = four;
+    return;
+  }
+  if (first < len) out[first] = four.x;
+  if (first + 1 < len) out[first + 1] = four.y;
+  if (first + 2 < len) out[first + 2] = four.z;
+  if (first + 3 < len) out[first + 3] = four.w;
+}
+
+// `f` of each of four pairs.
+template <class F>
+__device__ __forceinline__ float4 map_four(const float4& a, const float4& b, F f) {
+  return make_float4(f(a.x, b.x), f(a.y, b.y), f(a.z, b.z), f(a.w, b.w));
+}
+
+// `sum` and the squares of four elements, added in one fixed order.
+__device__ __forceinline__ float add_squares(float sum, const float4& x) {
+  return fmaf(x.w, x.w, fmaf(x.z, x.z, fmaf(x.y, x.y, fmaf(x.x, x.x, sum))));
+}
+
+// 1 / (1 + exp(-x)), to a few units in the last place.
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// x / (1 + exp(-x)), as exact.
+__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }

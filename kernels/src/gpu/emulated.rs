@@ -47,12 +47,7 @@ pub(super) unsafe fn launch(
     };
     let Grid { blocks, threads, shared } = grid;
     let grid = sconce_gpu_emulator::Grid { blocks, threads, shared };
-    let value = |argument: &Argument| match *argument {
-        Argument::Address(address) => address,
-        Argument::Word(word) => u64::from(word),
-        Argument::List(place) => lists + u64::from(place) * 4,
-    };
-    let values: Vec<u64> = arguments.iter().map(value).collect();
+    let values: Vec<u64> = arguments.iter().map(|argument| argument.value(lists)).collect();
     let pointer = |value: &u64| std::ptr::from_ref(value).cast::<c_void>();
     let arguments: Vec<_> = values.iter().map(pointer).collect();
     // SAFETY: the caller's promise; a word is the lower half of its value.

@@ -3,17 +3,22 @@
 //! GPU and for the emulator, which runs the same sources on the CPU.
 
 mod call;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 #[cfg(feature = "emulate")]
 mod emulated;
+#[cfg(feature = "metal")]
+pub(crate) mod metal;
 mod step;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
-pub(crate) use self::call::{Call, Grid, WARP, threads_for};
+pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
 pub use self::step::step;
 use self::step::{Argument, Recording};
+use crate::access::{Element, location};
 use crate::error::Error;
 
 /// What kernels are written in.
@@ -28,9 +33,20 @@ pub enum Language {
 /// A GPU that runs kernels. There is none in a build without features for one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Gpu {
+    /// One of NVIDIA's.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Cuda),
+    /// One of Apple's.
+    #[cfg(feature = "metal")]
+    Metal(metal::Metal),
     /// Emulated, on tensors of the CPU.
     #[cfg(feature = "emulate")]
     Emulated(Language),
+}
+
+/// Whether operators on a device run on a GPU.
+pub fn is_gpu(device: &Device) -> bool {
+    Gpu::of_device(device).is_some()
 }
 
 impl Gpu {
@@ -45,6 +61,14 @@ impl Gpu {
         if device.is_cpu() {
             return emulated::language().map(Self::Emulated);
         }
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            return Some(Self::Cuda(cuda::Cuda::of(device)));
+        }
+        #[cfg(feature = "metal")]
+        if let Device::Metal(device) = device {
+            return Some(Self::Metal(metal::Metal::of(device)));
+        }
         let _ = device;
         None
     }
@@ -52,8 +76,60 @@ impl Gpu {
     /// What its kernels are written in.
     pub(crate) fn language(self) -> Language {
         match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Language::Cuda,
+            #[cfg(feature = "metal")]
+            Self::Metal(_) => Language::Metal,
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => language,
+        }
+    }
+
+    /// What its kernels are given for the elements of a storage from `start` on, which they may
+    /// write or not; none if they are of another type.
+    ///
+    /// # Errors
+    /// Where the storage is, if not on this GPU.
+    fn operand<T: Element>(
+        self,
+        storage: &Storage,
+        start: usize,
+        written: bool,
+    ) -> Result<Option<Argument>, DeviceLocation> {
+        let _ = (start, written);
+        match (self, storage) {
+            #[cfg(feature = "cuda")]
+            (Self::Cuda(gpu), Storage::Cuda(storage)) if gpu.has(storage) => {
+                let bytes = (start * size_of::<T>()) as u64;
+                Ok(cuda::start_of(storage, T::DTYPE).map(|all| Argument::Address(all + bytes)))
+            }
+            #[cfg(feature = "metal")]
+            (Self::Metal(gpu), Storage::Metal(storage)) if gpu.has(storage) => {
+                Ok(metal::place_of(storage, T::DTYPE, start, written).map(Argument::Buffer))
+            }
+            #[cfg(feature = "emulate")]
+            (Self::Emulated(_), Storage::Cpu(storage)) => {
+                let bytes = start * size_of::<T>();
+                Ok(T::of(storage)
+                    .map(|all| Argument::Address((all.as_ptr().addr() + bytes) as u64)))
+            }
+            (_, other) => Err(location(other)),
+        }
+    }
+
+    /// Copies a list to where its kernels can read it, outside of steps.
+    ///
+    /// # Errors
+    /// What the driver says.
+    fn list(self, words: &[u32]) -> Result<List, String> {
+        let _ = words;
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(gpu) => gpu.upload(words).map(List::Cuda),
+            #[cfg(feature = "metal")]
+            Self::Metal(gpu) => gpu.upload(words).map(List::Metal),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(_) => Ok(List::Emulated(words.into())),
         }
     }
 
@@ -66,13 +142,19 @@ impl Gpu {
     /// The kernel takes just these arguments, and addresses lead to what it takes them to.
     unsafe fn start(
         self,
-        kernel: &str,
+        kernel: &'static str,
         grid: Grid,
         arguments: &[Argument],
         lists: u64,
     ) -> Result<(), String> {
         let _ = (kernel, grid, arguments, lists);
         match self {
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Self::Cuda(gpu) => unsafe { gpu.start(kernel, grid, arguments, lists) },
+            #[cfg(feature = "metal")]
+            // SAFETY: the caller's promise.
+            Self::Metal(gpu) => unsafe { gpu.start(kernel, grid, arguments, None) },
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => {
                 // SAFETY: the caller's promise.
@@ -89,6 +171,18 @@ impl Gpu {
     /// # Safety
     /// As for [`start`](Self::start), for each launch.
     unsafe fn submit(self, recording: &Recording) -> Result<(), Error> {
+        #[cfg(feature = "cuda")]
+        #[allow(irrefutable_let_patterns, reason = "in a build with no other GPU")]
+        if let Self::Cuda(gpu) = self {
+            // SAFETY: the caller's promise.
+            return unsafe { gpu.submit(recording) };
+        }
+        #[cfg(feature = "metal")]
+        #[allow(irrefutable_let_patterns, reason = "in a build with no other GPU")]
+        if let Self::Metal(gpu) = self {
+            // SAFETY: the caller's promise.
+            return unsafe { gpu.submit(recording) };
+        }
         let lists = recording.lists.as_ptr().addr() as u64;
         for launch in &recording.launches {
             let arguments = &recording.arguments[launch.arguments.clone()];
@@ -97,5 +191,29 @@ impl Gpu {
             started.map_err(|what| Error::Kernel { op: launch.op, kernel: launch.kernel, what })?;
         }
         Ok(())
+    }
+}
+
+/// A list that a call's kernels read.
+enum List {
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Uploaded),
+    #[cfg(feature = "metal")]
+    Metal(metal::Uploaded),
+    #[cfg(feature = "emulate")]
+    Emulated(Box<[u32]>),
+}
+
+impl List {
+    fn argument(&self) -> Argument {
+        // By value, as there may be none.
+        match *self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ref uploaded) => Argument::Address(uploaded.address()),
+            #[cfg(feature = "metal")]
+            Self::Metal(ref uploaded) => Argument::Buffer(uploaded.place()),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(ref words) => Argument::Address(words.as_ptr().addr() as u64),
+        }
     }
 }

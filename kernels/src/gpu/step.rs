@@ -24,11 +24,34 @@ const LISTS_COMPARED: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Argument {
     /// Where an operand starts.
+    #[cfg_attr(
+        not(any(feature = "cuda", feature = "emulate")),
+        expect(dead_code, reason = "no GPU of this build takes addresses")
+    )]
     Address(u64),
+    /// The same, where a GPU takes buffers and offsets.
+    #[cfg(feature = "metal")]
+    Buffer(super::metal::Place),
     /// A number of 32 bits.
     Word(u32),
     /// Where a list of the step starts, in words from the start of all lists.
     List(u32),
+}
+
+impl Argument {
+    /// What the kernel is passed, a word in the lower half, where `lists` is where the lists of the
+    /// step start.
+    #[cfg_attr(not(any(feature = "cuda", feature = "emulate")), expect(dead_code))]
+    pub(super) fn value(self, lists: u64) -> u64 {
+        match self {
+            Self::Address(address) => address,
+            // Metal's own, which it is given as it is.
+            #[cfg(feature = "metal")]
+            Self::Buffer(_) => 0,
+            Self::Word(word) => u64::from(word),
+            Self::List(place) => lists + u64::from(place) * 4,
+        }
+    }
 }
 
 /// A launch, in the terms of a recording.

@@ -25,6 +25,7 @@ pub(super) fn head_matmul(
         mode: Mode::Store,
         heads: [weights.len(), first, count],
         activation: ActivationType::F32,
+        rounded: None,
     };
     if let Ok((first, _)) = Matrix::stack_of("head_matmul", "weights", weights) {
         // The first weight is where the stack begins.

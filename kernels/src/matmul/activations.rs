@@ -3,7 +3,7 @@
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
-use super::{Matrix, quantize};
+use super::{Matrix, gpu, quantize};
 use crate::access::{View, check, rows_of};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -16,7 +16,7 @@ pub(crate) const HALF: usize = 16;
 /// In what form weights whose codes are integers (affine, E2M1, IQ4_NL) read activations. Others
 /// always read f32.
 ///
-/// On a GPU nothing is quantized: CUDA's tensor cores multiply bf16, and this says as the sum of how
+/// On a GPU nothing is quantized, whatever the weight: CUDA's tensor cores multiply bf16, and this says as the sum of how
 /// many of them an activation is read: `F32` 3, which is all of it, `Int16` 2, `Int8` 1. With many
 /// rows the values of weights are read as the sum of as many; plain f32 always as 3 and plain f16 as
 /// 2 at least. Metal reads f32 in any case.
@@ -53,6 +53,8 @@ pub struct ActivationBuffer {
     scales: Vec<f32>,
     offsets: Vec<f32>,
     sums: Vec<i32>,
+    /// On a GPU, where its kernels read one, the form in bf16.
+    rounded: Option<Tensor>,
 }
 
 /// Rows to be multiplied with weights, from [`ActivationBuffer::prepare`].
@@ -63,6 +65,8 @@ pub struct Activations<'a> {
     pub(crate) quantized: Option<Quantized<'a>>,
     /// How closely weights may read them.
     pub(crate) activation: ActivationType,
+    /// On a GPU their form in bf16, if they are many (`gpu::round`).
+    pub(crate) rounded: Option<&'a Tensor>,
 }
 
 impl<'a> Activations<'a> {
@@ -72,7 +76,8 @@ impl<'a> Activations<'a> {
     /// Fewer rows than that.
     pub fn exact(x: &'a Tensor, rows: usize) -> Result<Self> {
         rows_of("matmul", "x", x, rows)?;
-        Ok(Self { tensor: x, rows, quantized: None, activation: ActivationType::F32 })
+        let activation = ActivationType::F32;
+        Ok(Self { tensor: x, rows, quantized: None, activation, rounded: None })
     }
 }
 
@@ -96,7 +101,7 @@ pub(crate) struct Quantized<'a> {
 
 impl ActivationBuffer {
     /// A buffer for steps of at most `rows_max` rows of at most `dim_max` columns. It takes no
-    /// memory for [`ActivationType::F32`], nor on a GPU.
+    /// memory for [`ActivationType::F32`]; on a GPU at most 2 bytes for each element.
     ///
     /// # Errors
     /// A device without an implementation.
@@ -120,16 +125,22 @@ impl ActivationBuffer {
             scales: vec![0.0; groups],
             offsets: vec![0.0; groups],
             sums: vec![0; groups * 2],
+            rounded: match gpu {
+                Some(gpu) => gpu::room(gpu, rows_max, dim_max, activation, device)?,
+                None => None,
+            },
         })
     }
 
     /// Bytes it holds.
     pub fn bytes(&self) -> usize {
-        self.codes.len() + 4 * (self.scales.len() + self.offsets.len() + self.sums.len())
+        let rounded = self.rounded.as_ref().map_or(0, Tensor::elem_count);
+        let words = self.scales.len() + self.offsets.len() + self.sums.len() + rounded;
+        self.codes.len() + 4 * words
     }
 
     /// Readies the leading `rows` of `x`, `[capacity, dim]`, for matmuls with `weights`: quantizes
-    /// them if one of the weights reads that form. `x` must not change until they are done.
+    /// them if one of the weights reads that form, or rounds them on a GPU. `x` must not change until they are done.
     ///
     /// # Errors
     /// More rows or columns than the buffer has room for, a tensor that is not f32 and contiguous,
@@ -168,14 +179,18 @@ impl ActivationBuffer {
     ) -> Result<Activations<'a>> {
         const OP: &str = "matmul";
         let (_, dim) = rows_of(OP, "x", x, rows)?;
-        let (activation, planes) = (self.activation, self.activation.planes());
-        let integers = integers && Gpu::of(x).is_none();
-        if planes == 0 || !integers {
-            return Ok(Activations { tensor: x, rows, quantized: None, activation });
+        let (activation, planes, gpu) = (self.activation, self.activation.planes(), Gpu::of(x));
+        let as_it_is = Activations { tensor: x, rows, quantized: None, activation, rounded: None };
+        if planes == 0 || !integers && gpu.is_none() {
+            return Ok(as_it_is);
         }
         check(OP, "x", rows <= self.rows_max && dim <= self.dim_max, || {
             (format!("at most [{}, {}]", self.rows_max, self.dim_max), format!("[{rows}, {dim}]"))
         })?;
+        if let Some(gpu) = gpu {
+            let Some(room) = &self.rounded else { return Ok(as_it_is) };
+            return Ok(Activations { rounded: gpu::round(gpu, room, x, rows, dim)?, ..as_it_is });
+        }
         let groups = dim.div_ceil(GROUP);
         let used = rows * planes * groups;
         let target = quantize::Target {
@@ -196,6 +211,6 @@ impl ActivationBuffer {
             groups,
             planes,
         };
-        Ok(Activations { tensor: x, rows, quantized: Some(quantized), activation })
+        Ok(Activations { quantized: Some(quantized), ..as_it_is })
     }
 }

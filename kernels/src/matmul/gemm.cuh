@@ -17,7 +17,10 @@ constexpr unsigned GEMM_OUTPUTS = 128, GEMM_THREADS = 256;
 // Elements between rows in shared memory: 8 rows of 16 bytes fall on different banks.
 constexpr unsigned GEMM_STRIDE = 40;
 
-template <int PARTS, int TILES> struct Gemm {
+// `ROUNDED`: activations were rounded to bf16 before, once for all blocks of outputs, which then
+// read half the bytes: `matmul_round` writes whole windows.
+template <int PARTS, int TILES, bool ROUNDED> struct Gemm {
+  static_assert(!ROUNDED || PARTS == 1, "what was rounded is one part");
   static constexpr unsigned ROWS = 32 * TILES;
   static constexpr unsigned STAGES = PARTS == 3 ? 1 : 2;
   // Elements of a stage: parts of the activations, then of the weight.
@@ -28,18 +31,17 @@ template <int PARTS, int TILES> struct Gemm {
   static constexpr int W_OCTETS = GEMM_OUTPUTS * 4 / GEMM_THREADS;
 
   const Product& product;
+  const unsigned* rounded;
   const unsigned first_row, first_output, windows;
   AnyRaw raw[W_OCTETS];
   RawScale scales[W_OCTETS];
+  // One of them is not used, and takes no registers.
   float x[X_OCTETS][8];
+  uint4 pairs[X_OCTETS];
 
-  __device__ __forceinline__ explicit Gemm(const Product& product)
-      : product(product), first_row(blockIdx.y * ROWS), first_output(blockIdx.x * GEMM_OUTPUTS),
-        windows(windows_of_runtime(product.weight.format.kind())) {}
-
-  static __device__ __forceinline__ unsigned windows_of_runtime(Kind kind) {
-    return kind >= Kind::BF16 ? 1 : kind == Kind::BYTES || kind == Kind::E4M3 ? 2 : 4;
-  }
+  __device__ __forceinline__ Gemm(const Product& product, const unsigned* rounded)
+      : product(product), rounded(rounded), first_row(blockIdx.y * ROWS), first_output(blockIdx.x * GEMM_OUTPUTS),
+        windows(windows_of(product.weight.format.kind())) {}
 
   // Loads a window.
   __device__ __forceinline__ void fetch(unsigned window) {
@@ -62,9 +64,15 @@ template <int PARTS, int TILES> struct Gemm {
 #pragma unroll
     for (int i = 0; i < X_OCTETS; ++i) {
       const unsigned index = threadIdx.x + i * GEMM_THREADS, row = first_row + index / 4;
-      load_octet(x[i], product.x + static_cast<size_t>(row) * product.x_stride,
-                 32 * window + 8 * (index % 4), product.inputs,
-                 index < 4 * ROWS && row < product.rows);
+      const bool live = index < 4 * ROWS && row < product.rows;
+      if constexpr (ROUNDED) {
+        const size_t at = row * static_cast<size_t>((product.inputs + 31) / 32) * 4;
+        pairs[i] = make_uint4(0, 0, 0, 0);
+        if (live) pairs[i] = reinterpret_cast<const uint4*>(rounded)[at + window * 4 + index % 4];
+      } else {
+        load_octet(x[i], product.x + static_cast<size_t>(row) * product.x_stride,
+                   32 * window + 8 * (index % 4), product.inputs, live);
+      }
     }
   }
 
@@ -88,7 +96,11 @@ template <int PARTS, int TILES> struct Gemm {
 #pragma unroll
     for (int i = 0; i < X_OCTETS; ++i) {
       const unsigned index = threadIdx.x + i * GEMM_THREADS;
-      if (index < 4 * ROWS) place(stage, X, index, x[i]);
+      if (index >= 4 * ROWS) continue;
+      if constexpr (ROUNDED)
+        *reinterpret_cast<uint4*>(stage + index / 4 * GEMM_STRIDE + index % 4 * 8) = pairs[i];
+      else
+        place(stage, X, index, x[i]);
     }
 #pragma unroll
     for (int i = 0; i < W_OCTETS; ++i) {
@@ -155,10 +167,11 @@ template <int PARTS, int TILES> struct Gemm {
   }
 };
 
-template <int PARTS, int TILES> __device__ __forceinline__ void gemm(const Product& product) {
-  using Work = Gemm<PARTS, TILES>;
+template <int PARTS, int TILES, bool ROUNDED>
+__device__ __forceinline__ void gemm(const Product& product, const unsigned* rounded) {
+  using Work = Gemm<PARTS, TILES, ROUNDED>;
   unsigned short* shared = dynamic_shared<unsigned short>();
-  Work work(product);
+  Work work(product, rounded);
   float sums[TILES][4][4] = {};
   const unsigned windows = (product.inputs + 31) / 32;
   if (windows > 0) {

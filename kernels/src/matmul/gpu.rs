@@ -1,7 +1,7 @@
 //! `matmul` on GPUs: which kernel a product takes. With few rows the weight is streamed (`gemv.cuh`),
 //! with many it is multiplied in blocks (`gemm.cuh`); `matmul.metal` has both for Metal.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use super::{ActivationType, DeviceWeight, Kind, Mode, format_word};
 use crate::error::Result;
@@ -24,6 +24,9 @@ const SMALL_ROWS_MAX: usize = 64;
 /// Bytes between rows of 32 columns in shared memory.
 const GEMM_STRIDE: usize = 80;
 
+/// Threads of a block that rounds activations.
+const ROUND_THREADS: u32 = 256;
+
 /// Rows, outputs and threads of a block of the kernel for many rows of Metal.
 const METAL_TILE: [usize; 2] = [32, 64];
 const METAL_THREADS: u32 = 128;
@@ -43,6 +46,8 @@ pub(crate) struct Product<'a> {
     /// Heads in all; first of those that are computed; how many.
     pub(crate) heads: [usize; 3],
     pub(crate) activation: ActivationType,
+    /// The rows of `x` as [`round`] has made them, of one head.
+    pub(crate) rounded: Option<&'a Tensor>,
 }
 
 /// All products of the same activations.
@@ -65,6 +70,7 @@ pub(super) fn matmuls(
             mode,
             heads: [1, 0, 1],
             activation: x.activation,
+            rounded: x.rounded,
         };
         product.run(gpu)?;
     }
@@ -90,8 +96,11 @@ impl<'a> Product<'a> {
                     let tiles = (self.rows * planes).div_ceil(8).next_power_of_two().ilog2();
                     let blocks = [outputs.div_ceil(GEMV_OUTPUTS[0]), heads, 1];
                     (GEMV[kind as usize][tiles as usize], Grid::of(blocks, warps * 32))
+                } else if let Some(rounded) = self.rounded.filter(|_| planes == 1) {
+                    call.read::<u32>("x", rounded)?;
+                    gemm(GEMM_ROUNDED, outputs, self.rows, heads, planes)
                 } else {
-                    gemm(outputs, self.rows, heads, planes)
+                    gemm(GEMM[planes - 1], outputs, self.rows, heads, planes)
                 }
             }
             Language::Metal if self.rows <= GEMV_ROWS_MAX => {
@@ -132,6 +141,51 @@ impl<'a> Product<'a> {
     }
 }
 
+/// Words of the rounded form of a row.
+fn rounded_words(inputs: usize) -> usize {
+    inputs.next_multiple_of(32) / 2
+}
+
+/// Room for the rounded form of `rows` rows of `dim` columns where kernels read one: of CUDA, for
+/// activations of 8 bits.
+///
+/// # Errors
+/// The device cannot allocate.
+pub(super) fn room(
+    gpu: Gpu,
+    rows: usize,
+    dim: usize,
+    activation: ActivationType,
+    device: &Device,
+) -> Result<Option<Tensor>> {
+    if gpu.language() != Language::Cuda || planes(Kind::Bf16, activation) != 1 {
+        return Ok(None);
+    }
+    let words = rows.saturating_mul(rounded_words(dim)).max(1);
+    Ok(Some(Tensor::zeros(words, DType::U32, device)?))
+}
+
+/// Rounds rows of `x` to bf16, once for all weights, if they are many; none if they are few.
+pub(super) fn round<'a>(
+    gpu: Gpu,
+    room: &'a Tensor,
+    x: &Tensor,
+    rows: usize,
+    inputs: usize,
+) -> Result<Option<&'a Tensor>> {
+    let octets = rows * rounded_words(inputs) / 4;
+    if rows <= GEMV_PLANES_MAX || octets == 0 {
+        return Ok(None);
+    }
+    let mut call = Call::new("matmul", gpu);
+    call.write::<u32>("activations", room)?.read::<f32>("x", x)?;
+    call.size("x", octets)?.size("x", inputs)?;
+    let blocks = octets.div_ceil(ROUND_THREADS as usize);
+    // SAFETY: the parameters of the kernel; there is room for the rows, as the caller has checked.
+    unsafe { call.launch("matmul_round", Grid::row(blocks, ROUND_THREADS)) }?;
+    Ok(Some(room))
+}
+
 /// Parts in bf16 that activations, and in blocks weights, are split into: plain f32 and f16 are not
 /// rounded to fewer than they have.
 fn planes(kind: Kind, activation: ActivationType) -> usize {
@@ -148,10 +202,16 @@ fn planes(kind: Kind, activation: ActivationType) -> usize {
 }
 
 /// The kernel for many rows of CUDA, and its grid.
-fn gemm(outputs: usize, rows: usize, heads: usize, parts: usize) -> (&'static str, Grid) {
+fn gemm(
+    kernels: [&'static str; 2],
+    outputs: usize,
+    rows: usize,
+    heads: usize,
+    parts: usize,
+) -> (&'static str, Grid) {
     let small = rows <= SMALL_ROWS_MAX;
     let tile = if small { 32 } else { 128 };
-    let kernel = GEMM[parts - 1][usize::from(!small)];
+    let kernel = kernels[usize::from(!small)];
     // Three parts leave no room for a second stage on every GPU.
     let stages = if parts == 3 { 1 } else { 2 };
     let shared = stages * parts * (tile + GEMM_OUTPUTS) * GEMM_STRIDE;
@@ -177,6 +237,9 @@ const GEMM: [[&str; 2]; 3] = [
     ["matmul_gemm_2_32", "matmul_gemm_2_128"],
     ["matmul_gemm_3_32", "matmul_gemm_3_128"],
 ];
+
+/// By blocks of 32 or 128 rows, for activations that were rounded before.
+const GEMM_ROUNDED: [&str; 2] = ["matmul_gemm_rounded_32", "matmul_gemm_rounded_128"];
 
 /// By kind, and 1, 2, 4 or 8 rows.
 const METAL_GEMV: [[&str; 4]; 8] = [

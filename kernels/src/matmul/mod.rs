@@ -24,7 +24,7 @@ use candle_core::Tensor;
 pub use self::activations::{ActivationBuffer, ActivationType, Activations};
 pub(crate) use self::activations::{GROUP, Quantized};
 pub(crate) use self::cpu::{Task, exact_panels};
-pub(crate) use self::device::{DeviceWeight, Stack};
+pub(crate) use self::device::DeviceWeight;
 pub(crate) use self::device_format::{Kind, format_word};
 pub use self::format::{
     AffineFormat, AffineRows, Code, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat,

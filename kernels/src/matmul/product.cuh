@@ -49,9 +49,12 @@ __device__ __forceinline__ Product product_of(float* out, const float* x, const 
 // them where the row is not `live`.
 __device__ __forceinline__ void load_octet(float (&values)[8], const float* row, unsigned column,
                                            unsigned inputs, bool live) {
-  if (live && inputs % 4 == 0 && column + 8 <= inputs) {
-    const float4 low = *reinterpret_cast<const float4*>(row + column);
-    const float4 high = *reinterpret_cast<const float4*>(row + column + 4);
+  if (inputs % 4 == 0 && column + 8 <= inputs) {
+    float4 low = make_float4(0.0f, 0.0f, 0.0f, 0.0f), high = low;
+    if (live) {
+      low = *reinterpret_cast<const float4*>(row + column);
+      high = *reinterpret_cast<const float4*>(row + column + 4);
+    }
     values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
     values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
   } else {

@@ -1,7 +1,7 @@
 //! Root mean square layer normalization, Zhang and Sennrich, 2019.
 
 mod cpu;
-mod gpu;
+pub(crate) mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;

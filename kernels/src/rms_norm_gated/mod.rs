@@ -2,12 +2,14 @@
 //! al., "Gated Delta Networks", 2024).
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, vector_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight * silu(gate)`, over runs of `weight.len()` elements,
 /// with `silu(y) = y / (1 + exp(-y))`.
@@ -35,6 +37,9 @@ pub fn rms_norm_gated(
         (format!("[a divisor of {width}]"), format!("[{dim}]"))
     })?;
     distinct(OP, out, &[("x", x), ("gate", gate), ("weight", weight)])?;
+    if let Some(gpu) = Gpu::of(out) {
+        return gpu::rms_norm_gated(gpu, out, [x, gate], weight, eps, rows * width / dim);
+    }
     let (x, gate) = (View::new(OP, "x", x)?, View::new(OP, "gate", gate)?);
     let weight = View::new(OP, "weight", weight)?;
     let live = rows * width;

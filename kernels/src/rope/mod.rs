@@ -2,12 +2,14 @@
 //! the frequencies live with the models.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
+use crate::gpu::Gpu;
 
 /// Which two elements of a head are turned together; `half = rotary_dim / 2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,6 +47,9 @@ pub fn rope(
         (format!("[rows, at most {}]", head_dim / 2), format!("[rows, {half}]"))
     })?;
     distinct(OP, x, &[("cos", cos), ("sin", sin)])?;
+    if let Some(gpu) = Gpu::of(x) {
+        return gpu::rope(gpu, x, [cos, sin], head_dim, layout, rows);
+    }
     let (cos, sin) = (View::new(OP, "cos", cos)?, View::new(OP, "sin", sin)?);
     let angles =
         Angles { cos: &cos.slice()?[..rows * half], sin: &sin.slice()?[..rows * half], half };

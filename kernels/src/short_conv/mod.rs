@@ -2,12 +2,14 @@
 //! gives the keys, queries and values of a gated delta layer a view of the last few tokens.
 
 mod cpu;
+mod gpu;
 pub mod reference;
 
 use candle_core::Tensor;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 use crate::recurrence::Recurrence;
 
 /// `out[t, c] = silu(sum over k of weight[k, c] * x[t - (kernel - 1) + k, c])` within a sequence,
@@ -19,7 +21,8 @@ use crate::recurrence::Recurrence;
 ///
 /// # Errors
 /// Shapes that do not fit, segments, emits or slots that [`Recurrence`] does not allow, tensors that
-/// are not f32 and contiguous, a device without an implementation, tensors that share storage.
+/// are not f32 and contiguous, a device without an implementation, tensors that share storage, on a
+/// GPU a kernel of more than 8.
 pub fn short_conv(
     out: &Tensor,
     x: &Tensor,
@@ -43,6 +46,10 @@ pub fn short_conv(
     recurrence.check(OP, capacity.min(rows), slots)?;
     distinct(OP, out, &[("x", x), ("weight", weight), ("state", state)])?;
     distinct(OP, state, &[("x", x), ("weight", weight)])?;
+    if let Some(gpu) = Gpu::of(out) {
+        let operands = gpu::Operands { out, x, weight, state };
+        return gpu::short_conv(gpu, operands, recurrence);
+    }
     let (x, weight) = (View::new(OP, "x", x)?, View::new(OP, "weight", weight)?);
     let inputs = Inputs { x: x.slice()?, weight: weight.slice()?, channels };
     write(OP, out, |out| {

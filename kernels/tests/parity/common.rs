@@ -100,6 +100,13 @@ pub(crate) fn tensor(values: &[f32], dim: usize) -> Tensor {
     Tensor::from_slice(values, (values.len() / dim.max(1), dim), &Device::Cpu).unwrap()
 }
 
+/// The same one element behind the start of its memory: kernels cannot read it 16 bytes at a time.
+pub(crate) fn displaced(values: &[f32], dim: usize) -> Tensor {
+    let all: Vec<f32> = [f32::NAN].iter().chain(values).copied().collect();
+    let behind = vector(&all).narrow(0, 1, values.len()).unwrap();
+    behind.reshape((values.len() / dim.max(1), dim)).unwrap()
+}
+
 /// A tensor of one dimension.
 pub(crate) fn vector(values: &[f32]) -> Tensor {
     Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap()

@@ -1,13 +1,12 @@
 //! Rows of the tables of `add`, `add_bias`, `add_gated`, `scale` and `gate_mul`.
 
 use sconce_kernels::gate_mul::reference;
-use sconce_kernels::{
-    Activation, Error, Isa, add, add_bias, add_gated, gate_mul, scale, write_rows,
-};
+use sconce_kernels::{Activation, Error, add, add_bias, add_gated, gate_mul, scale, write_rows};
 
-use crate::common::{Random, bits, compare, poisoned, tensor, values, vector};
+use crate::common::{Backend, Random, bits, compare, displaced, poisoned, tensor, values, vector};
 
-const SHAPES: [(usize, usize); 6] = [(0, 8), (1, 1), (3, 16), (2, 33), (40, 96), (20, 1537)];
+const SHAPES: [(usize, usize); 7] =
+    [(0, 8), (1, 1), (3, 16), (2, 33), (40, 96), (20, 1537), (2, 2052)];
 const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::Sigmoid];
 
 #[test]
@@ -17,11 +16,13 @@ fn add_matches_its_reference() {
         let (before, x) = (random.numbers(rows * dim), random.numbers((rows + 1) * dim));
         let mut expected = before.clone();
         sconce_kernels::add::reference::add(&mut expected, &x[..rows * dim]);
-        let out = poisoned(rows + 1, dim);
-        write_rows(&out, &before).unwrap();
-        add(&out, &tensor(&x, dim), rows).unwrap();
-        assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected));
-        assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()));
+        for backend in Backend::all() {
+            let out = poisoned(rows + 1, dim);
+            write_rows(&out, &before).unwrap();
+            backend.with(|| add(&out, &tensor(&x, dim), rows)).unwrap();
+            assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected), "{backend}");
+            assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()), "{backend}");
+        }
     }
 }
 
@@ -32,11 +33,13 @@ fn add_bias_matches_its_reference() {
         let (before, bias) = (random.numbers(rows * dim), random.numbers(dim));
         let mut expected = before.clone();
         sconce_kernels::add::reference::add_bias(&mut expected, &bias);
-        let out = poisoned(rows + 1, dim);
-        write_rows(&out, &before).unwrap();
-        add_bias(&out, &vector(&bias), rows).unwrap();
-        assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected));
-        assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()));
+        for backend in Backend::all() {
+            let out = poisoned(rows + 1, dim);
+            write_rows(&out, &before).unwrap();
+            backend.with(|| add_bias(&out, &vector(&bias), rows)).unwrap();
+            assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected), "{backend}");
+            assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()), "{backend}");
+        }
     }
 }
 
@@ -48,11 +51,18 @@ fn add_gated_matches_its_reference() {
         let gate: Vec<f32> = random.numbers(rows + 1).iter().map(|gate| gate * 90.0).collect();
         let mut expected = before.clone();
         sconce_kernels::add::reference::add_gated(&mut expected, &x, &gate[..rows]);
-        let out = poisoned(rows + 1, dim);
-        write_rows(&out, &before).unwrap();
-        add_gated(&out, &tensor(&x, dim), &tensor(&gate, 1), rows).unwrap();
-        assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected));
-        assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()));
+        let magnitudes: Vec<f32> =
+            before.iter().zip(&x).map(|(before, x)| before.abs() + x.abs()).collect();
+        for backend in Backend::all() {
+            let out = poisoned(rows + 1, dim);
+            write_rows(&out, &before).unwrap();
+            let (x, gate) = (tensor(&x, dim), tensor(&gate, 1));
+            backend.with(|| add_gated(&out, &x, &gate, rows)).unwrap();
+            // The exponential of a GPU is another one, and it adds a product without rounding it.
+            let tolerance = if backend.is_gpu() { 5e-7 } else { 0.0 };
+            let case = format!("{backend} {rows}x{dim}");
+            compare(&case, &values(&out), &expected, &magnitudes, tolerance);
+        }
     }
 }
 
@@ -62,11 +72,13 @@ fn scale_matches_its_reference() {
         let before = Random::new(dim as u64).numbers(rows * dim);
         let mut expected = before.clone();
         sconce_kernels::scale::reference::scale(&mut expected, 33.941_124);
-        let out = poisoned(rows + 1, dim);
-        write_rows(&out, &before).unwrap();
-        scale(&out, 33.941_124, rows).unwrap();
-        assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected));
-        assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()));
+        for backend in Backend::all() {
+            let out = poisoned(rows + 1, dim);
+            write_rows(&out, &before).unwrap();
+            backend.with(|| scale(&out, 33.941_124, rows)).unwrap();
+            assert_eq!(bits(&values(&out)[..rows * dim]), bits(&expected), "{backend}");
+            assert!(values(&out)[rows * dim..].iter().all(|value| value.is_nan()), "{backend}");
+        }
     }
 }
 
@@ -88,11 +100,11 @@ fn gate_mul_matches_its_reference() {
                 Activation::Silu | Activation::Sigmoid => expected[i].abs(),
             };
             let magnitudes: Vec<f32> = (0..live).map(magnitude).collect();
-            for isa in Isa::available() {
+            for backend in Backend::all() {
                 let out = poisoned(rows + 1, dim);
                 let (gate, x) = (tensor(&gate, dim), tensor(&x, dim));
-                isa.with(|| gate_mul(&out, &gate, &x, activation, rows)).unwrap();
-                let case = format!("{isa} {activation:?} {rows}x{dim}");
+                backend.with(|| gate_mul(&out, &gate, &x, activation, rows)).unwrap();
+                let case = format!("{backend} {activation:?} {rows}x{dim}");
                 compare(&case, &values(&out), &expected, &magnitudes, 1e-6);
             }
         }
@@ -107,11 +119,11 @@ fn activations_of_extremes_are_what_their_limits_are() {
             Activation::Silu | Activation::GeluTanh => [0.0, 0.0, 100.0, 1e30],
             Activation::Sigmoid => [0.5, 0.5, 1.0, 1.0],
         };
-        for isa in Isa::available() {
+        for backend in Backend::all() {
             let (out, gate, ones) = (poisoned(1, 7), tensor(&gate, 7), tensor(&[1.0; 7], 7));
-            isa.with(|| gate_mul(&out, &gate, &ones, activation, 1)).unwrap();
+            backend.with(|| gate_mul(&out, &gate, &ones, activation, 1)).unwrap();
             let out = values(&out);
-            let case = format!("{isa} {activation:?}: {out:?}");
+            let case = format!("{backend} {activation:?}: {out:?}");
             assert!(out[1].abs() < 1e-30 && out[0].abs() < 1e-7, "{case}");
             assert_eq!(out[2..6], limits, "{case}");
             assert!(out[6].is_nan(), "{case}");
@@ -123,17 +135,38 @@ fn activations_of_extremes_are_what_their_limits_are() {
 fn a_gated_row_has_the_same_bits_alone_and_in_a_batch() {
     let (gate, x) = (Random::new(1).numbers(40 * 577), Random::new(2).numbers(40 * 577));
     for activation in ACTIVATIONS {
-        for isa in Isa::available() {
+        for backend in Backend::all() {
             let all = poisoned(40, 577);
             let (gates, rows) = (tensor(&gate, 577), tensor(&x, 577));
-            isa.with(|| gate_mul(&all, &gates, &rows, activation, 40)).unwrap();
+            backend.with(|| gate_mul(&all, &gates, &rows, activation, 40)).unwrap();
             for row in [0, 1, 14, 39] {
                 let alone = poisoned(1, 577);
                 let one = |all: &[f32]| tensor(&all[row * 577..][..577], 577);
-                isa.with(|| gate_mul(&alone, &one(&gate), &one(&x), activation, 1)).unwrap();
+                backend.with(|| gate_mul(&alone, &one(&gate), &one(&x), activation, 1)).unwrap();
                 assert_eq!(bits(&values(&alone)), bits(&values(&all)[row * 577..][..577]));
             }
         }
+    }
+}
+
+#[test]
+fn what_lies_at_odd_places_has_the_same_bits() {
+    let random = |seed: u64, len: usize| Random::new(seed).numbers(len);
+    let (before, x, gates) = (random(1, 6 * 1028), random(2, 6 * 1028), random(3, 6));
+    for backend in Backend::all() {
+        let run = |rows: &dyn Fn(&[f32], usize) -> candle_core::Tensor| {
+            let (out, product) = (rows(&before, 1028), rows(&before, 1028));
+            let (x, gates, bias) = (rows(&x, 1028), rows(&gates, 1), rows(&x[..1028], 1028));
+            backend.with(|| {
+                add(&out, &x, 6).unwrap();
+                add_bias(&out, &bias.flatten_all().unwrap(), 6).unwrap();
+                add_gated(&out, &x, &gates, 6).unwrap();
+                scale(&out, 1.7, 6).unwrap();
+                gate_mul(&product, &out, &x, Activation::Silu, 6).unwrap();
+            });
+            (bits(&values(&out)), bits(&values(&product)))
+        };
+        assert_eq!(run(&tensor), run(&displaced), "{backend}");
     }
 }
 

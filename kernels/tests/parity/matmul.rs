@@ -13,11 +13,11 @@ use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
 
 /// Sums of up to 2048 terms with one accumulator, relative to the sum of magnitudes.
 pub(crate) const TOLERANCE: f32 = 3e-6;
-/// The same where CUDA's tensor cores read both activations and weights as one bf16, of 8 bits, or as
-/// the sum of two: two roundings by 2^-9, or three products of the four of the parts, and both
-/// roundings of the second part by 2^-18.
-const TOLERANCE_BF16: f32 = 4e-3;
-const TOLERANCE_TWO_BF16: f32 = 1.2e-5 + TOLERANCE;
+/// The same where CUDA's tensor cores read an activation, and with many rows an element of a weight,
+/// as one bf16 or as the sum of two. One is off by 2^-8 at most, so that a product is by 2^-7; two by
+/// 2^-17, and the product of the smaller ones, by 2^-16, is left out.
+const TOLERANCE_BF16: f32 = 7.9e-3;
+const TOLERANCE_TWO_BF16: f32 = 3.1e-5 + TOLERANCE;
 
 /// The bound on a backend for activations of a type.
 pub(crate) fn tolerance(backend: Backend, kind: ActivationType) -> f32 {

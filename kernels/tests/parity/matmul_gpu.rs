@@ -9,7 +9,7 @@ use sconce_kernels::{
 
 use crate::coded::{self, Coded};
 use crate::common::{Backend, bits, poisoned, tensor};
-use crate::matmul::{self, Affine, Dense, activations, assert_matches, formats, run};
+use crate::matmul::{Affine, Dense, activations, assert_matches, expected, formats, run};
 
 const KINDS: [ActivationType; 3] =
     [ActivationType::F32, ActivationType::Int8, ActivationType::Int16];
@@ -47,7 +47,7 @@ fn many_rows_in_ragged_blocks_match_the_reference() {
             let source = Affine { rows: outputs, cols, format, seed: 3 };
             let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
             let case = format!("{format:?} {rows}x{cols}x{outputs}");
-            assert_matches(pack, &x, &case, |kind| matmul::expected(&source, &x, kind));
+            assert_matches(pack, &x, &case, |kind| expected(&source, &x, kind));
         }
         let format = CodedFormat { code: Code::E4m3, group_size: 32, scales: ScaleType::F16 };
         let source = Coded { rows: outputs, cols, format, seed: 3 };
@@ -62,7 +62,7 @@ fn assert_same_bits(weight: &Matrix, kind: ActivationType, few: usize, count: us
     let (cols, outputs) = (weight.cols(), weight.rows());
     let x = activations(4, count, cols);
     let all = run(&x, weight, kind, Mode::Store, &[]);
-    for first in [0, 1, (count - few) / 2, count - few] {
+    for first in [1, count - few] {
         let batch = run(&x[first * cols..][..few * cols], weight, kind, Mode::Store, &[]);
         let found = bits(&all[first * outputs..][..few * outputs]);
         assert_eq!(found, bits(&batch[..few * outputs]), "{case} {kind:?}: {few} of {count}");
@@ -73,10 +73,10 @@ fn assert_same_bits(weight: &Matrix, kind: ActivationType, few: usize, count: us
 fn a_row_has_the_same_bits_among_few_of_a_gpu_and_the_same_among_many() {
     for backend in Backend::all().into_iter().filter(|it| it.is_gpu()) {
         backend.with(|| {
-            for weight in weights(20, 384) {
+            for weight in weights(20, 256) {
                 let case = format!("{backend} {:?}", weight.format());
                 for kind in KINDS {
-                    for count in [2, 3, 5, 8] {
+                    for count in [3, 8] {
                         assert_same_bits(&weight, kind, 1, count, &case);
                     }
                 }

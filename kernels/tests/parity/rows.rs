@@ -1,14 +1,26 @@
 //! Rows of the tables of `rms_norm`, `rope` and `gather_rows`.
 
+use candle_core::Tensor;
 use sconce_kernels::rope::Angles;
-use sconce_kernels::{Error, Isa, RopeLayout, gather_rows, rms_norm, rope, write_rows};
+use sconce_kernels::{Error, RopeLayout, gather_rows, rms_norm, rope, write_rows};
 
-use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values, vector};
+use crate::common::{Backend, Random, bits, compare, displaced, poisoned, tensor, values, vector};
 
 #[test]
 fn rms_norm_matches_its_reference() {
-    let shapes =
-        [(0, 8, 1), (1, 1, 1), (3, 16, 1), (2, 33, 1), (4, 64, 3), (50, 576, 1), (2, 2049, 1)];
+    // rows, elements of a run, runs of a row
+    let shapes = [
+        (0, 8, 1),
+        (1, 1, 1),
+        (3, 16, 1),
+        (2, 33, 1),
+        (4, 64, 3),
+        (3, 130, 7),
+        (2, 512, 3),
+        (50, 576, 1),
+        (2, 2049, 1),
+        (1, 8192 + 60, 1),
+    ];
     for (rows, dim, runs) in shapes {
         let mut random = Random::new(dim as u64);
         let width = dim * runs;
@@ -28,17 +40,25 @@ fn rms_norm_matches_its_reference() {
 }
 
 #[test]
-fn a_normalized_row_has_the_same_bits_alone_and_in_a_batch() {
-    let x = Random::new(3).numbers(70 * 577);
-    let weight = vector(&Random::new(4).numbers(577));
-    for backend in Backend::all() {
-        let all = poisoned(70, 577);
-        backend.with(|| rms_norm(&all, &tensor(&x, 577), &weight, 1e-6, 70)).unwrap();
-        for row in [0, 1, 28, 29, 69] {
-            let alone = poisoned(1, 577);
-            let x = tensor(&x[row * 577..][..577], 577);
-            backend.with(|| rms_norm(&alone, &x, &weight, 1e-6, 1)).unwrap();
-            assert_eq!(bits(&values(&alone)), bits(&values(&all)[row * 577..][..577]));
+fn a_normalized_row_has_the_same_bits_alone_in_a_batch_and_at_an_odd_place() {
+    for dim in [577, 64, 1024] {
+        let x = Random::new(3).numbers(70 * dim);
+        let weight = vector(&Random::new(4).numbers(dim));
+        for backend in Backend::all() {
+            let all = poisoned(70, dim);
+            backend.with(|| rms_norm(&all, &tensor(&x, dim), &weight, 1e-6, 70)).unwrap();
+            for row in [0, 1, 28, 29, 69] {
+                let (alone, odd) = (poisoned(1, dim), displaced(&vec![f32::NAN; dim], dim));
+                let x = &x[row * dim..][..dim];
+                let run = |out: &Tensor, x: &Tensor| {
+                    backend.with(|| rms_norm(out, x, &weight, 1e-6, 1)).unwrap()
+                };
+                run(&alone, &tensor(x, dim));
+                run(&odd, &displaced(x, dim));
+                let expected = bits(&values(&all)[row * dim..][..dim]);
+                assert_eq!(bits(&values(&alone)), expected, "{backend} {dim} row {row}");
+                assert_eq!(bits(&values(&odd)), expected, "{backend} {dim} row {row}, odd");
+            }
         }
     }
 }
@@ -54,6 +74,8 @@ fn rope_matches_its_reference() {
         (2, 2, 10, 6),
         (90, 9, 64, 32),
         (2, 2, 8, 0),
+        (2, 3, 12, 8),
+        (2, 3, 20, 14),
     ];
     for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
         for (rows, heads, head_dim, rotary_dim) in shapes {
@@ -64,22 +86,48 @@ fn rope_matches_its_reference() {
             let mut expected = x.clone();
             let angles = Angles { cos: &cos, sin: &sin, half };
             sconce_kernels::rope::reference::rope(&mut expected, angles, head_dim, layout);
-            let out = poisoned(rows + 1, width);
-            write_rows(&out, &x).unwrap();
             let (cos, sin) = (padded(&cos, half, rows), padded(&sin, half, rows));
-            rope(&out, &cos, &sin, head_dim, layout, rows).unwrap();
-            let case = format!("{layout:?} {rows}x{heads}x{head_dim}/{rotary_dim}");
-            compare(&case, &values(&out), &expected, &vec![1.0; x.len()], 1e-6);
+            for backend in Backend::all() {
+                let out = poisoned(rows + 1, width);
+                write_rows(&out, &x).unwrap();
+                backend.with(|| rope(&out, &cos, &sin, head_dim, layout, rows)).unwrap();
+                let case = format!("{backend} {layout:?} {rows}x{heads}x{head_dim}/{rotary_dim}");
+                compare(&case, &values(&out), &expected, &vec![1.0; x.len()], 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn turned_rows_have_the_same_bits_alone_in_a_batch_and_at_an_odd_place() {
+    let (heads, head_dim, half) = (5, 64, 24);
+    let width = heads * head_dim;
+    let x = Random::new(1).numbers(9 * width);
+    let (cos, sin) = (Random::new(2).numbers(9 * half), Random::new(3).numbers(9 * half));
+    for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
+        for backend in Backend::all() {
+            let run = |rows: &dyn Fn(&[f32], usize) -> Tensor, first, count| {
+                let part = |all: &[f32], dim| rows(&all[first * dim..][..count * dim], dim);
+                let (x, cos, sin) = (part(&x, width), part(&cos, half), part(&sin, half));
+                backend.with(|| rope(&x, &cos, &sin, head_dim, layout, count)).unwrap();
+                bits(&values(&x))
+            };
+            let all = run(&tensor, 0, 9);
+            assert_eq!(run(&displaced, 0, 9), all, "{backend} {layout:?}");
+            for row in [0, 8] {
+                let expected = &all[row * width..][..width];
+                assert_eq!(run(&tensor, row, 1), expected, "{backend} {layout:?} row {row}");
+            }
         }
     }
 }
 
 /// Angles with a row more than is live.
-fn padded(angles: &[f32], half: usize, rows: usize) -> candle_core::Tensor {
+fn padded(angles: &[f32], half: usize, rows: usize) -> Tensor {
     let device = &candle_core::Device::Cpu;
     let mut all = angles.to_vec();
     all.resize((rows + 1) * half, f32::NAN);
-    candle_core::Tensor::from_slice(&all, (rows + 1, half), device).unwrap()
+    Tensor::from_slice(&all, (rows + 1, half), device).unwrap()
 }
 
 #[test]
@@ -94,14 +142,22 @@ fn rope_turns_a_quarter_as_geometry_says() {
 
 #[test]
 fn gather_rows_matches_its_reference() {
-    let x = Random::new(1).numbers(9 * 5);
-    for indices in [vec![], vec![8], vec![3, 0, 3, 8]] {
-        let mut expected = vec![0.0; indices.len() * 5];
-        sconce_kernels::gather_rows::reference::gather_rows(&mut expected, &x, &indices, 5);
-        let out = poisoned(indices.len() + 1, 5);
-        gather_rows(&out, &tensor(&x, 5), &indices).unwrap();
-        compare("gather_rows", &values(&out), &expected, &vec![0.0; expected.len()], 0.0);
+    for (dim, indices) in
+        [(5, vec![]), (5, vec![8]), (5, vec![3, 0, 3, 8]), (8, vec![1, 0]), (1100, vec![8, 2, 2])]
+    {
+        let x = Random::new(1).numbers(9 * dim);
+        let mut expected = vec![0.0; indices.len() * dim];
+        sconce_kernels::gather_rows::reference::gather_rows(&mut expected, &x, &indices, dim);
+        for backend in Backend::all() {
+            for x in [tensor(&x, dim), displaced(&x, dim)] {
+                let out = poisoned(indices.len() + 1, dim);
+                backend.with(|| gather_rows(&out, &x, &indices)).unwrap();
+                let case = format!("{backend} {dim} {indices:?}");
+                compare(&case, &values(&out), &expected, &vec![0.0; expected.len()], 0.0);
+            }
+        }
     }
+    let x = Random::new(1).numbers(9 * 5);
     let out = poisoned(2, 5);
     let error = gather_rows(&out, &tensor(&x, 5), &[0, 9]).unwrap_err();
     assert!(matches!(error, Error::Index { position: 1, found: 9, limit: 9, .. }));

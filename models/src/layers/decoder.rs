@@ -6,11 +6,12 @@ use std::sync::Arc;
 use candle_core::Device;
 use sconce_kernels::{Matrix, Mode, embedding, gather_rows, gpu, scale};
 
+use super::head_workspace::HeadWorkspace;
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::RopeTable;
 use super::step::{Step, StepLimits};
-use super::workspace::{HeadWorkspace, Workspace};
+use super::workspace::Workspace;
 use crate::error::Error;
 use crate::load::architecture::Architecture;
 use crate::load::weights::Weights;
@@ -179,7 +180,7 @@ impl<L: DecoderLayer> Decoder<L> {
     }
 
     /// Logits of the rows that asked for them, in the leading rows of the head's buffer.
-    fn predict(&mut self) -> Result<(), Error> {
+    fn predict(&mut self, temperatures: &[f32]) -> Result<(), Error> {
         let rows = self.step.logits_rows.len();
         if rows == 0 {
             return Ok(());
@@ -189,7 +190,8 @@ impl<L: DecoderLayer> Decoder<L> {
         weights.norm.forward(&head.normed, &head.hidden, rows)?;
         let lm_head = &weights.lm_head;
         let x = head.activations.prepare(&head.normed, rows, &[&lm_head.weight])?;
-        lm_head.forward(&head.logits, &x, rows, Mode::Store)
+        lm_head.forward(&head.logits, &x, rows, Mode::Store)?;
+        head.find_top(rows, temperatures)
     }
 }
 
@@ -226,14 +228,12 @@ impl<L: DecoderLayer> Model for Decoder<L> {
         let device = self.work.hidden.device().clone();
         gpu::step(&device, || {
             self.decode(&batch.tokens)?;
-            self.predict()
+            self.predict(&batch.temperatures)
         })?;
         for segment in &batch.segments {
             // The plan has verified that there is room, so none of these fails halfway.
             self.state.advance(segment.sequence, segment.len)?;
         }
-        let rows = self.step.logits_rows.len();
-        let data = self.head.read_logits(rows)?;
-        Ok(Logits { data, vocab_size: self.limits.vocab_size })
+        self.head.read(self.step.logits_rows.len())
     }
 }

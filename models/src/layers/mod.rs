@@ -10,6 +10,7 @@ pub(crate) mod experts;
 pub(crate) mod feed_forward;
 pub(crate) mod gated_attention;
 pub(crate) mod gated_delta_net;
+pub(crate) mod head_workspace;
 pub(crate) mod hybrid;
 pub(crate) mod latent_attention;
 pub(crate) mod linear;

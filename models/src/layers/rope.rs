@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn a_table_row_holds_the_angles_of_its_position() {
         let plain = frequencies(json!({"rope_theta": 10000.0}), 4).unwrap();
-        let mut allocator = Allocator::new(3, Precision::Exact, Some(&Device::Cpu));
+        let mut allocator = Allocator::new(3, Precision::Exact, &Device::Cpu);
         let mut table = RopeTable::new(plain, &mut allocator).unwrap();
         assert_eq!(allocator.bytes(), 4 * 3 * 2 * 4);
         table.fill(&[7, 0]).unwrap();

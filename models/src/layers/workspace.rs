@@ -3,7 +3,7 @@
 //! One function makes them and, with an allocator that only counts, foretells their size.
 
 use candle_core::{DType, Device, Tensor};
-use sconce_kernels::{ActivationBuffer, ActivationType, read_rows};
+use sconce_kernels::{ActivationBuffer, ActivationType};
 
 use super::attention::{AttentionBuffers, AttentionShape};
 use super::gated_delta_net::{DeltaBuffers, DeltaShape};
@@ -142,8 +142,10 @@ pub(crate) fn activation_type(precision: Precision, part: Part) -> ActivationTyp
 /// Makes buffers and counts their bytes, or only counts.
 #[derive(Debug)]
 pub(crate) struct Allocator<'a> {
-    /// `None` to count only: buffers have no rows then.
-    device: Option<&'a Device>,
+    /// Where buffers are, or would be.
+    device: &'a Device,
+    /// False to count only: buffers are on the CPU and have no rows then.
+    makes: bool,
     /// Rows of the largest step.
     rows: usize,
     precision: Precision,
@@ -157,9 +159,19 @@ const ACTIVATION_GROUP: usize = 32;
 const ACTIVATION_GROUP_BYTES: usize = ACTIVATION_GROUP + 4 * 4;
 
 impl<'a> Allocator<'a> {
-    /// An allocator for steps of `rows` rows on `device`, or one that only counts.
-    pub(crate) fn new(rows: usize, precision: Precision, device: Option<&'a Device>) -> Self {
-        Self { device, rows, precision, dim_max: 0, bytes: 0 }
+    /// An allocator for steps of `rows` rows on `device`.
+    pub(crate) fn new(rows: usize, precision: Precision, device: &'a Device) -> Self {
+        Self { device, makes: true, rows, precision, dim_max: 0, bytes: 0 }
+    }
+
+    /// One that only counts what that would take.
+    pub(crate) fn counting(rows: usize, precision: Precision, device: &'a Device) -> Self {
+        Self { makes: false, ..Self::new(rows, precision, device) }
+    }
+
+    /// Where buffers are, or would be.
+    pub(crate) fn device(&self) -> &'a Device {
+        self.device
     }
 
     /// Rows of the largest step.
@@ -186,17 +198,17 @@ impl<'a> Allocator<'a> {
     /// The device cannot allocate.
     pub(crate) fn tensor(&mut self, rows: usize, columns: usize) -> Result<Tensor, Error> {
         self.count(rows as u64 * columns as u64 * size_of::<f32>() as u64);
-        let tensor = match self.device {
-            Some(device) => Tensor::zeros((rows, columns), DType::F32, device)?,
-            None => Tensor::zeros((0, columns), DType::F32, &Device::Cpu)?,
+        let tensor = match self.makes {
+            true => Tensor::zeros((rows, columns), DType::F32, self.device),
+            false => Tensor::zeros((0, columns), DType::F32, &Device::Cpu),
         };
-        Ok(tensor)
+        Ok(tensor?)
     }
 
     /// `len` numbers on the host.
     pub(crate) fn host(&mut self, len: usize) -> Vec<f32> {
         self.count(len as u64 * size_of::<f32>() as u64);
-        vec![0.0; if self.device.is_some() { len } else { 0 }]
+        vec![0.0; if self.makes { len } else { 0 }]
     }
 
     /// Counts bytes that somebody else allocates.
@@ -206,7 +218,7 @@ impl<'a> Allocator<'a> {
 
     /// Whether buffers are made, not only counted.
     pub(crate) fn makes(&self) -> bool {
-        self.device.is_some()
+        self.makes
     }
 
     /// Says that rows of `columns` will be multiplied with weights.
@@ -227,59 +239,8 @@ impl<'a> Allocator<'a> {
         let activation = activation_type(self.precision, part);
         let groups = activation.planes() * dim.div_ceil(ACTIVATION_GROUP);
         self.count(rows as u64 * (groups * ACTIVATION_GROUP_BYTES) as u64);
-        let (rows, device) = match self.device {
-            Some(device) => (rows, device),
-            None => (0, &Device::Cpu),
-        };
-        Ok(ActivationBuffer::new(rows, dim, activation, device)?)
-    }
-}
-
-/// Buffers of the head, for the few rows whose logits were asked for.
-#[derive(Debug)]
-pub(crate) struct HeadWorkspace {
-    /// Those rows of the residual stream, `[rows, hidden_size]`.
-    pub(crate) hidden: Tensor,
-    /// The same, normalized.
-    pub(crate) normed: Tensor,
-    /// `[rows, vocab_size]`.
-    pub(crate) logits: Tensor,
-    /// Quantized rows of `normed`.
-    pub(crate) activations: ActivationBuffer,
-    /// The logits on the host.
-    host: Vec<f32>,
-    vocab_size: usize,
-}
-
-impl HeadWorkspace {
-    /// Allocates, or counts, buffers for up to `rows` rows.
-    ///
-    /// # Errors
-    /// The device cannot allocate.
-    pub(crate) fn new(
-        rows: usize,
-        hidden_size: usize,
-        vocab_size: usize,
-        allocator: &mut Allocator<'_>,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            hidden: allocator.tensor(rows, hidden_size)?,
-            normed: allocator.tensor(rows, hidden_size)?,
-            logits: allocator.tensor(rows, vocab_size)?,
-            activations: allocator.activations(Part::Head, rows, hidden_size)?,
-            host: allocator.host(rows * vocab_size),
-            vocab_size,
-        })
-    }
-
-    /// Copies the leading `rows` rows of logits to the host.
-    ///
-    /// # Errors
-    /// The device cannot be read.
-    pub(crate) fn read_logits(&mut self, rows: usize) -> Result<&[f32], Error> {
-        let host = &mut self.host[..rows * self.vocab_size];
-        read_rows(&self.logits, host)?;
-        Ok(host)
+        let rows = if self.makes { rows } else { 0 };
+        Ok(ActivationBuffer::new(rows, dim, activation, self.device)?)
     }
 }
 
@@ -292,16 +253,16 @@ mod tests {
         let parts = [Part::Layers, Part::Head];
         for (precision, part) in Precision::ALL.iter().flat_map(|p| parts.map(|part| (*p, part))) {
             for dim in [1, 32, 100] {
-                let mut counting = Allocator::new(5, precision, None);
+                let mut counting = Allocator::counting(5, precision, &Device::Cpu);
                 let empty = counting.activations(part, 7, dim).unwrap();
-                let mut making = Allocator::new(5, precision, Some(&Device::Cpu));
+                let mut making = Allocator::new(5, precision, &Device::Cpu);
                 let buffer = making.activations(part, 7, dim).unwrap();
                 assert_eq!(empty.bytes(), 0);
                 assert_eq!(counting.bytes(), buffer.bytes() as u64);
                 assert_eq!(making.bytes(), counting.bytes());
             }
         }
-        let mut counting = Allocator::new(5, Precision::Exact, None);
+        let mut counting = Allocator::counting(5, Precision::Exact, &Device::Cpu);
         assert_eq!(counting.buffer(3).unwrap().dims(), [0, 3]);
         assert_eq!((counting.host(2).len(), counting.bytes()), (0, 4 * (15 + 2)));
     }

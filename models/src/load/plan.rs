@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::Device;
+use sconce_kernels::BlockOrder;
 
 use super::architecture::Architecture;
 use super::sizes::{MemoryEstimate, context_length, state_layout};
@@ -12,10 +13,9 @@ use super::{LoadOptions, LoadProgress};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::layers::decoder::{Decoder, DecoderParts, DecoderWeights, WeightsSummary};
+use crate::layers::head_workspace::HeadWorkspace;
 use crate::layers::rope::{Frequencies, RopeTable};
-use crate::layers::workspace::{
-    Allocator, HeadWorkspace, Part, Workspace, WorkspaceShape, activation_type,
-};
+use crate::layers::workspace::{Allocator, Part, Workspace, WorkspaceShape, activation_type};
 use crate::model::{Model, ModelFootprint, ModelInfo};
 use crate::state::{STATE_FORMAT, StateLayout};
 use crate::work::TokenWork;
@@ -74,7 +74,7 @@ fn load<A: Architecture>(
     let plan = Plan::<A>::new(checkpoint, options)?;
     let device = Device::Cpu;
     // Both before any weight is read: what cannot be allocated is refused early.
-    let mut allocator = plan.allocator(Some(&device));
+    let mut allocator = Allocator::new(options.step_tokens_max, options.precision, &device);
     let buffers = plan.buffers(&mut allocator)?;
     let weights = Weights::pack(checkpoint, &plan.ignores(), &device, progress)
         .quantized(options.quantize, plan.architecture.common().layers);
@@ -83,7 +83,7 @@ fn load<A: Architecture>(
     let footprint =
         ModelFootprint { weights_bytes: summary.bytes, workspace_bytes: allocator.bytes() };
     let parts = DecoderParts {
-        info: plan.info(),
+        info: plan.info(&device),
         footprint,
         token_work: plan.work(),
         step_tokens_max: options.step_tokens_max,
@@ -100,7 +100,8 @@ fn estimate<A: Architecture>(
     options: &LoadOptions,
 ) -> Result<MemoryEstimate, Error> {
     let plan = Plan::<A>::new(checkpoint, options)?;
-    let mut allocator = plan.allocator(None);
+    let device = Device::Cpu;
+    let mut allocator = Allocator::counting(options.step_tokens_max, options.precision, &device);
     plan.buffers(&mut allocator)?;
     let (weights, context) = (plan.summary.bytes, plan.context_length);
     Ok(MemoryEstimate::new(weights, allocator.bytes(), &plan.layout, context))
@@ -140,10 +141,6 @@ impl<'a, A: Architecture> Plan<'a, A> {
         ignores(&self.architecture)
     }
 
-    fn allocator<'d>(&self, device: Option<&'d Device>) -> Allocator<'d> {
-        Allocator::new(self.options.step_tokens_max, self.options.precision, device)
-    }
-
     fn buffers(&self, allocator: &mut Allocator<'_>) -> Result<Buffers, Error> {
         let common = self.architecture.common();
         let config = self.checkpoint.config();
@@ -171,7 +168,7 @@ impl<'a, A: Architecture> Plan<'a, A> {
         TokenWork::new(self.summary.work, activations, &self.layout, attention)
     }
 
-    fn info(&self) -> ModelInfo {
+    fn info(&self, device: &Device) -> ModelInfo {
         let common = self.architecture.common();
         let generation = self.checkpoint.generation_config();
         ModelInfo {
@@ -185,7 +182,7 @@ impl<'a, A: Architecture> Plan<'a, A> {
             weight_format: self.summary.format.clone(),
             eos_token_ids: generation.eos_token_ids.clone(),
             bos_token_id: generation.bos_token_id,
-            fingerprint: fingerprint(self.checkpoint, self.options),
+            fingerprint: fingerprint(self.checkpoint, self.options, device),
         }
     }
 }
@@ -205,8 +202,11 @@ fn ignores<A: Architecture>(architecture: &A) -> impl Fn(&str) -> bool {
 }
 
 /// State that was made with quantized activations or weights differs from state that was not.
-fn fingerprint(checkpoint: &Checkpoint, options: &LoadOptions) -> u64 {
+fn fingerprint(checkpoint: &Checkpoint, options: &LoadOptions, device: &Device) -> u64 {
     let mut uses = vec![STATE_FORMAT, options.precision.name()];
     uses.extend(options.quantize.map(|format| format.name()));
+    if BlockOrder::of(device) == BlockOrder::Tokens {
+        uses.push("pages in the order of their tokens");
+    }
     checkpoint.fingerprint_as(&uses)
 }

@@ -2,12 +2,12 @@
 //!
 //! The bytes are little-endian words as they lie, and mean something to the same model only. A page
 //! is, layer by layer through all attention groups, its blocks of keys and then of values, head by
-//! head, in the order that [`KvType`] gives, as `write_kv` of the kernels leaves them on the CPU. A
+//! head, in the order that [`KvType`] gives for the device, as `write_kv` of the kernels leaves them. A
 //! recurrent state is, layer by layer, its convolution tail
 //! `[conv_tail, conv_channels]` and then its delta state `[value_heads, key_dim, value_dim]`.
 
 use candle_core::Tensor;
-use sconce_kernels::{KvSide, KvType};
+use sconce_kernels::{BlockOrder, KvSide, KvType};
 
 use super::{
     AttentionGroup, LayerRecurrent, PointId, SequenceId, StateError, StateLayout, StatePool, bytes,
@@ -39,9 +39,19 @@ impl StatePool {
             let values = into.len();
             bytes::read(&layer.values, page, into)?;
             if tokens < page_tokens {
-                // Of keys, every row has an element or a word of each token, in either type.
-                clear_columns(&mut into[keys..values], page_tokens, tokens);
-                clear_values(&mut into[values..], group, page_tokens, tokens);
+                let (keys, values) = into[keys..].split_at_mut(values - keys);
+                let part = (page_tokens, tokens);
+                match self.order {
+                    BlockOrder::Tokens => {
+                        clear_tokens(keys, group, (KvSide::Keys, group.key_dim), part);
+                        clear_tokens(values, group, (KvSide::Values, group.value_dim), part);
+                    }
+                    BlockOrder::Lanes => {
+                        // Of keys, every row has an element or a word of each token, in either type.
+                        clear_columns(keys, page_tokens, tokens);
+                        clear_values(values, group, page_tokens, tokens);
+                    }
+                }
             }
         }
         Ok(())
@@ -133,6 +143,25 @@ fn layers(layout: &StateLayout) -> impl Iterator<Item = &AttentionGroup> {
     layout.attention.iter().flat_map(|group| std::iter::repeat_n(group, group.layers))
 }
 
+/// Clears the tokens from `tokens` on in the blocks of all heads, where token lies after token.
+fn clear_tokens(
+    data: &mut [u8],
+    group: &AttentionGroup,
+    (side, dim): (KvSide, usize),
+    (page_tokens, tokens): (usize, usize),
+) {
+    let row = group.kv_type.row_len(side, dim) * bytes::ELEMENT;
+    let codes = match group.kv_type {
+        KvType::F32 => row,
+        KvType::Int8 => dim,
+    };
+    for block in data.chunks_exact_mut(page_tokens * row) {
+        let (codes_part, scales) = block.split_at_mut(page_tokens * codes);
+        codes_part[tokens * codes..].fill(0);
+        scales[tokens * (row - codes)..].fill(0);
+    }
+}
+
 /// Clears the values of the tokens from `tokens` on in the blocks of all heads.
 fn clear_values(data: &mut [u8], group: &AttentionGroup, page_tokens: usize, tokens: usize) {
     let row = group.value_dim;
@@ -158,4 +187,31 @@ fn clear_values(data: &mut [u8], group: &AttentionGroup, page_tokens: usize, tok
 fn clear_columns(data: &mut [u8], columns: usize, from: usize) {
     let (row, from) = (columns * bytes::ELEMENT, from * bytes::ELEMENT);
     data.chunks_exact_mut(row).for_each(|row| row[from..].fill(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_follow_one_another_are_cleared_in_each_block() {
+        let group = |kv_type| AttentionGroup {
+            layers: 1,
+            kv_heads: 2,
+            key_dim: 36,
+            value_dim: 36,
+            kv_type,
+        };
+        // Two heads of 16 tokens, of which 5 stay: 36 elements; 36 codes and 2 scales.
+        for (kv_type, codes, scales) in [(KvType::F32, 144, 0), (KvType::Int8, 36, 8)] {
+            let mut data = vec![7; 2 * 16 * (codes + scales)];
+            clear_tokens(&mut data, &group(kv_type), (KvSide::Keys, 36), (16, 5));
+            for block in data.chunks(16 * (codes + scales)) {
+                let kept: usize = block.iter().filter(|byte| **byte == 7).count();
+                assert_eq!(kept, 5 * (codes + scales));
+                assert!(block[..5 * codes].iter().all(|byte| *byte == 7));
+                assert!(block[16 * codes..][..5 * scales].iter().all(|byte| *byte == 7));
+            }
+        }
+    }
 }

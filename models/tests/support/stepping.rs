@@ -61,7 +61,7 @@ pub(crate) fn feed(model: &mut dyn Model, id: SequenceId, tokens: &[u32]) -> Vec
     let at = model.state().len(id).unwrap();
     model.state_mut().reserve(id, tokens.len()).unwrap();
     batch.push(id, at, tokens, true);
-    model.forward(&batch).unwrap().row(0).to_vec()
+    model.forward(&batch).unwrap().row(0).unwrap().to_vec()
 }
 
 /// The token with the largest logit; the first of equals.

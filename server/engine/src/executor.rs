@@ -8,13 +8,13 @@ use sconce_models::{Batch, Logits};
 
 use crate::cache::Cache;
 use crate::error::EngineError;
-use crate::event::{FinishReason, Token};
+use crate::event::{FinishReason, Token, TokenLogprobs};
 use crate::residency::{Residency, Resident, panic_message};
-use crate::sampler::{NotFinite, Sampler};
+use crate::sampler::{NotFinite, Sampler, top_logprobs};
 use crate::scheduler::Row;
 use crate::sequence::Sequence;
 use crate::shared::Shared;
-use crate::status::{Counters, ModelState};
+use crate::status::{Counters, LoadedModel, ModelState};
 
 /// A model whose forward panics so often without a good step between has failed.
 const PANICS_MAX: u32 = 3;
@@ -119,7 +119,7 @@ impl Executor {
         }));
         *self.shared.step_began.lock() = None;
         let now = self.shared.clock.now();
-        let logits = match result {
+        let mut logits = match result {
             Ok(Ok(logits)) => logits,
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(panic) => {
@@ -142,10 +142,10 @@ impl Executor {
             if !row.samples {
                 continue;
             }
-            let row_logits = Logits::row(&logits, next_logits);
+            let row_logits = (&mut logits, next_logits);
             next_logits += 1;
-            let info = &resident.about.info;
-            let outcome = sample(&mut self.sampler, sequence, row_logits, info, now, counters);
+            let about = &resident.about;
+            let outcome = sample(&mut self.sampler, sequence, row_logits, about, now, counters);
             self.ended.extend(outcome.map(|outcome| (row.running, outcome)));
         }
         self.remember(resident, cache);
@@ -194,22 +194,15 @@ impl Executor {
 fn sample(
     sampler: &mut Sampler,
     sequence: &mut Sequence,
-    logits: &[f32],
-    info: &sconce_models::ModelInfo,
+    logits: (&mut Logits<'_>, usize),
+    about: &LoadedModel,
     now: Instant,
     counters: &mut Counters,
 ) -> Option<Outcome> {
-    let index = sequence.completion_tokens();
-    let id = match sampler.sample(
-        logits,
-        &sequence.sampling,
-        &sequence.tokens,
-        (sequence.seed, index),
-    ) {
-        Ok(id) => id,
-        Err(NotFinite) => {
-            return Some(Err(EngineError::NonFiniteLogits { token_index: index }));
-        }
+    let (index, info) = (sequence.completion_tokens(), &about.info);
+    let (id, logprobs) = match choose(sampler, sequence, logits, about) {
+        Ok(chosen) => chosen,
+        Err(error) => return Some(Err(error)),
     };
     let stopping = &sequence.stopping;
     if stopping.stop_token_ids.contains(&id) {
@@ -218,11 +211,41 @@ fn sample(
     if !stopping.ignore_eos && info.eos_token_ids.contains(&id) {
         return Some(Ok(FinishReason::EndOfSequence(id)));
     }
-    let logprobs = sequence.logprobs.map(|count| sampler.logprobs(logits, id, count));
     sequence.append(Token { id, logprobs }, now);
     counters.completion_tokens += 1;
-    let completed = sequence.completion_tokens();
     let full = sequence.tokens.len() >= info.context_length;
-    let enough = sequence.stopping.max_tokens.is_some_and(|max| completed >= max);
+    let enough = sequence.stopping.max_tokens.is_some_and(|max| index + 1 >= max);
     (full || enough).then_some(Ok(FinishReason::Length))
+}
+
+/// The next token, and its logprobs if they are wanted: from the largest logits where those tell, else
+/// from the whole row, which may have to be fetched.
+fn choose(
+    sampler: &mut Sampler,
+    sequence: &Sequence,
+    (logits, row): (&mut Logits<'_>, usize),
+    about: &LoadedModel,
+) -> Result<(u32, Option<TokenLogprobs>), EngineError> {
+    let token_index = sequence.completion_tokens();
+    let not_finite = |NotFinite| EngineError::NonFiniteLogits { token_index };
+    let (sampling, history) = (&sequence.sampling, &sequence.tokens);
+    let draw = (sequence.seed, token_index);
+    if let Some(top) = logits.top(row) {
+        let id = sampler.sample_top(&top, about.info.vocab_size, sampling, history, draw);
+        let id = id.map_err(not_finite)?;
+        let chosen = id.and_then(|id| match sequence.logprobs {
+            None => Some((id, None)),
+            Some(count) => top_logprobs(&top, id, count).map(|logprobs| (id, Some(logprobs))),
+        });
+        if let Some(chosen) = chosen {
+            return Ok(chosen);
+        }
+    }
+    let unread = |error: sconce_models::Error| EngineError::Forward {
+        model: about.name.clone(),
+        message: error.to_string(),
+    };
+    let row = logits.row(row).map_err(unread)?;
+    let id = sampler.sample(row, sampling, history, draw).map_err(not_finite)?;
+    Ok((id, sequence.logprobs.map(|count| sampler.logprobs(row, id, count))))
 }

@@ -11,6 +11,8 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+use sconce_models::TopRow;
+
 use crate::event::TokenLogprobs;
 use crate::request::Sampling;
 use penalties::Penalties;
@@ -71,7 +73,37 @@ impl Sampler {
         }
         let uniform = random::uniform(draw.0, draw.1 as u64);
         let weights = Weights { max: row[best as usize], temperature: sampling.temperature };
-        Ok(draw_token(row, sampling, weights, uniform, &mut self.top))
+        let likeliest = Likeliest::Row { row, selected: &mut self.top };
+        // Of a whole row every token is known.
+        Ok(draw_token(likeliest, sampling, weights, uniform).unwrap_or(best))
+    }
+
+    /// The same from the largest logits alone; none where they do not tell: then the whole row must be
+    /// looked at. Draws as from the row, but for the rounding of a sum.
+    ///
+    /// # Errors
+    /// [`NotFinite`].
+    pub(crate) fn sample_top(
+        &self,
+        top: &TopRow<'_>,
+        vocab_size: usize,
+        sampling: &Sampling,
+        history: &[u32],
+        draw: (u64, usize),
+    ) -> Result<Option<u32>, NotFinite> {
+        if !top.sums[0].is_finite() {
+            return Err(NotFinite);
+        }
+        if Penalties::change(sampling, history) {
+            return Ok(None);
+        }
+        if sampling.temperature == 0.0 {
+            return Ok(top.ids.first().copied());
+        }
+        let uniform = random::uniform(draw.0, draw.1 as u64);
+        let weights = Weights { max: top.values[0], temperature: sampling.temperature };
+        let likeliest = Likeliest::Top { top, vocab_size };
+        Ok(draw_token(likeliest, sampling, weights, uniform))
     }
 
     /// Logprobs of the raw `logits`: of `chosen`, and of the `count` likeliest.
@@ -84,6 +116,80 @@ impl Sampler {
         TokenLogprobs {
             logprob: logprob(logits[chosen as usize]),
             top: self.top.iter().map(|top| (top.id, logprob(top.logit))).collect(),
+        }
+    }
+}
+
+/// The same from the largest logits alone; none where they are too few.
+pub(crate) fn top_logprobs(top: &TopRow<'_>, chosen: u32, count: usize) -> Option<TokenLogprobs> {
+    let log_total = f64::from(top.values[0]) + f64::from(top.sums[0]).ln();
+    let logprob = |logit: f32| (f64::from(logit) - log_total) as f32;
+    let place = top.ids.iter().position(|id| *id == chosen)?;
+    if count > top.ids.len() {
+        return None;
+    }
+    let likeliest = top.ids.iter().zip(top.values).take(count);
+    Some(TokenLogprobs {
+        logprob: logprob(top.values[place]),
+        top: likeliest.map(|(id, logit)| (*id, logprob(*logit))).collect(),
+    })
+}
+
+/// The tokens of a row in order of likelihood.
+enum Likeliest<'a> {
+    /// Selected from the row as far as they are asked for.
+    Row { row: &'a [f32], selected: &'a mut Vec<Candidate> },
+    /// The first ones alone.
+    Top { top: &'a TopRow<'a>, vocab_size: usize },
+}
+
+impl Likeliest<'_> {
+    /// Number of all tokens.
+    fn len(&self) -> usize {
+        match self {
+            Self::Row { row, .. } => row.len(),
+            Self::Top { vocab_size, .. } => *vocab_size,
+        }
+    }
+
+    /// Readies the first `count` tokens to be asked for; false if they are not known.
+    fn select(&mut self, count: usize) -> bool {
+        match self {
+            Self::Row { row, selected } => {
+                select_top(row, count, selected);
+                true
+            }
+            Self::Top { top, .. } => count <= top.ids.len(),
+        }
+    }
+
+    /// Sum of the weights of the first `count`, which were selected, or of all tokens.
+    fn total(&self, limit: Option<usize>, weights: Weights) -> f64 {
+        match (self, limit) {
+            (Self::Row { selected, .. }, Some(_)) => {
+                selected.iter().map(|candidate| weights.of(candidate.logit)).sum()
+            }
+            (Self::Row { row, .. }, None) => row.iter().map(|&logit| weights.of(logit)).sum(),
+            (Self::Top { top, .. }, Some(count)) => {
+                top.values[..count].iter().map(|&logit| weights.of(logit)).sum()
+            }
+            (Self::Top { top, .. }, None) => f64::from(top.sums[1]),
+        }
+    }
+
+    /// The token at `place`, which is below the length; none if it is not known.
+    fn nth(&mut self, place: usize) -> Option<Candidate> {
+        match self {
+            Self::Row { row, selected } => {
+                if place >= selected.len() {
+                    select_top(row, (selected.len() * SELECTED_GROWTH).min(row.len()), selected);
+                }
+                selected.get(place).copied()
+            }
+            Self::Top { top, .. } => {
+                let (id, logit) = (*top.ids.get(place)?, *top.values.get(place)?);
+                Some(Candidate { logit, id })
+            }
         }
     }
 }
@@ -112,24 +218,20 @@ fn argmax(row: &[f32]) -> u32 {
     row.iter().position(|&logit| logit == max).unwrap_or(0) as u32
 }
 
-/// Filters and draws. The survivors of top_k, top_p and min_p are a prefix of the tokens in order of
-/// likelihood; so much of that order is made as is needed.
+/// Filters and draws; none if tokens are needed that are not known. The survivors of top_k, top_p and
+/// min_p are a prefix of the tokens in order of likelihood; so much of that order is made as is needed.
 fn draw_token(
-    row: &[f32],
+    mut likeliest: Likeliest<'_>,
     sampling: &Sampling,
     weights: Weights,
     uniform: f64,
-    top: &mut Vec<Candidate>,
-) -> u32 {
-    let limited = (1..row.len()).contains(&sampling.top_k);
-    let survivors = if limited { sampling.top_k } else { row.len() };
-    let total: f64 = if limited {
-        select_top(row, survivors, top);
-        top.iter().map(|candidate| weights.of(candidate.logit)).sum()
-    } else {
-        select_top(row, FIRST_SELECTED.min(survivors), top);
-        row.iter().map(|&logit| weights.of(logit)).sum()
-    };
+) -> Option<u32> {
+    let limit = Some(sampling.top_k).filter(|top_k| (1..likeliest.len()).contains(top_k));
+    let survivors = limit.unwrap_or(likeliest.len());
+    if !likeliest.select(limit.unwrap_or(FIRST_SELECTED.min(survivors))) && limit.is_some() {
+        return None;
+    }
+    let total = likeliest.total(limit, weights);
     let nucleus =
         if sampling.top_p < 1.0 { f64::from(sampling.top_p) * total } else { f64::INFINITY };
     let least = f64::from(sampling.min_p);
@@ -137,8 +239,8 @@ fn draw_token(
     let (mut kept, mut mass) = (survivors, total);
     if filtered {
         (kept, mass) = (0, 0.0);
-        while let Some(candidate) = nth(row, kept, survivors, top) {
-            let weight = weights.of(candidate.logit);
+        while kept < survivors {
+            let weight = weights.of(likeliest.nth(kept)?.logit);
             if kept > 0 && (mass >= nucleus || weight < least) {
                 break;
             }
@@ -147,25 +249,14 @@ fn draw_token(
         }
     }
     let target = uniform * mass;
-    let (mut place, mut before) = (0, 0.0);
-    while let Some(candidate) = nth(row, place, kept, top) {
+    let mut before = 0.0;
+    for place in 0..kept {
+        let candidate = likeliest.nth(place)?;
         before += weights.of(candidate.logit);
-        place += 1;
         // The last one also where rounding left the sum below the mass.
-        if before > target || place == kept {
-            return candidate.id;
+        if before > target || place + 1 == kept {
+            return Some(candidate.id);
         }
     }
-    argmax(row)
-}
-
-/// The token at `place` in order of likelihood, if that is below `end`; selects more if needed.
-fn nth(row: &[f32], place: usize, end: usize, top: &mut Vec<Candidate>) -> Option<Candidate> {
-    if place >= end {
-        return None;
-    }
-    if place >= top.len() {
-        select_top(row, (top.len() * SELECTED_GROWTH).min(row.len()), top);
-    }
-    top.get(place).copied()
+    None
 }

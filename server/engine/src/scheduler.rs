@@ -350,6 +350,9 @@ impl Scheduler {
         let from = sequence.computed;
         memory.emits(sequence, (batch.segments.len(), tokens), &mut batch.emits);
         batch.push(state, from, &sequence.tokens[from..from + tokens], samples);
+        if samples {
+            batch.temperatures.push(sequence.sampling.temperature);
+        }
         rows.push(Row { running: index, tokens, samples });
     }
 

@@ -196,8 +196,8 @@ fn expected(path: &str, prompt: &[u32], count: usize) -> Vec<u32> {
     while said.len() < count {
         let mut batch = Batch::default();
         batch.push(id, model.state().len(id).unwrap(), &next, true);
-        let logits = model.forward(&batch).unwrap();
-        let row = logits.row(0);
+        let mut logits = model.forward(&batch).unwrap();
+        let row = logits.row(0).unwrap();
         let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32;
         if best == EOS_ID {
             break;

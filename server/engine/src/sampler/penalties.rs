@@ -22,14 +22,10 @@ impl Penalties {
         sampling: &Sampling,
         history: &[u32],
     ) -> &'a [f32] {
-        let penalised = sampling.repeat_penalty != 1.0
-            || sampling.presence_penalty != 0.0
-            || sampling.frequency_penalty != 0.0;
-        let from = history.len().saturating_sub(sampling.repeat_last_n);
-        let history = if penalised { &history[from..] } else { &[] };
-        if history.is_empty() && sampling.logit_bias.is_empty() {
+        if !Self::change(sampling, history) {
             return logits;
         }
+        let history = Self::window(sampling, history);
         self.row.clear();
         self.row.extend_from_slice(logits);
         self.count(history, logits.len());
@@ -49,6 +45,20 @@ impl Penalties {
             *logit = clamp(*logit + bias);
         }
         &self.row
+    }
+
+    /// Whether there is anything to apply.
+    pub(super) fn change(sampling: &Sampling, history: &[u32]) -> bool {
+        !Self::window(sampling, history).is_empty() || !sampling.logit_bias.is_empty()
+    }
+
+    /// The tokens that are penalised.
+    fn window<'h>(sampling: &Sampling, history: &'h [u32]) -> &'h [u32] {
+        let penalised = sampling.repeat_penalty != 1.0
+            || sampling.presence_penalty != 0.0
+            || sampling.frequency_penalty != 0.0;
+        let from = history.len().saturating_sub(sampling.repeat_last_n);
+        if penalised { &history[from..] } else { &[] }
     }
 
     /// Room of the buffers, for the test that they grow once.

@@ -287,3 +287,89 @@ fn logprobs_sum_to_one_and_ties_go_to_the_lower_id() {
     assert_eq!(sampler.logprobs(&row, 0, 0).top, []);
     assert_eq!(sampler.logprobs(&row, 0, 100).top.len(), 4);
 }
+
+/// The largest logits of a row, as a device finds them.
+fn top_of(logits: &[f32], count: usize, temperature: f32) -> (Vec<f32>, Vec<u32>, [f32; 2]) {
+    let mut top = Vec::new();
+    select_top(logits, count, &mut top);
+    let max = top[0].logit;
+    let sum = |temperature: f32| {
+        let weights = Weights { max, temperature };
+        logits.iter().map(|&logit| weights.of(logit)).sum::<f64>() as f32
+    };
+    let by = if temperature > 0.0 { temperature } else { 1.0 };
+    let (values, ids) = top.iter().map(|top| (top.logit, top.id)).unzip();
+    (values, ids, [sum(1.0), sum(by)])
+}
+
+proptest! {
+    // The same cases in every run: a draw at the edge of two tokens, whose masses a device knows to
+    // seven digits, may fall to either.
+    #![proptest_config(ProptestConfig {
+        rng_seed: proptest::test_runner::RngSeed::Fixed(6),
+        ..ProptestConfig::with_cases(2000)
+    })]
+
+    #[test]
+    fn the_largest_logits_give_the_token_of_the_whole_row_or_none(
+        logits in proptest::collection::vec(-8.0_f32..8.0, 2..60),
+        count in 1_usize..20,
+        temperature in prop_oneof![Just(0.0_f32), 0.05_f32..3.0],
+        top_k in 0_usize..30,
+        top_p in prop_oneof![Just(1.0_f32), 0.05_f32..1.0],
+        min_p in prop_oneof![Just(0.0_f32), 0.0_f32..0.5],
+        seed in any::<u64>(),
+    ) {
+        let sampling = Sampling { temperature, top_k, top_p, min_p, ..Sampling::default() };
+        let count = count.min(logits.len());
+        let (values, ids, sums) = top_of(&logits, count, temperature);
+        let top = TopRow { values: &values, ids: &ids, sums };
+        let mut sampler = Sampler::default();
+        let whole = sampler.sample(&logits, &sampling, &[], (seed, 3)).unwrap();
+        let found = sampler.sample_top(&top, logits.len(), &sampling, &[], (seed, 3)).unwrap();
+        prop_assert!(found.is_none_or(|found| found == whole), "{found:?} instead of {whole}");
+        prop_assert!(temperature > 0.0 || found.is_some());
+        prop_assert!(count < logits.len() || found.is_some());
+        // No logit of the row is looked at where a few are kept by any filter.
+        prop_assert!(!(1..=count).contains(&top_k) || found.is_some());
+    }
+}
+
+#[test]
+fn penalties_and_logits_that_are_not_finite_are_seen_without_the_row() {
+    let sampler = Sampler::default();
+    let (values, ids, sums) = top_of(&[1.0, 3.0, 2.0], 2, 1.0);
+    let top = TopRow { values: &values, ids: &ids, sums };
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    let sample = |top: &TopRow<'_>, sampling: &Sampling, history: &[u32]| {
+        sampler.sample_top(top, 3, sampling, history, (1, 0))
+    };
+    assert_eq!(sample(&top, &greedy, &[1]), Ok(Some(1)));
+    let penalised = Sampling { repeat_penalty: 1.5, ..greedy.clone() };
+    assert_eq!(sample(&top, &penalised, &[1]), Ok(None));
+    assert_eq!(sample(&top, &penalised, &[]), Ok(Some(1)));
+    let biased = Sampling { logit_bias: vec![(0, 9.0)], ..greedy.clone() };
+    assert_eq!(sample(&top, &biased, &[]), Ok(None));
+    let broken = TopRow { sums: [f32::NAN; 2], ..top };
+    assert_eq!(sample(&broken, &greedy, &[]), Err(NotFinite));
+}
+
+#[test]
+fn logprobs_of_the_largest_logits_are_those_of_the_row() {
+    let logits = [0.5, -1.0, 3.0, 2.5, 2.5, -7.0];
+    let (values, ids, sums) = top_of(&logits, 4, 1.0);
+    let top = TopRow { values: &values, ids: &ids, sums };
+    let expected = Sampler::default().logprobs(&logits, 3, 4);
+    let found = top_logprobs(&top, 3, 4).unwrap();
+    assert_eq!(found.top.len(), 4);
+    let all = |of: &TokenLogprobs| -> Vec<(u32, f32)> {
+        of.top.iter().copied().chain([(3, of.logprob)]).collect()
+    };
+    for ((id, logprob), (expected_id, expected)) in all(&found).into_iter().zip(all(&expected)) {
+        assert_eq!(id, expected_id);
+        assert!((logprob - expected).abs() < 1e-6, "{id}: {logprob}, {expected}");
+    }
+    // What is not among them needs the row.
+    assert!(top_logprobs(&top, 5, 1).is_none());
+    assert!(top_logprobs(&top, 3, 5).is_none());
+}

@@ -62,7 +62,7 @@ fn compare(exact: &mut Stepper, fast: &mut Stepper, tokens: &[u32]) -> Result<Co
     for pair in tokens.windows(2) {
         let expected = exact.decode(&of_exact, &pair[..1])?;
         let found = fast.decode(&of_fast, &pair[..1])?;
-        comparison.add(expected.row(0), found.row(0), pair[1] as usize);
+        comparison.add(expected.row(0)?, found.row(0)?, pair[1] as usize);
     }
     exact.close(&of_exact)?;
     fast.close(&of_fast)?;

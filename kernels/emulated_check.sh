@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Runs the CUDA and Metal kernels on the CPU: the emulator's own tests, and every operator against its
+# reference. Needs cargo and a C++17 compiler on x86-64; no GPU. Other arguments go to the kernels'
+# tests, as a part of their names.
+#
+#   kernels/emulated_check.sh           as they are
+#   kernels/emulated_check.sh --asan    under AddressSanitizer and UndefinedBehaviorSanitizer, which
+#                                       stop at accesses outside of tensors and of shared memory, at
+#                                       vector loads that are not aligned and at shifts by too much;
+#                                       with gcc and its libasan and libubsan, on Linux
+#   kernels/emulated_check.sh --tools   say whether what --asan needs is there
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ ${1:-} == --tools || ${1:-} == --asan ]]; then
+  for library in libasan.so libubsan.so; do
+    # gcc gives the path of a library that it has, and the name alone of one that it lacks.
+    if [[ $(uname) != Linux || $("${CXX:-g++}" "-print-file-name=$library") != /* ]]; then
+      echo "sanitizers of kernels: not found: $library of ${CXX:-g++}" >&2
+      exit 1
+    fi
+  done
+  [[ $1 == --asan ]] || exit 0
+fi
+OWN=() KERNELS=(--features emulate)
+if [[ ${1:-} == --asan ]]; then
+  shift
+  OWN=(--features asan) KERNELS=(--features emulate-asan)
+  export UBSAN_OPTIONS=print_stacktrace=1
+fi
+cargo test --quiet --locked --package sconce-gpu-emulator --tests "${OWN[@]}"
+cargo test --quiet --locked --package sconce-kernels "${KERNELS[@]}" --test parity -- "$@"

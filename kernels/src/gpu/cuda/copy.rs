@@ -1,0 +1,41 @@
+//! Numbers of the host to a tensor on the GPU and back, in the order of its stream.
+
+use std::ops::Range;
+
+use candle_core::cuda_backend::{CudaStorage, WrapErr};
+
+use crate::error::Result;
+
+/// Copies `values` over as many elements of a storage of f32, which has them. They are taken when this
+/// returns.
+pub(crate) fn from_host(
+    storage: &mut CudaStorage,
+    range: Range<usize>,
+    values: &[f32],
+) -> Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let stream = storage.device.cuda_stream();
+    let mut target = storage.as_cuda_slice_mut::<f32>()?.slice_mut(range);
+    // Not from pinned memory, so the driver has made a copy when it returns.
+    stream.memcpy_htod(values, &mut target).w()?;
+    Ok(())
+}
+
+/// Copies as many elements of a storage of f32 out as `values` are, when all that was started before
+/// is done.
+pub(crate) fn to_host(
+    storage: &CudaStorage,
+    range: Range<usize>,
+    values: &mut [f32],
+) -> Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let stream = storage.device.cuda_stream();
+    let source = storage.as_cuda_slice::<f32>()?.slice(range);
+    stream.memcpy_dtoh(&source, values).w()?;
+    stream.synchronize().w()?;
+    Ok(())
+}

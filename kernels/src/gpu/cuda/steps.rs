@@ -1,0 +1,135 @@
+//! Steps on a GPU: their lists go there in one copy, and a step that launches what one before it
+//! did is replayed as a graph, which costs the host a few microseconds instead of as many for each
+//! kernel.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUgraphInstantiate_flags, CUstreamCaptureMode,
+};
+use candle_core::cuda_backend::cudarc::driver::{CudaGraph, result};
+
+use super::modules::said;
+use super::{Cuda, Uploaded};
+use crate::error::Error;
+use crate::gpu::step::{Argument, LIST_WORDS_MAX, Launch, Recording};
+
+/// Graphs that are kept, the latest used first: a decode step has one for each number of sequences.
+const GRAPHS_MAX: usize = 64;
+/// Steps that are remembered as launched once. Prompts make steps that never come again, and a graph
+/// costs more than it saves the first time.
+const SEEN_MAX: usize = 256;
+
+/// The steps of a GPU.
+#[derive(Default)]
+pub(super) struct Steps {
+    /// Where lists lie, from the first step that has any.
+    lists: Option<Uploaded>,
+    /// Hashes of steps that were launched, the latest first.
+    seen: VecDeque<u64>,
+    /// The latest used first.
+    graphs: VecDeque<Graph>,
+}
+
+/// A step to be replayed. What it points to are the places of tensors, which a model keeps.
+struct Graph {
+    hash: u64,
+    launches: Vec<Launch>,
+    arguments: Vec<Argument>,
+    graph: CudaGraph,
+}
+
+// SAFETY: a graph is used by one thread at a time, which the lock around `Steps` sees to; the driver
+// does not ask that it is always the same.
+unsafe impl Send for Graph {}
+
+impl Steps {
+    /// Runs the launches of a step.
+    ///
+    /// # Safety
+    /// As for [`Gpu::submit`](crate::gpu::Gpu).
+    pub(super) unsafe fn submit(&mut self, gpu: Cuda, recording: &Recording) -> Result<(), Error> {
+        let failed = |what| Error::Device { op: "step", what };
+        let lists = self.copy_lists(gpu, &recording.lists).map_err(failed)?;
+        let hash = hash_of(recording);
+        if let Some(index) = self.graphs.iter().position(|graph| graph.is_of(hash, recording)) {
+            let graph = self.graphs.remove(index);
+            self.graphs.extend(graph);
+            self.graphs.rotate_right(1);
+            return self.graphs[0].graph.launch().map_err(|error| failed(said(error)));
+        }
+        if !self.seen.contains(&hash) {
+            self.seen.truncate(SEEN_MAX - 1);
+            self.seen.push_front(hash);
+            // SAFETY: the caller's promise.
+            return unsafe { launch_all(gpu, recording, lists) };
+        }
+        // SAFETY: the caller's promise.
+        let graph = unsafe { capture(gpu, recording, lists) }?;
+        graph.launch().map_err(|error| failed(said(error)))?;
+        let Recording { launches, arguments, .. } = recording;
+        let (launches, arguments) = (launches.clone(), arguments.clone());
+        self.graphs.truncate(GRAPHS_MAX - 1);
+        self.graphs.push_front(Graph { hash, launches, arguments, graph });
+        Ok(())
+    }
+
+    /// Copies the lists of a step to their place, in the order of the stream: after all kernels that
+    /// read those of the step before.
+    fn copy_lists(&mut self, gpu: Cuda, words: &[u32]) -> Result<u64, String> {
+        if words.is_empty() {
+            return Ok(0);
+        }
+        let address = match &self.lists {
+            Some(lists) => lists.address(),
+            None => self.lists.insert(gpu.reserve(LIST_WORDS_MAX)?).address(),
+        };
+        gpu.copy_words(address, words)?;
+        Ok(address)
+    }
+}
+
+impl Graph {
+    fn is_of(&self, hash: u64, recording: &Recording) -> bool {
+        self.hash == hash
+            && self.launches == recording.launches
+            && self.arguments == recording.arguments
+    }
+}
+
+fn hash_of(recording: &Recording) -> u64 {
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    hasher.hash_one((&recording.launches, &recording.arguments))
+}
+
+/// Launches one kernel after another.
+///
+/// # Safety
+/// As for [`Steps::submit`].
+unsafe fn launch_all(gpu: Cuda, recording: &Recording, lists: u64) -> Result<(), Error> {
+    for launch in &recording.launches {
+        let arguments = &recording.arguments[launch.arguments.clone()];
+        // SAFETY: the caller's promise.
+        let started = unsafe { gpu.start(launch.kernel, launch.grid, arguments, lists) };
+        started.map_err(|what| Error::Kernel { op: launch.op, kernel: launch.kernel, what })?;
+    }
+    Ok(())
+}
+
+/// A graph of the launches, none of which runs yet.
+///
+/// # Safety
+/// As for [`Steps::submit`], each time that the graph is launched.
+unsafe fn capture(gpu: Cuda, recording: &Recording, lists: u64) -> Result<CudaGraph, Error> {
+    let failed = |what: String| Error::Device { op: "step", what: format!("graph: {what}") };
+    let stream = gpu.stream();
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).map_err(|error| failed(said(error)))?;
+    // SAFETY: the caller's promise.
+    let launched = unsafe { launch_all(gpu, recording, lists) };
+    // Ended in any case: nothing else runs on a stream that is being captured.
+    let ended = stream.end_capture(CUgraphInstantiate_flags(0));
+    launched?;
+    ended.map_err(|error| failed(said(error)))?.ok_or_else(|| failed("is empty".to_owned()))
+}
