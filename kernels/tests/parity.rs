@@ -27,7 +27,6 @@ mod matmul;
 mod matmul_gpu;
 #[path = "parity/moe.rs"]
 mod moe;
-#[cfg(feature = "emulate")]
 #[path = "parity/moe_gpu.rs"]
 mod moe_gpu;
 #[path = "parity/odd_sizes.rs"]

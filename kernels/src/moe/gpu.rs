@@ -8,12 +8,10 @@ use candle_core::Tensor;
 pub(super) use self::experts::{Pairs, expert_matmuls};
 pub(super) use self::lists::GpuLists;
 use crate::error::Result;
-use crate::gpu::{Call, Gpu, Grid, threads_for};
+use crate::gpu::{Call, Gpu, Grid, in_fours, threads_for};
 
 /// Threads of a block of `combine_experts`: small blocks, so that one row has several.
 const COMBINE_THREADS: u32 = 128;
-/// Elements of a vector.
-const VECTOR: usize = 4;
 
 /// Adds the weighted results of the experts of `rows` rows of `choices` choices each.
 pub(super) fn combine(
@@ -24,10 +22,8 @@ pub(super) fn combine(
     (rows, choices): (usize, usize),
 ) -> Result<()> {
     let dim = y.dims().last().copied().unwrap_or(0);
-    let vectors = [out, y].iter().all(|x| x.layout().start_offset().is_multiple_of(VECTOR))
-        && dim.is_multiple_of(VECTOR);
-    let (kernel, width) = match vectors {
-        true => ("combine_experts_vectors", VECTOR),
+    let (kernel, width) = match in_fours(dim, &[out, y]) {
+        true => ("combine_experts_vectors", 4),
         false => ("combine_experts", 1),
     };
     let items = dim / width;

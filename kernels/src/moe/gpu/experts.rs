@@ -5,9 +5,9 @@
 use candle_core::Tensor;
 
 use super::super::ExpertProduct;
-use super::{GpuLists, VECTOR};
+use super::GpuLists;
 use crate::error::Result;
-use crate::gpu::{Call, Gpu, Grid, Language, WARP};
+use crate::gpu::{Call, Gpu, Grid, Language, WARP, in_fours};
 use crate::matmul::{ActivationType, Activations, Kind, Matrix, format_word};
 
 const OP: &str = "expert_matmul";
@@ -76,8 +76,7 @@ fn launch(gpu: Gpu, products: &[ExpertProduct<'_>], kind: Kind, pairs: Pairs<'_>
     }
     call.read::<f32>("x", x.tensor)?.read::<u32>("pair_rows", &lists.pair_rows)?;
     call.read::<u32>("blocks", &lists.blocks)?;
-    let start = x.tensor.layout().start_offset();
-    let vectors = start.is_multiple_of(VECTOR) && inputs.is_multiple_of(VECTOR);
+    let vectors = in_fours(inputs, &[x.tensor]);
     call.size("x", inputs)?.word(u32::from(pairs.gather)).word(u32::from(vectors));
     let few = pairs.rows <= GEMV_ROWS_MAX || pairs.pairs <= GEMV_PAIRS_MAX * pairs.experts;
     let tiling = match (few, gpu.language()) {

@@ -42,7 +42,7 @@ pub(in super::super) struct GpuLists {
     zeros: Tensor,
 }
 
-/// Sizes of the lists, in words of 4 bytes.
+/// Sizes of the lists, in words of 4 bytes; one at least, as not every device can allocate nothing.
 struct Sizes {
     pairs: usize,
     blocks: usize,
@@ -54,10 +54,10 @@ impl Sizes {
     fn new(rows: usize, experts: usize, choices: usize) -> Self {
         let pairs = rows.saturating_mul(choices);
         Self {
-            pairs,
-            blocks: blocks_max(experts, pairs).saturating_mul(BLOCK_WORDS),
-            masks: rows.div_ceil(TILE_ROWS).saturating_mul(experts),
-            experts,
+            pairs: pairs.max(1),
+            blocks: blocks_max(experts, pairs).saturating_mul(BLOCK_WORDS).max(1),
+            masks: rows.div_ceil(TILE_ROWS).saturating_mul(experts).max(1),
+            experts: experts.max(1),
         }
     }
 
@@ -153,6 +153,9 @@ impl GpuLists {
     /// # Errors
     /// The device cannot be read.
     pub(in super::super) fn copied(&self, pairs: usize) -> Result<(Vec<u32>, Vec<f32>, Vec<u32>)> {
+        if pairs == 0 {
+            return Ok(Default::default());
+        }
         let part = |list: &Tensor| list.narrow(0, 0, pairs);
         let (ids, weights) = (part(&self.ids)?.to_vec1()?, part(&self.weights)?.to_vec1()?);
         Ok((ids, weights, part(&self.pairs)?.to_vec1()?))
