@@ -259,9 +259,14 @@ template <Store S, int WP, int XP> struct ExpertGemm {
   __device__ __forceinline__ void compute(float (&sums)[2][TILES][4], const ExpertStep<S>& step,
                                           unsigned stage) {
     const unsigned log2 = job.weight.format.group_log2();
-    if (PLAIN || log2 >= 6) return span<2>(sums, step, stage, 0, 0, 2);
-    if constexpr (!PLAIN) {
-      if (log2 == 5) {
+    if constexpr (PLAIN) {
+      // One window at a time, for want of registers.
+#pragma unroll
+      for (unsigned w = 0; w < 2; ++w) span<1>(sums, step, stage, w, 0, 2);
+    } else {
+      if (log2 >= 6) {
+        span<2>(sums, step, stage, 0, 0, 2);
+      } else if (log2 == 5) {
 #pragma unroll
         for (unsigned w = 0; w < 2; ++w) span<1>(sums, step, stage, w, w, 2);
       } else {
