@@ -81,8 +81,8 @@ __device__ __forceinline__ void expert_decode(unsigned (&parts)[WP][4],
 
 template <Store S, int WP, int XP> struct ExpertGemm {
   static constexpr bool PLAIN = S == Store::HALVES || S == Store::WORDS;
-  // Pairs at a time, and columns of eight of them.
-  static constexpr unsigned PAIRS = XP == 1 ? 64 : 32, TILES = PAIRS / 8;
+  // Pairs at a time, and columns of eight of them: as many as there are registers for.
+  static constexpr unsigned PAIRS = XP == 1 && !PLAIN ? 64 : 32, TILES = PAIRS / 8;
   // Octets of a step that a thread parts.
   static constexpr unsigned OCTETS = PAIRS * (EXPERT_GEMM_INPUTS / 8) / EXPERT_GEMM_THREADS;
   static constexpr unsigned STAGE = PAIRS * EXPERT_GEMM_STRIDE;
@@ -260,7 +260,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
                                           unsigned stage) {
     const unsigned log2 = job.weight.format.group_log2();
     if constexpr (PLAIN) {
-      // One window at a time, for want of registers.
+      // One window at a time, also for want of registers.
 #pragma unroll
       for (unsigned w = 0; w < 2; ++w) span<1>(sums, step, stage, w, 0, 2);
     } else {
