@@ -56,8 +56,8 @@ pub use matmul::{
     matmuls,
 };
 pub use moe::{
-    ExpertProduct, PairInput, RouterOptions, Routing, Scoring, combine_experts, expert_matmul,
-    expert_matmuls,
+    Choices, ExpertProduct, PairInput, RouterOptions, Routing, Scoring, combine_experts,
+    expert_matmul, expert_matmuls,
 };
 pub use peaks::{PeakOptions, Peaks};
 pub use pool::Pool;

@@ -27,6 +27,8 @@ mod matmul;
 mod matmul_gpu;
 #[path = "parity/moe.rs"]
 mod moe;
+#[path = "parity/moe_gpu.rs"]
+mod moe_gpu;
 #[path = "parity/odd_sizes.rs"]
 mod odd_sizes;
 #[path = "parity/products.rs"]

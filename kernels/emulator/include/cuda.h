@@ -144,6 +144,9 @@ template <class T> T atomicMin(T* address, T value) {
   *address = min(before, value);
   return before;
 }
+template <class T> T atomicOr(T* address, T value) {
+  return std::exchange(*address, T(*address | value));
+}
 template <class T> T atomicExch(T* address, T value) { return std::exchange(*address, value); }
 template <class T> T atomicCAS(T* address, T expected, T value) {
   const T before = *address;
@@ -194,6 +197,22 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   for (unsigned lane = 0; lane < 32; ++lane)
     if (values.has(lane) && values[lane]) bits |= 1u << lane;
   return bits;
+}
+template <class Fold> unsigned emulated_reduce(const char* operation, unsigned mask, unsigned value,
+                                               Fold fold) {
+  const emulator::Values<unsigned> values = emulator::exchange(operation, mask, value);
+  unsigned folded = value;
+  for (unsigned lane = 0; lane < 32; ++lane)
+    if (values.has(lane)) folded = fold(folded, values[lane]);
+  return folded;
+}
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+  return emulated_reduce("__reduce_max_sync", mask, value,
+                         [](unsigned a, unsigned b) { return max(a, b); });
+}
+inline unsigned __reduce_min_sync(unsigned mask, unsigned value) {
+  return emulated_reduce("__reduce_min_sync", mask, value,
+                         [](unsigned a, unsigned b) { return min(a, b); });
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }

@@ -135,6 +135,7 @@ inline uint ctz(uint bits) { return bits == 0 ? 32u : uint(__builtin_ctz(bits));
 
 // Threads that wait for one another.
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
+inline mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(int(a) | int(b)); }
 inline void threadgroup_barrier(mem_flags) { sconce_barrier(); }
 inline void simdgroup_barrier(mem_flags) { emulator::exchange("simdgroup_barrier", ~0u, 0); }
 
@@ -263,6 +264,9 @@ template <class T> T atomic_fetch_add_explicit(atomic<T>* address, T value, memo
 }
 template <class T> T atomic_fetch_min_explicit(atomic<T>* address, T value, memory_order) {
   return std::exchange(address->value, min(address->value, value));
+}
+template <class T> T atomic_fetch_or_explicit(atomic<T>* address, T value, memory_order) {
+  return std::exchange(address->value, T(address->value | value));
 }
 template <class T> T atomic_load_explicit(const atomic<T>* address, memory_order) {
   return address->value;

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::gather::Gathered;
-use super::routing::{Block, Routing};
+use super::lists::{Block, HostLists};
 use super::{BLOCK_PAIRS, PairInput};
 use crate::isa::Isa;
 use crate::matmul::{Matrix, Mode, PANEL, Quantized, Source, Task};
@@ -50,8 +50,8 @@ impl<'a> Output<'a> {
 }
 
 /// The products of all pairs with the stacks up to `last`.
-pub(super) fn expert_matmuls(x: Input<'_>, routing: &Routing, last: &Output<'_>) {
-    let blocks = routing.blocks();
+pub(super) fn expert_matmuls(x: Input<'_>, lists: &HostLists, last: &Output<'_>) {
+    let blocks = lists.blocks();
     let Some(first) = blocks.first() else { return };
     let largest = |output: &Output<'_>| {
         let expert = &output.experts[first.expert as usize];
@@ -63,7 +63,7 @@ pub(super) fn expert_matmuls(x: Input<'_>, routing: &Routing, last: &Output<'_>)
     }
     let isa = Isa::current();
     Pool::current(|pool| {
-        let pairs = routing.pairs().div_ceil(blocks.len());
+        let pairs = lists.len().div_ceil(blocks.len());
         let bytes = last.all().map(|output| largest(output).1).sum::<usize>() / panels;
         let least = TASK_BYTES.div_ceil(bytes.max(1) * pairs);
         let least = if pairs > 1 { least.max(GATHER_PANELS) } else { least };
@@ -72,7 +72,7 @@ pub(super) fn expert_matmuls(x: Input<'_>, routing: &Routing, last: &Output<'_>)
         let chunks = panels.div_ceil(chunk);
         pool.run(chunks * blocks.len(), |index| {
             let (block, first) = (&blocks[index / chunks], index % chunks * chunk);
-            Work { last, block, panels: first..first + chunk, routing }.run(isa, x);
+            Work { last, block, panels: first..first + chunk, lists }.run(isa, x);
         });
     });
 }
@@ -83,13 +83,13 @@ struct Work<'a> {
     block: &'a Block,
     /// May end behind an expert's.
     panels: Range<usize>,
-    routing: &'a Routing,
+    lists: &'a HostLists,
 }
 
 impl Work<'_> {
     fn run(&self, isa: Isa, x: Input<'_>) {
         let pairs = self.pairs();
-        let rows = &self.routing.pair_rows()[pairs.clone()];
+        let rows = &self.lists.pair_rows()[pairs.clone()];
         let in_place = match x.input {
             PairInput::Pairs => Some(pairs),
             PairInput::Rows => consecutive(rows),
@@ -146,8 +146,8 @@ fn consecutive(rows: &[u32]) -> Option<Range<usize>> {
 }
 
 /// Adds the weighted results of each row's experts to `out`, `[rows, dim]`.
-pub(super) fn combine(out: &mut [f32], y: &[f32], routing: &Routing) {
-    let dim = out.len() / routing.rows().max(1);
+pub(super) fn combine(out: &mut [f32], y: &[f32], lists: &HostLists) {
+    let dim = out.len() / lists.rows().max(1);
     if dim == 0 {
         return;
     }
@@ -157,7 +157,7 @@ pub(super) fn combine(out: &mut [f32], y: &[f32], routing: &Routing) {
         pool.run_chunks(out, per_task * dim, |index, out| {
             for (offset, out) in out.chunks_exact_mut(dim).enumerate() {
                 let row = index * per_task + offset;
-                let (pairs, weights) = (routing.pairs_of(row), routing.choices(row).1);
+                let (pairs, weights) = lists.weighted_pairs(row);
                 dispatch(isa, Combine { out, y, pairs, weights });
             }
         });

@@ -6,13 +6,15 @@
 
 mod cpu;
 mod gather;
+mod gpu;
+mod lists;
 pub mod reference;
 mod routing;
 mod select;
 
 use candle_core::Tensor;
 
-pub use self::routing::{RouterOptions, Routing, Scoring};
+pub use self::routing::{Choices, RouterOptions, Routing, Scoring};
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};
 use crate::error::Result;
@@ -36,9 +38,12 @@ pub enum PairInput {
 /// each expert, in formats that may differ. A pair has the bits that `matmul` gives its row with its
 /// expert. Threads keep what they gather, at most [`BLOCK_PAIRS`] rows each.
 ///
+/// On a GPU the experts are one stack ([`Matrix::stack`]) of one format. The bits of a pair are those
+/// of the pair alone among few pairs, and among many (`gpu/experts.rs`).
+///
 /// # Errors
 /// Experts of other number or shape, rows of another number than the routing's, shapes that do not
-/// fit, an output that is not f32 and contiguous, a device without an implementation, activations in
+/// fit, an output that is not f32 and contiguous, another device than the routing's, activations in
 /// the same storage as `out`.
 pub fn expert_matmul(
     out: &Tensor,
@@ -92,6 +97,15 @@ pub fn expert_matmuls(
             .iter()
             .try_for_each(|before| distinct(OP, out, &[("out", before.out)]))?;
     }
+    if let Some((gpu, lists)) = routing.on_gpu(OP, x.tensor)? {
+        if pairs == 0 {
+            return Ok(());
+        }
+        let gather = input == PairInput::Rows;
+        let (rows, experts) = (routing.rows(), routing.experts());
+        let pairs = gpu::Pairs { x, lists, pairs, rows, gather, experts };
+        return gpu::expert_matmuls(gpu, products, pairs);
+    }
     let view = View::new(OP, "x", x.tensor)?;
     let x = cpu::Input { x: &view.slice()?[..rows * inputs], quantized: x.quantized, input };
     with_outputs(products, x, routing, None)
@@ -106,7 +120,7 @@ fn with_outputs(
 ) -> Result<()> {
     let Some((ExpertProduct { out, experts }, rest)) = rest.split_first() else {
         if let Some(last) = locked {
-            cpu::expert_matmuls(x, routing, last);
+            cpu::expert_matmuls(x, routing.on_host("expert_matmul")?, last);
         }
         return Ok(());
     };
@@ -130,10 +144,14 @@ pub fn combine_experts(out: &Tensor, y: &Tensor, routing: &Routing) -> Result<()
     let (_, dim) = rows_of(OP, "out", out, rows)?;
     check_dim(OP, "y", rows_of(OP, "y", y, pairs)?.1, dim)?;
     distinct(OP, out, &[("y", y)])?;
+    if let Some((gpu, lists)) = routing.on_gpu(OP, out)? {
+        return gpu::combine(gpu, out, y, lists, (rows, routing.choices_of_row()));
+    }
+    let lists = routing.on_host(OP)?;
     let y = View::new(OP, "y", y)?;
     let y = &y.slice()?[..pairs * dim];
     write(OP, out, |out| {
-        cpu::combine(&mut out[..rows * dim], y, routing);
+        cpu::combine(&mut out[..rows * dim], y, lists);
         Ok(())
     })
 }

@@ -1,11 +1,14 @@
-//! Which experts each row chose, with which weights, and the order of the pairs by expert. How a
-//! row chooses is `select.rs`.
+//! Which experts each row chose, with which weights, and the order of the pairs by expert: the
+//! contract. The lists lie on the host (`lists.rs`), or on a GPU (`gpu/lists.rs`), which they never
+//! leave while a model runs.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
-use super::{BLOCK_PAIRS, select};
+use super::gpu::GpuLists;
+use super::lists::HostLists;
 use crate::access::{View, check, check_dim, rows_of, vector_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
 
 /// What becomes of the router's logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,65 +43,76 @@ pub struct RouterOptions {
 pub struct Routing {
     rows_max: usize,
     experts: usize,
+    choices_max: usize,
+    /// Rows of the last routing.
     rows: usize,
     /// Choices of a row in the last routing.
     choices: usize,
-    choices_max: usize,
-    /// `[rows, choices]`, the best first.
-    ids: Vec<u32>,
-    /// `[rows, choices]`.
-    weights: Vec<f32>,
-    /// `[rows, choices]`: the pair that a choice became.
-    pairs: Vec<u32>,
-    /// `[pairs]`: the row of each pair.
-    pair_rows: Vec<u32>,
-    /// Runs of pairs of one expert.
-    blocks: Vec<Block>,
-    /// `[experts]`: where the next pair of each expert goes.
-    next: Vec<u32>,
+    lists: Lists,
 }
 
-/// At most [`BLOCK_PAIRS`] consecutive pairs of one expert.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Block {
-    pub(super) expert: u32,
-    pub(super) first: u32,
-    pub(super) len: u32,
+/// Where what rows chose lies.
+#[derive(Debug)]
+enum Lists {
+    Host(HostLists),
+    Gpu(GpuLists),
+}
+
+/// A copy on the host of what the rows of a routing chose.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choices {
+    /// Choices of a row.
+    choices: usize,
+    ids: Vec<u32>,
+    weights: Vec<f32>,
+    pairs: Vec<u32>,
+}
+
+impl Choices {
+    /// Experts that a row chose and their weights, the best first.
+    pub fn of(&self, row: usize) -> (&[u32], &[f32]) {
+        let range = row * self.choices..(row + 1) * self.choices;
+        (&self.ids[range.clone()], &self.weights[range])
+    }
+
+    /// The pairs that the choices of a row became.
+    pub fn pairs_of(&self, row: usize) -> &[u32] {
+        &self.pairs[row * self.choices..(row + 1) * self.choices]
+    }
 }
 
 impl Routing {
-    /// Room for at most `rows_max` rows that choose at most `choices_max` of `experts`; their
-    /// product is below 2^32.
-    pub fn new(rows_max: usize, experts: usize, choices_max: usize) -> Self {
-        let pairs = rows_max * choices_max;
-        Self {
-            rows_max,
-            experts,
-            rows: 0,
-            choices: 0,
-            choices_max,
-            ids: vec![0; pairs],
-            weights: vec![0.0; pairs],
-            pairs: vec![0; pairs],
-            pair_rows: vec![0; pairs],
-            blocks: Vec::with_capacity(blocks_max(experts, pairs)),
-            next: vec![0; experts],
-        }
+    /// Room on `device` for at most `rows_max` rows that choose at most `choices_max` of `experts`;
+    /// the product of the two is below 2^32.
+    ///
+    /// # Errors
+    /// A device without an implementation, or that cannot allocate.
+    pub fn new(
+        rows_max: usize,
+        experts: usize,
+        choices_max: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let lists = match Gpu::of_device(device) {
+            Some(_) => Lists::Gpu(GpuLists::new(rows_max, experts, choices_max, device)?),
+            None if device.is_cpu() => Lists::Host(HostLists::new(experts, rows_max * choices_max)),
+            None => return Err(Error::Unsupported { op: "route", device: device.location() }),
+        };
+        Ok(Self { rows_max, experts, choices_max, rows: 0, choices: 0, lists })
     }
 
-    /// Bytes that a routing of this size takes.
+    /// Bytes that a routing of this size takes at most, whatever its device.
     pub fn bytes_for(rows_max: usize, experts: usize, choices_max: usize) -> u64 {
-        let pairs = rows_max.saturating_mul(choices_max);
-        let blocks = blocks_max(experts, pairs).saturating_mul(size_of::<Block>());
-        let numbers = pairs.saturating_mul(4).saturating_add(experts);
-        (numbers.saturating_mul(4) as u64).saturating_add(blocks as u64)
+        let host = HostLists::bytes_for(experts, rows_max.saturating_mul(choices_max));
+        host.max(GpuLists::bytes_for(rows_max, experts, choices_max))
     }
 
     /// Bytes it holds.
     pub fn bytes(&self) -> u64 {
-        let numbers = self.ids.len() + self.weights.len() + self.pairs.len() + self.pair_rows.len();
-        let blocks = self.blocks.capacity() * size_of::<Block>();
-        ((numbers + self.next.len()) * 4 + blocks) as u64
+        match &self.lists {
+            Lists::Host(lists) => lists.bytes(),
+            Lists::Gpu(lists) => lists.bytes(),
+        }
     }
 
     /// Chooses experts for the leading `rows` of `logits`, `[capacity, experts]`, and sorts the
@@ -107,7 +121,7 @@ impl Routing {
     ///
     /// # Errors
     /// More rows or choices than there is room for, options that no choice of experts keeps, shapes
-    /// that do not fit, tensors that are not f32 and contiguous, a device without an implementation.
+    /// that do not fit, tensors that are not f32 and contiguous, another device than the routing's.
     pub fn route(
         &mut self,
         logits: &Tensor,
@@ -121,23 +135,23 @@ impl Routing {
         check(OP, "rows", rows <= self.rows_max, || {
             (format!("at most {}", self.rows_max), rows.to_string())
         })?;
-        let logits = View::new(OP, "logits", logits)?;
-        let logits = &logits.slice()?[..rows * self.experts];
-        let correction = match correction {
-            None => None,
-            Some(correction) => {
-                let len = vector_of(OP, "correction", correction)?;
-                check_dim(OP, "correction", len, self.experts)?;
-                Some(View::new(OP, "correction", correction)?)
-            }
-        };
-        let correction = correction.as_ref().map(View::slice).transpose()?;
+        if let Some(correction) = correction {
+            let len = vector_of(OP, "correction", correction)?;
+            check_dim(OP, "correction", len, self.experts)?;
+        }
+        if let Some((gpu, lists)) = self.on_gpu(OP, logits)? {
+            lists.route(gpu, (logits, correction), options, rows)?;
+        } else if let Lists::Host(lists) = &mut self.lists {
+            let logits = View::new(OP, "logits", logits)?;
+            let logits = &logits.slice()?[..rows * self.experts];
+            let correction = match correction {
+                None => None,
+                Some(correction) => Some(View::new(OP, "correction", correction)?),
+            };
+            let correction = correction.as_ref().map(View::slice).transpose()?;
+            lists.route(logits, correction, options);
+        }
         (self.rows, self.choices) = (rows, options.experts_per_token);
-        let pairs = self.pairs();
-        let chosen =
-            select::Chosen { ids: &mut self.ids[..pairs], weights: &mut self.weights[..pairs] };
-        select::rows(logits, self.experts, correction, options, chosen);
-        self.sort();
         Ok(())
     }
 
@@ -151,15 +165,23 @@ impl Routing {
         self.rows * self.choices
     }
 
-    /// Experts and weights that a row of the last routing chose, the best first.
-    pub fn choices(&self, row: usize) -> (&[u32], &[f32]) {
-        let range = row * self.choices..(row + 1) * self.choices;
-        (&self.ids[range.clone()], &self.weights[range])
-    }
-
-    /// The pairs that the choices of a row became.
-    pub fn pairs_of(&self, row: usize) -> &[u32] {
-        &self.pairs[row * self.choices..(row + 1) * self.choices]
+    /// Copies what the rows of the last routing chose from wherever it lies: for tests and
+    /// measurements, as it waits for a GPU.
+    ///
+    /// # Errors
+    /// The device cannot be read.
+    pub fn choices(&self) -> Result<Choices> {
+        let choices = self.choices;
+        Ok(match &self.lists {
+            Lists::Host(lists) => {
+                let (ids, weights) = (lists.ids().to_vec(), lists.weights().to_vec());
+                Choices { choices, ids, weights, pairs: lists.pairs().to_vec() }
+            }
+            Lists::Gpu(lists) => {
+                let (ids, weights, pairs) = lists.copied(self.pairs())?;
+                Choices { choices, ids, weights, pairs }
+            }
+        })
     }
 
     /// Number of experts.
@@ -167,14 +189,36 @@ impl Routing {
         self.experts
     }
 
-    /// Rows of the pairs.
-    pub(super) fn pair_rows(&self) -> &[u32] {
-        &self.pair_rows[..self.pairs()]
+    /// Choices of a row in the last routing.
+    pub(super) fn choices_of_row(&self) -> usize {
+        self.choices
     }
 
-    /// All pairs, in blocks of one expert each.
-    pub(super) fn blocks(&self) -> &[Block] {
-        &self.blocks
+    /// The GPU that `tensor` is on and the lists there; none for the CPU.
+    ///
+    /// # Errors
+    /// A tensor elsewhere than the lists.
+    pub(super) fn on_gpu(
+        &self,
+        op: &'static str,
+        tensor: &Tensor,
+    ) -> Result<Option<(Gpu, &GpuLists)>> {
+        match (Gpu::of(tensor), &self.lists) {
+            (Some(gpu), Lists::Gpu(lists)) => Ok(Some((gpu, lists))),
+            (None, Lists::Host(_)) => Ok(None),
+            _ => Err(Error::Unsupported { op, device: tensor.device().location() }),
+        }
+    }
+
+    /// The lists of the host.
+    ///
+    /// # Errors
+    /// They lie on a GPU.
+    pub(super) fn on_host(&self, op: &'static str) -> Result<&HostLists> {
+        match &self.lists {
+            Lists::Host(lists) => Ok(lists),
+            Lists::Gpu(lists) => Err(Error::Unsupported { op, device: lists.location() }),
+        }
     }
 
     fn check_options(
@@ -202,36 +246,4 @@ impl Routing {
             (format!("1 to {limit}"), experts_per_token.to_string())
         })
     }
-
-    /// Sorts the pairs by expert, those of one expert by row.
-    fn sort(&mut self) {
-        self.next.fill(0);
-        for id in &self.ids[..self.rows * self.choices] {
-            self.next[*id as usize] += 1;
-        }
-        self.blocks.clear();
-        let mut first = 0;
-        for (expert, next) in self.next.iter_mut().enumerate() {
-            let end = first + *next;
-            *next = first;
-            while first < end {
-                let len = (end - first).min(BLOCK_PAIRS as u32);
-                self.blocks.push(Block { expert: expert as u32, first, len });
-                first += len;
-            }
-        }
-        for row in 0..self.rows {
-            for choice in row * self.choices..(row + 1) * self.choices {
-                let next = &mut self.next[self.ids[choice] as usize];
-                self.pairs[choice] = *next;
-                self.pair_rows[*next as usize] = row as u32;
-                *next += 1;
-            }
-        }
-    }
-}
-
-/// Blocks that any choice of experts makes at most.
-fn blocks_max(experts: usize, pairs: usize) -> usize {
-    experts.min(pairs) + pairs / BLOCK_PAIRS
 }

@@ -11,14 +11,17 @@ use sconce_kernels::{
 };
 
 use crate::coded::{self, Coded};
-use crate::common::{Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, TOLERANCE, activations, formats};
+
+/// Of sums of weighted results on GPUs, which may round a product and a sum at once.
+const COMBINE_TOLERANCE: f32 = 3e-7;
 
 const KINDS: [ActivationType; 3] =
     [ActivationType::F32, ActivationType::Int8, ActivationType::Int16];
 
 /// Experts of every format in turn.
-fn mixed(experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
+pub(crate) fn mixed(experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
     let (affine, coded) = (formats(), coded::formats());
     let dense = [DenseType::F32, DenseType::Bf16, DenseType::F16];
     let expert = |index: usize| {
@@ -53,30 +56,34 @@ fn options(experts_per_token: usize) -> RouterOptions {
 }
 
 /// A routing of random logits; rows of equal seeds choose equal experts.
-fn route(seeds: &[u64], experts: usize, choices: usize) -> Routing {
+pub(crate) fn route(seeds: &[u64], experts: usize, choices: usize) -> Routing {
     let logits: Vec<f32> =
         seeds.iter().flat_map(|seed| Random::new(seed + 77).numbers(experts)).collect();
-    let mut routing = Routing::new(seeds.len(), experts, choices);
+    let mut routing = Routing::new(seeds.len(), experts, choices, &Device::Cpu).unwrap();
     routing.route(&tensor(&logits, experts), None, &options(choices), seeds.len()).unwrap();
     routing
 }
 
 /// Rows of activations; rows of equal seeds are equal.
-fn rows(seeds: &[u64], cols: usize) -> Vec<f32> {
+pub(crate) fn rows(seeds: &[u64], cols: usize) -> Vec<f32> {
     seeds.iter().flat_map(|seed| activations(seed + 1, 1, cols)).collect()
 }
 
 /// Results of all pairs; the output has a row more than is live.
-fn run(
+pub(crate) fn run(
     x: &[f32],
     experts: &[Matrix],
     routing: &Routing,
     input: PairInput,
     kind: ActivationType,
 ) -> Vec<f32> {
-    let (cols, count) = (experts[0].cols(), x.len() / experts[0].cols());
+    let cols = experts[0].cols();
+    let count = match input {
+        PairInput::Rows => routing.rows(),
+        PairInput::Pairs => routing.pairs(),
+    };
     let out = poisoned(routing.pairs() + 1, experts[0].rows());
-    let x = tensor(x, cols);
+    let x = Tensor::from_slice(x, (count, cols), &Device::Cpu).unwrap();
     let mut buffer = ActivationBuffer::new(count, cols, kind, &Device::Cpu).unwrap();
     let x = buffer.prepare_experts(&x, count, &[experts]).unwrap();
     expert_matmul(&out, &x, experts, routing, input).unwrap();
@@ -100,6 +107,44 @@ fn unpacked(expert: &Matrix) -> Vec<f32> {
     weight
 }
 
+/// What the pairs of a routing of all rows of `x` give.
+pub(crate) struct Expected {
+    /// `[pairs, outputs]`.
+    pub(crate) values: Vec<f32>,
+    /// What errors are measured against.
+    pub(crate) magnitudes: Vec<f32>,
+    /// The row of each pair, `[pairs, cols]`.
+    pub(crate) inputs: Vec<f32>,
+}
+
+pub(crate) fn expected(x: &[f32], stack: &[Matrix], routing: &Routing) -> Expected {
+    let (outputs, cols, pairs) = (stack[0].rows(), stack[0].cols(), routing.pairs());
+    let mut expected = Expected {
+        values: vec![0.0; pairs * outputs],
+        magnitudes: vec![0.0; pairs * outputs],
+        inputs: vec![0.0; pairs * cols],
+    };
+    let chosen = routing.choices().unwrap();
+    for row in 0..routing.rows() {
+        let x = &x[row * cols..][..cols];
+        let absolute: Vec<f32> = x.iter().map(|x| x.abs()).collect();
+        for (id, pair) in chosen.of(row).0.iter().zip(chosen.pairs_of(row)) {
+            let pair = *pair as usize;
+            expected.inputs[pair * cols..][..cols].copy_from_slice(x);
+            if cols == 0 {
+                continue;
+            }
+            let weight = unpacked(&stack[*id as usize]);
+            let at = pair * outputs..(pair + 1) * outputs;
+            expected.values[at.clone()].copy_from_slice(&reference::expert(x, &weight));
+            // Codes and biases may cancel: half as much again as a value.
+            let spread: Vec<f32> = weight.iter().map(|w| w.abs() + 2.0).collect();
+            expected.magnitudes[at].copy_from_slice(&reference::expert(&absolute, &spread));
+        }
+    }
+    expected
+}
+
 #[test]
 fn expert_matmul_matches_its_reference() {
     for (experts, choices, count) in
@@ -109,24 +154,11 @@ fn expert_matmul_matches_its_reference() {
         let stack = mixed(experts, outputs, cols);
         let seeds: Vec<u64> = (0..count).collect();
         let (x, routing) = (rows(&seeds, cols), route(&seeds, experts, choices));
-        let pairs = routing.pairs();
-        let (mut expected, mut magnitudes) =
-            (vec![0.0; pairs * outputs], vec![0.0; pairs * outputs]);
-        for (row, x) in x.chunks(cols).enumerate() {
-            let absolute: Vec<f32> = x.iter().map(|x| x.abs()).collect();
-            for (id, pair) in routing.choices(row).0.iter().zip(routing.pairs_of(row)) {
-                let weight = unpacked(&stack[*id as usize]);
-                let at = *pair as usize * outputs..(*pair as usize + 1) * outputs;
-                expected[at.clone()].copy_from_slice(&reference::expert(x, &weight));
-                // Codes and biases may cancel: half as much again as a value.
-                let spread: Vec<f32> = weight.iter().map(|w| w.abs() + 2.0).collect();
-                magnitudes[at].copy_from_slice(&reference::expert(&absolute, &spread));
-            }
-        }
+        let expected = expected(&x, &stack, &routing);
         for isa in Isa::available() {
             let found = isa.with(|| run(&x, &stack, &routing, PairInput::Rows, KINDS[0]));
             let case = format!("{isa} {experts} experts, {choices} of {count} rows");
-            compare(&case, &found, &expected, &magnitudes, TOLERANCE);
+            compare(&case, &found, &expected.values, &expected.magnitudes, TOLERANCE);
         }
     }
 }
@@ -139,13 +171,14 @@ fn a_pair_has_the_bits_of_its_row_times_its_expert_alone() {
         let stack = mixed(experts, outputs, cols);
         let seeds: Vec<u64> = (0..count).collect();
         let (x, routing) = (rows(&seeds, cols), route(&seeds, experts, choices));
+        let chosen = routing.choices().unwrap();
         for (kind, isa) in KINDS.into_iter().flat_map(|k| Isa::available().map(move |i| (k, i))) {
             let case = format!("{isa} {kind:?} {experts} experts, {choices} of {count} rows");
             let found = isa.with(|| run(&x, &stack, &routing, PairInput::Rows, kind));
             assert!(found[routing.pairs() * outputs..].iter().all(|v| v.is_nan()), "{case}");
             let mut by_pair = vec![0.0; routing.pairs() * cols];
             for (row, x) in x.chunks(cols).enumerate() {
-                for (id, pair) in routing.choices(row).0.iter().zip(routing.pairs_of(row)) {
+                for (id, pair) in chosen.of(row).0.iter().zip(chosen.pairs_of(row)) {
                     let pair = *pair as usize;
                     by_pair[pair * cols..][..cols].copy_from_slice(x);
                     let alone = isa.with(|| alone(x, &stack[*id as usize], kind));
@@ -222,29 +255,40 @@ fn a_row_keeps_its_bits_among_other_rows_in_any_order_on_any_number_of_threads()
 
 #[test]
 fn combining_adds_the_weighted_results_in_the_order_of_choice() {
-    for (experts, choices, count, dim) in
-        [(4, 2, 3, 33), (8, 8, 40, 64), (128, 6, 300, 16), (1, 1, 1, 5), (4, 2, 0, 8)]
-    {
-        let seeds: Vec<u64> = (0..count).collect();
-        let routing = route(&seeds, experts, choices);
-        let mut random = Random::new(dim as u64);
-        let y = random.numbers((routing.pairs() + 1) * dim);
-        let before = random.numbers(count as usize * dim);
-        let mut expected = before.clone();
-        for (row, out) in expected.chunks_mut(dim).enumerate() {
-            let (_, weights) = routing.choices(row);
-            let pair = |pair: &u32| &y[*pair as usize * dim..][..dim];
-            let pairs: Vec<_> =
-                routing.pairs_of(row).iter().map(pair).zip(weights.iter().copied()).collect();
-            reference::combine(out, &pairs);
-        }
-        for isa in Isa::available() {
+    for backend in Backend::all() {
+        for (experts, choices, count, dim) in
+            [(4, 2, 3, 33), (8, 8, 40, 64), (128, 6, 300, 16), (1, 1, 1, 5), (4, 2, 0, 8)]
+        {
+            let seeds: Vec<u64> = (0..count).collect();
+            let routing = backend.with(|| route(&seeds, experts, choices));
+            let chosen = routing.choices().unwrap();
+            let mut random = Random::new(dim as u64);
+            let y = random.numbers((routing.pairs() + 1) * dim);
+            let before = random.numbers(count as usize * dim);
+            let (mut expected, mut magnitudes) = (before.clone(), vec![0.0; before.len()]);
+            for (row, out) in expected.chunks_mut(dim).enumerate() {
+                let (_, weights) = chosen.of(row);
+                let pair = |pair: &u32| &y[*pair as usize * dim..][..dim];
+                let pairs: Vec<_> =
+                    chosen.pairs_of(row).iter().map(pair).zip(weights.iter().copied()).collect();
+                // All numbers are below 1, and weights add up to it.
+                magnitudes[row * dim..][..dim].fill(2.0);
+                reference::combine(out, &pairs);
+            }
             let out = poisoned(count as usize + 1, dim);
-            sconce_kernels::write_rows(&out, &before).unwrap();
-            isa.with(|| combine_experts(&out, &tensor(&y, dim), &routing)).unwrap();
+            backend.with(|| {
+                sconce_kernels::write_rows(&out, &before).unwrap();
+                combine_experts(&out, &tensor(&y, dim), &routing).unwrap();
+            });
             let found = values(&out);
-            assert_eq!(bits(&found[..expected.len()]), bits(&expected), "{isa} {experts} experts");
-            assert!(found[expected.len()..].iter().all(|value| value.is_nan()), "{isa}");
+            let case = format!("{backend} {experts} experts");
+            match backend.is_gpu() {
+                true => compare(&case, &found, &expected, &magnitudes, COMBINE_TOLERANCE),
+                false => {
+                    assert_eq!(bits(&found[..expected.len()]), bits(&expected), "{case}");
+                    assert!(found[expected.len()..].iter().all(|value| value.is_nan()), "{case}");
+                }
+            }
         }
     }
 }

@@ -48,9 +48,9 @@ impl Experts {
                 .collect(),
         };
         Ok(Self {
-            gate_proj: read("gate_proj", wide, narrow)?,
-            up_proj: read("up_proj", wide, narrow)?,
-            down_proj: read("down_proj", narrow, wide)?,
+            gate_proj: Matrix::stack(read("gate_proj", wide, narrow)?)?,
+            up_proj: Matrix::stack(read("up_proj", wide, narrow)?)?,
+            down_proj: Matrix::stack(read("down_proj", narrow, wide)?)?,
         })
     }
 
@@ -69,7 +69,11 @@ impl Experts {
         let up_proj = gate_proj.split_off(experts);
         let down = (hidden_size, intermediate_size);
         let down_proj = stack(weights, &format!("{name}.down_proj"), experts, down)?;
-        Ok(Self { gate_proj, up_proj, down_proj })
+        Ok(Self {
+            gate_proj: Matrix::stack(gate_proj)?,
+            up_proj: Matrix::stack(up_proj)?,
+            down_proj: Matrix::stack(down_proj)?,
+        })
     }
 }
 

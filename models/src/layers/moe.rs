@@ -126,8 +126,8 @@ impl MoeBuffers {
         let pairs = rows * choices;
         allocator.count(Routing::bytes_for(rows, shape.experts, choices));
         let routing = match allocator.makes() {
-            true => Routing::new(rows, shape.experts, choices),
-            false => Routing::new(0, 0, 0),
+            true => Routing::new(rows, shape.experts, choices, normed.device())?,
+            false => Routing::new(0, 0, 0, normed.device())?,
         };
         let gated = shape.shared.is_some_and(|shared| shared.gated);
         let rows_max = normed.dims()[0];

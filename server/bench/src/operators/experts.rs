@@ -36,7 +36,7 @@ pub(super) fn route(runner: &mut Runner<'_>) -> Result<(), Error> {
     let sizes = options.sizes;
     for &rows in &options.rows {
         let logits = random(rows, sizes.experts)?;
-        let mut routing = Routing::new(rows, sizes.experts, sizes.experts_per_token);
+        let mut routing = Routing::new(rows, sizes.experts, sizes.experts_per_token, &Device::Cpu)?;
         let labels = Labels { shape: shape(&sizes), rows, ..Labels::default() };
         let bytes = (rows * sizes.experts * size_of::<f32>()) as f64;
         runner.time(Operator::Route, labels, Work { bytes, ..Work::default() }, |_| {
@@ -70,7 +70,8 @@ fn stacks(runner: &mut Runner<'_>, format: WeightFormat) -> Result<(), Error> {
     let turns = options.rows.iter().map(|&rows| Ok((rows, turns(&sizes, rows, options.cold)?)));
     let turns: Vec<(usize, Vec<Routing>)> = turns.collect::<Result<_, Error>>()?;
     // Experts that the fewest turns read of a stack before one of them is read again.
-    let least = turns.iter().map(|(rows, turns)| experts_read(*rows, turns)).min().unwrap_or(1);
+    let read = turns.iter().map(|(rows, turns)| experts_read(*rows, turns));
+    let least = read.collect::<Result<Vec<_>, Error>>()?.into_iter().min().unwrap_or(1);
     let copies = runner.copies(least * format.bytes(1, (outputs, inputs))?);
     let copies = copies.min((WEIGHT_BYTES_MAX as usize / stack_bytes.max(1)).max(1));
     let stacks = (0..copies).map(|_| format.pack_all(sizes.experts, (outputs, inputs)));
@@ -82,7 +83,7 @@ fn stacks(runner: &mut Runner<'_>, format: WeightFormat) -> Result<(), Error> {
             let out = random(rows * sizes.experts_per_token, outputs)?;
             let mut buffer = ActivationBuffer::new(rows, inputs, form.kind(), &Device::Cpu)?;
             let x = buffer.prepare_experts(&x, rows, &[&stacks[0]])?;
-            let work = work(&sizes, rows, product_work(form, &stacks[0][0], 1, 1), turns);
+            let work = work(&sizes, rows, product_work(form, &stacks[0][0], 1, 1), turns)?;
             let labels = Labels {
                 shape: format!("{} {outputs}x{inputs}", shape(&sizes)),
                 format: Some(format.name()),
@@ -106,11 +107,11 @@ fn turns(sizes: &Sizes, rows: usize, cold: bool) -> Result<Vec<Routing>, Error> 
     let mut turns = Vec::new();
     let mut unread = vec![0.0; sizes.experts];
     loop {
-        let mut routing = Routing::new(rows, sizes.experts, sizes.experts_per_token);
+        let mut routing = Routing::new(rows, sizes.experts, sizes.experts_per_token, &Device::Cpu)?;
         let unread_logits = Tensor::new(unread.as_slice(), &Device::Cpu)?;
         let logits = random(rows, sizes.experts)?.broadcast_add(&unread_logits)?;
         routing.route(&logits, None, &router(sizes), rows)?;
-        chosen(rows, &routing).for_each(|expert| unread[expert] = NOT_CHOSEN);
+        chosen(rows, &routing)?.into_iter().for_each(|expert| unread[expert] = NOT_CHOSEN);
         turns.push(routing);
         let left = unread.iter().filter(|logit| **logit == 0.0).count();
         let enough = left >= rows.saturating_mul(sizes.experts_per_token);
@@ -121,26 +122,27 @@ fn turns(sizes: &Sizes, rows: usize, cold: bool) -> Result<Vec<Routing>, Error> 
 }
 
 /// The choices of all rows, in which experts come again.
-fn chosen(rows: usize, routing: &Routing) -> impl Iterator<Item = usize> {
-    (0..rows).flat_map(|row| routing.choices(row).0).map(|id| *id as usize)
+fn chosen(rows: usize, routing: &Routing) -> Result<Vec<usize>, Error> {
+    let choices = routing.choices()?;
+    Ok((0..rows).flat_map(|row| choices.of(row).0).map(|id| *id as usize).collect())
 }
 
 /// Experts that are read in all `turns`, each of which reads an expert once.
-fn experts_read(rows: usize, turns: &[Routing]) -> usize {
-    let read = |routing| chosen(rows, routing).collect::<HashSet<_>>().len();
+fn experts_read(rows: usize, turns: &[Routing]) -> Result<usize, Error> {
+    let read = |routing| Ok(chosen(rows, routing)?.into_iter().collect::<HashSet<_>>().len());
     turns.iter().map(read).sum()
 }
 
 /// The work of the products of `rows` rows, on average over what they choose, where `one` is that
 /// of a row with an expert.
-fn work(sizes: &Sizes, rows: usize, one: Work, turns: &[Routing]) -> Work {
-    let read = experts_read(rows, turns) as f64 / turns.len().max(1) as f64;
+fn work(sizes: &Sizes, rows: usize, one: Work, turns: &[Routing]) -> Result<Work, Error> {
+    let read = experts_read(rows, turns)? as f64 / turns.len().max(1) as f64;
     let pairs = (rows * sizes.experts_per_token) as f64;
-    Work {
+    Ok(Work {
         bytes: read * one.bytes,
         integer_macs: pairs * one.integer_macs,
         float_macs: pairs * one.float_macs,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -153,8 +155,8 @@ mod tests {
         for rows in [1, 2, 4, 8, 64] {
             let turns = turns(&sizes, rows, true).unwrap();
             let all: HashSet<usize> =
-                turns.iter().flat_map(|routing| chosen(rows, routing)).collect();
-            assert_eq!(all.len(), experts_read(rows, &turns), "{rows} rows");
+                turns.iter().flat_map(|routing| chosen(rows, routing).unwrap()).collect();
+            assert_eq!(all.len(), experts_read(rows, &turns).unwrap(), "{rows} rows");
             // What is left was not enough for one more step.
             let left = sizes.experts - all.len();
             assert!(left < rows * sizes.experts_per_token, "{rows} rows: {left} left");

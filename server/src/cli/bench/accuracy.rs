@@ -60,8 +60,8 @@ fn compare(exact: &mut Stepper, fast: &mut Stepper, tokens: &[u32]) -> Result<Co
     let (of_exact, of_fast) = (exact.open(1)?, fast.open(1)?);
     let mut comparison = Comparison::default();
     for pair in tokens.windows(2) {
-        let expected = exact.decode(&of_exact, &pair[..1])?;
-        let found = fast.decode(&of_fast, &pair[..1])?;
+        let mut expected = exact.decode(&of_exact, &pair[..1])?;
+        let mut found = fast.decode(&of_fast, &pair[..1])?;
         comparison.add(expected.row(0)?, found.row(0)?, pair[1] as usize);
     }
     exact.close(&of_exact)?;

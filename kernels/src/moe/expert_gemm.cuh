@@ -1,0 +1,313 @@
+// Experts times many pairs, on tensor cores.
+//
+// A block has up to 64 pairs of one expert and 256 outputs, 32 for each of its 8 warps, and goes
+// over the inputs 64 at a time. Outputs are the rows of `mma`, whose fragments are decoded from
+// codes in registers: a weight passes neither shared memory nor f32. Pairs are its columns, by
+// sixteens, so that an expert with 40 pairs costs 48. Activations are rounded to bf16 on their way
+// into shared memory (`XP` 1), or parted into three, which are together just what they are; codes
+// are exact, and a group's scale and bias multiply its sum of products and its sum of activations,
+// in f32. Weights in f16 and f32 have parts as well (`WP`). While a block multiplies, the next 64
+// inputs are on their way into registers. Floor: 2 * pairs * outputs * inputs operations over the
+// rate of `mma.sync` with 1 part; 16 bytes of shared memory serve 4 of them. Activations come from
+// the second-level cache, 4 bytes each for 256 outputs, weights from memory once.
+#pragma once
+
+#include "experts.cuh"
+
+constexpr unsigned EXPERT_GEMM_OUTPUTS = 256, EXPERT_GEMM_THREADS = 256;
+// Inputs of a step: two windows.
+constexpr unsigned EXPERT_GEMM_INPUTS = 64;
+// Elements between pairs in shared memory: two of them fall on different banks.
+constexpr unsigned EXPERT_GEMM_STRIDE = EXPERT_GEMM_INPUTS + 32;
+
+// How the inputs of a step are stored in a row of a weight.
+enum class Store : unsigned { NIBBLES, BYTES, HALVES, WORDS };
+
+// What a lane has of a step: two octets of four rows, `g`, `g + 8`, `g + 16` and `g + 24` of the
+// warp's, and the scales of the step's group `q`.
+template <Store S> struct ExpertStep {
+  static constexpr unsigned WORDS = 2u << static_cast<unsigned>(S);
+  unsigned words[4][WORDS];
+  RawScale scales[4];
+};
+
+__device__ __forceinline__ void expert_copy(unsigned* to, uint4 from) {
+  to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
+}
+
+// The octet of window `w` of a step as parts in bf16.
+template <Store S, int WP>
+__device__ __forceinline__ void expert_decode(unsigned (&parts)[WP][4],
+                                              const unsigned (&words)[ExpertStep<S>::WORDS],
+                                              unsigned w, WeightFormat format) {
+  const Kind kind = format.kind();
+  if constexpr (S == Store::NIBBLES) {
+    const uint4 word = make_uint4(words[w], 0, 0, 0);
+    if (kind == Kind::NIBBLES)
+      decode_octet<Kind::NIBBLES>(parts[0], Raw<Kind::NIBBLES>{{word}}, 0, format.zero());
+    else if (kind == Kind::E2M1)
+      decode_octet<Kind::E2M1>(parts[0], Raw<Kind::E2M1>{{word}}, 0, 0);
+    else
+      decode_octet<Kind::IQ4_NL>(parts[0], Raw<Kind::IQ4_NL>{{word}}, 0, 0);
+  } else if constexpr (S == Store::BYTES) {
+    const uint4 two = make_uint4(words[2 * w], words[2 * w + 1], 0, 0);
+    if (kind == Kind::BYTES)
+      decode_octet<Kind::BYTES>(parts[0], Raw<Kind::BYTES>{{two}}, 0, format.zero());
+    else
+      decode_octet<Kind::E4M3>(parts[0], Raw<Kind::E4M3>{{two}}, 0, 0);
+  } else if constexpr (S == Store::HALVES && WP == 1) {
+    // bf16, as it is.
+#pragma unroll
+    for (int i = 0; i < 4; ++i) parts[0][i] = words[4 * w + i];
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float low, high;
+      if constexpr (S == Store::HALVES) {
+        const unsigned word = words[4 * w + i];
+        low = __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
+        high = __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
+      } else {
+        low = __uint_as_float(words[8 * w + 2 * i]);
+        high = __uint_as_float(words[8 * w + 2 * i + 1]);
+      }
+      unsigned pair[WP];
+      split_pair<WP>(low, high, pair);
+#pragma unroll
+      for (int part = 0; part < WP; ++part) parts[part][i] = pair[part];
+    }
+  }
+}
+
+template <Store S, int WP, int XP> struct ExpertGemm {
+  static constexpr bool PLAIN = S == Store::HALVES || S == Store::WORDS;
+  // Pairs at a time, and columns of eight of them: as many as there are registers for.
+  static constexpr unsigned PAIRS = XP == 1 && !PLAIN ? 64 : 32, TILES = PAIRS / 8;
+  // Octets of a step that a thread parts.
+  static constexpr unsigned OCTETS = PAIRS * (EXPERT_GEMM_INPUTS / 8) / EXPERT_GEMM_THREADS;
+  static constexpr unsigned STAGE = PAIRS * EXPERT_GEMM_STRIDE;
+
+  // Activations of a step in parts, and their sums over each half of a window.
+  struct Shared {
+    unsigned short x[2][XP][STAGE];
+    float sums[2][PAIRS][4];
+  };
+
+  const ExpertJob& job;
+  Shared& shared;
+  const unsigned lane, q, first_pair, count;
+  float x[OCTETS][8];
+
+  __device__ __forceinline__ ExpertGemm(const ExpertJob& job, Shared& shared, unsigned first_pair)
+      : job(job), shared(shared), lane(threadIdx.x % WARP), q(threadIdx.x % 4),
+        first_pair(first_pair), count(min(PAIRS, job.pairs - first_pair)) {}
+
+  // The output of the lane's row `i`.
+  __device__ __forceinline__ unsigned output(unsigned i) const {
+    return job.first_output + threadIdx.x / WARP * 32 + 8 * i + lane / 4;
+  }
+
+  // Loads a step.
+  __device__ __forceinline__ void fetch(ExpertStep<S>& step, unsigned index) {
+    const WeightFormat format = job.weight.format;
+    const unsigned group = (index * EXPERT_GEMM_INPUTS >> format.group_log2()) + q;
+    const unsigned here = max(EXPERT_GEMM_INPUTS >> format.group_log2(), 1u);
+    const bool grouped = !PLAIN && q < here && group < job.inputs >> format.group_log2();
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+      step.scales[i] = RawScale{0, 0};
+      // Rows beyond the last are those of the last: their sums are not written.
+      const size_t row = min(output(i), job.outputs - 1);
+      const Weight& weight = job.weight;
+      if (grouped)
+        step.scales[i] = load_scale(weight.scales + row * weight.scale_words, group, format);
+      fetch_row(step.words[i], weight.codes + row * weight.row_words, index);
+    }
+#pragma unroll
+    for (unsigned i = 0; i < OCTETS; ++i) {
+      const unsigned at = threadIdx.x + i * EXPERT_GEMM_THREADS, pair = at / 8;
+      const float* row = pair < count ? job.input(first_pair + pair) : nullptr;
+      expert_octet(x[i], job, row, index * EXPERT_GEMM_INPUTS + at % 8 * 8);
+    }
+  }
+
+  __device__ __forceinline__ void fetch_row(unsigned (&words)[ExpertStep<S>::WORDS],
+                                            const unsigned* row, unsigned index) const {
+    if constexpr (S == Store::NIBBLES) {
+      // Half of a unit; the other half comes from the first-level cache.
+      const unsigned* from = row + index / 2 * 16 + 4 * q + index % 2 * 2;
+      const uint2 two = *reinterpret_cast<const uint2*>(from);
+      words[0] = two.x, words[1] = two.y;
+    } else if constexpr (S == Store::BYTES) {
+      expert_copy(words, *reinterpret_cast<const uint4*>(row + index * 16 + 4 * q));
+    } else {
+      constexpr unsigned OCTET = ExpertStep<S>::WORDS / 2;
+#pragma unroll
+      for (unsigned w = 0; w < 2; ++w)
+#pragma unroll
+        for (unsigned i = 0; i < OCTET; i += 4) {
+          const unsigned at = (2 * index + w) * 4 * OCTET;
+          uint4 four = make_uint4(0, 0, 0, 0);
+          if (at < job.weight.row_words)
+            four = *reinterpret_cast<const uint4*>(row + at + OCTET * q + i);
+          expert_copy(words + w * OCTET + i, four);
+        }
+    }
+  }
+
+  // Parts the activations that were loaded into a stage.
+  __device__ __forceinline__ void store(unsigned stage) {
+#pragma unroll
+    for (unsigned i = 0; i < OCTETS; ++i) {
+      const unsigned at = threadIdx.x + i * EXPERT_GEMM_THREADS, pair = at / 8, octet = at % 8;
+      float sum = 0.0f;
+#pragma unroll
+      for (int part = 0; part < XP; ++part) {
+        const uint4 four = expert_part(x[i]);
+        unsigned short* to = &shared.x[stage][part][pair * EXPERT_GEMM_STRIDE + 8 * octet];
+        *reinterpret_cast<uint4*>(to) = four;
+        sum += (low_of(four.x) + high_of(four.x)) + (low_of(four.y) + high_of(four.y)) +
+               ((low_of(four.z) + high_of(four.z)) + (low_of(four.w) + high_of(four.w)));
+      }
+      sum += __shfl_xor_sync(ALL_LANES, sum, 1);
+      if (octet % 2 == 0) shared.sums[stage][pair][octet / 2] = sum;
+    }
+  }
+
+  // Multiplies `SPAN` windows from `w` on, which share their scales, the group `group` of the step;
+  // with `half` below 2, only that half of a window.
+  template <unsigned SPAN>
+  __device__ __forceinline__ void span(float (&sums)[2][TILES][4], const ExpertStep<S>& step,
+                                       unsigned stage, unsigned w, unsigned group, unsigned half) {
+    const WeightFormat format = job.weight.format;
+    unsigned rows[SPAN][4][WP][4];
+    float2 scales[4];
+#pragma unroll
+    for (unsigned i = 0; i < 4; ++i) {
+#pragma unroll
+      for (unsigned window = 0; window < SPAN; ++window)
+        expert_decode<S, WP>(rows[window][i], step.words[i], SPAN == 2 ? window : w, format);
+      if constexpr (!PLAIN) {
+        RawScale raw;
+        raw.scale = __shfl_sync(ALL_LANES, step.scales[i].scale, group, 4);
+        raw.bias = __shfl_sync(ALL_LANES, step.scales[i].bias, group, 4);
+        scales[i] = scale_of(raw, format);
+      }
+    }
+#pragma unroll
+    for (unsigned two = 0; two < TILES; two += 2) {
+      if (8 * two >= count) break;
+#pragma unroll
+      for (unsigned tile = two; tile < two + 2; ++tile) {
+        float products[2][4] = {};
+#pragma unroll
+        for (unsigned window = 0; window < SPAN; ++window)
+          multiply(products, rows[window], stage, tile, (w + window) * 32, half);
+        if constexpr (PLAIN) {
+#pragma unroll
+          for (unsigned i = 0; i < 8; ++i) sums[i / 4][tile][i % 4] += products[i / 4][i % 4];
+        } else {
+          float2 inputs = make_float2(0.0f, 0.0f);
+          if (format.biased()) inputs = input_sums<SPAN>(stage, tile, w, half);
+#pragma unroll
+          for (unsigned i = 0; i < 8; ++i) {
+            const float2 scale = scales[i / 4 * 2 + i % 4 / 2];
+            sums[i / 4][tile][i % 4] +=
+                scale.x * products[i / 4][i % 4] + scale.y * (i % 2 ? inputs.y : inputs.x);
+          }
+        }
+      }
+    }
+  }
+
+  // Adds a window of all 32 rows times a column of eight pairs.
+  __device__ __forceinline__ void multiply(float (&products)[2][4],
+                                           const unsigned (&rows)[4][WP][4], unsigned stage,
+                                           unsigned tile, unsigned column,
+                                           unsigned half) const {
+#pragma unroll
+    for (int part = XP; part-- > 0;) {
+      const unsigned short* from =
+          &shared.x[stage][part][(8 * tile + lane / 4) * EXPERT_GEMM_STRIDE + column + 8 * q];
+      uint4 octet = *reinterpret_cast<const uint4*>(from);
+      if (half < 2 && q / 2 != half) octet = make_uint4(0, 0, 0, 0);
+      // Products of parts that are both small are too small to matter.
+#pragma unroll
+      for (int of = min(WP, XP - part); of-- > 0;) {
+        expert_window(products[0], rows[0][of], rows[1][of], octet);
+        expert_window(products[1], rows[2][of], rows[3][of], octet);
+      }
+    }
+  }
+
+  // Sums of the activations of pairs `2 q` and `2 q + 1` of a tile.
+  template <unsigned SPAN>
+  __device__ __forceinline__ float2 input_sums(unsigned stage, unsigned tile, unsigned w,
+                                               unsigned half) const {
+    float sums[2];
+#pragma unroll
+    for (unsigned i = 0; i < 2; ++i) {
+      const float* of = shared.sums[stage][8 * tile + 2 * q + i] + 2 * w;
+      if constexpr (SPAN == 2)
+        sums[i] = (of[0] + of[1]) + (of[2] + of[3]);
+      else
+        sums[i] = half < 2 ? of[half] : of[0] + of[1];
+    }
+    return make_float2(sums[0], sums[1]);
+  }
+
+  __device__ __forceinline__ void compute(float (&sums)[2][TILES][4], const ExpertStep<S>& step,
+                                          unsigned stage) {
+    const unsigned log2 = job.weight.format.group_log2();
+    if constexpr (PLAIN) {
+      // One window at a time, also for want of registers.
+#pragma unroll
+      for (unsigned w = 0; w < 2; ++w) span<1>(sums, step, stage, w, 0, 2);
+    } else {
+      if (log2 >= 6) {
+        span<2>(sums, step, stage, 0, 0, 2);
+      } else if (log2 == 5) {
+#pragma unroll
+        for (unsigned w = 0; w < 2; ++w) span<1>(sums, step, stage, w, w, 2);
+      } else {
+#pragma unroll
+        for (unsigned i = 0; i < 4; ++i) span<1>(sums, step, stage, i / 2, i, i % 2);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void write(const float (&sums)[2][TILES][4]) const {
+#pragma unroll
+    for (unsigned tile = 0; tile < TILES; ++tile)
+#pragma unroll
+      for (unsigned i = 0; i < 8; ++i) {
+        const unsigned pair = 8 * tile + 2 * q + i % 2, to = output(i / 2);
+        if (pair >= count || to >= job.outputs) continue;
+        job.out[static_cast<size_t>(first_pair + pair) * job.outputs + to] =
+            sums[i / 4][tile][i % 4];
+      }
+  }
+};
+
+template <Store S, int WP, int XP>
+__device__ __forceinline__ void expert_gemm(const ExpertJob& job,
+                                            typename ExpertGemm<S, WP, XP>::Shared& shared) {
+  using Work = ExpertGemm<S, WP, XP>;
+  const unsigned steps = (job.inputs + EXPERT_GEMM_INPUTS - 1) / EXPERT_GEMM_INPUTS;
+  for (unsigned first = 0; first < job.pairs; first += Work::PAIRS) {
+    Work work(job, shared, first);
+    float sums[2][Work::TILES][4] = {};
+    ExpertStep<S> next;
+    if (steps > 0) work.fetch(next, 0);
+    // The last step of the pairs before may be at work on this stage.
+    __syncthreads();
+    for (unsigned index = 0; index < steps; ++index) {
+      work.store(index % 2);
+      __syncthreads();
+      const ExpertStep<S> step = next;
+      if (index + 1 < steps) work.fetch(next, index + 1);
+      work.compute(sums, step, index % 2);
+    }
+    work.write(sums);
+  }
+}

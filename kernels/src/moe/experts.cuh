@@ -1,0 +1,107 @@
+// What the kernels of `expert_matmul` work on: pairs of one expert times some outputs of it.
+#pragma once
+
+#include "../matmul/weights.cuh"
+
+// A stack of experts, one after another, and where its results go.
+struct ExpertStack {
+  float* out;  // [pairs, outputs]
+  const unsigned* codes;
+  const unsigned* scales;
+  unsigned row_words, scale_words, format, outputs;
+};
+
+// Two stacks with the same input, as gate and up; the second may have no outputs.
+#define EXPERT_PARAMETERS                                                                       \
+  float *out_0, const unsigned *codes_0, const unsigned *scales_0, unsigned row_words_0,        \
+      unsigned scale_words_0, unsigned format_0, unsigned outputs_0, float *out_1,              \
+      const unsigned *codes_1, const unsigned *scales_1, unsigned row_words_1,                  \
+      unsigned scale_words_1, unsigned format_1, unsigned outputs_1, const float *x,            \
+      const unsigned *pair_rows, const uint4 *blocks, unsigned inputs, unsigned gather,         \
+      unsigned vectors
+// The work of block (x, y): the pairs of block x of the list, `OUTPUTS` outputs from tile y on.
+#define EXPERT_JOB(OUTPUTS)                                                                     \
+  expert_job({out_0, codes_0, scales_0, row_words_0, scale_words_0, format_0, outputs_0},       \
+             {out_1, codes_1, scales_1, row_words_1, scale_words_1, format_1, outputs_1}, x,    \
+             pair_rows, blocks[blockIdx.x], inputs, gather != 0, vectors != 0, OUTPUTS)
+
+struct ExpertJob {
+  float* out;              // of the first pair
+  const float* x;          // of the first pair, or of the first row where pairs read rows
+  const unsigned* rows;    // rows that the pairs read; null where each reads its own
+  Weight weight;           // of the expert
+  unsigned outputs, inputs, first_output, pairs;
+  bool vectors;            // four activations begin at a multiple of 16 bytes
+
+  // The activations of a pair.
+  __device__ __forceinline__ const float* input(unsigned pair) const {
+    return x + static_cast<size_t>(rows ? rows[pair] : pair) * inputs;
+  }
+};
+
+__device__ __forceinline__ ExpertJob expert_job(ExpertStack stack, ExpertStack second,
+                                                const float* x, const unsigned* pair_rows,
+                                                uint4 block, unsigned inputs, bool gather,
+                                                bool vectors, unsigned outputs_of_tile) {
+  unsigned tile = blockIdx.y;
+  const unsigned tiles = (stack.outputs + outputs_of_tile - 1) / outputs_of_tile;
+  if (tile >= tiles) {
+    tile -= tiles;
+    stack = second;
+  }
+  const size_t expert = block.x;
+  ExpertJob job;
+  job.out = stack.out + static_cast<size_t>(block.y) * stack.outputs;
+  job.x = gather ? x : x + static_cast<size_t>(block.y) * inputs;
+  job.rows = gather ? pair_rows + block.y : nullptr;
+  job.weight.codes = stack.codes + expert * stack.outputs * stack.row_words;
+  job.weight.scales = stack.scales + expert * stack.outputs * stack.scale_words;
+  job.weight.row_words = stack.row_words;
+  job.weight.scale_words = stack.scale_words;
+  job.weight.format.word = stack.format;
+  job.outputs = stack.outputs;
+  job.inputs = inputs;
+  job.first_output = tile * outputs_of_tile;
+  job.pairs = block.z;
+  job.vectors = vectors;
+  return job;
+}
+
+// Eight activations of `row` from `column` on, zeros beyond the end; all of them where there is
+// none.
+__device__ __forceinline__ void expert_octet(float (&values)[8], const ExpertJob& job,
+                                             const float* row, unsigned column) {
+  if (row && job.vectors && column + 8 <= job.inputs) {
+    const float4 low = *reinterpret_cast<const float4*>(row + column);
+    const float4 high = *reinterpret_cast<const float4*>(row + column + 4);
+    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+  } else {
+#pragma unroll
+    for (unsigned i = 0; i < 8; ++i)
+      values[i] = row && column + i < job.inputs ? row[column + i] : 0.0f;
+  }
+}
+
+// The next parts of eight numbers, of which they are less afterwards.
+__device__ __forceinline__ uint4 expert_part(float (&values)[8]) {
+  unsigned pairs[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    pairs[i] = round_pair(values[2 * i], values[2 * i + 1]);
+    values[2 * i] -= low_of(pairs[i]);
+    values[2 * i + 1] -= high_of(pairs[i]);
+  }
+  return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+}
+
+// Adds 16 rows of a weight times eight columns of activations to `sums`, over the 32 inputs of a
+// window: lane `4 g + q` has octet `q` of rows `g` and `g + 8`, and of column `g`.
+__device__ __forceinline__ void expert_window(float (&sums)[4], const unsigned (&first)[4],
+                                              const unsigned (&second)[4], const uint4& x) {
+  const unsigned low[4] = {first[0], second[0], first[1], second[1]};
+  const unsigned high[4] = {first[2], second[2], first[3], second[3]};
+  const unsigned x_low[2] = {x.x, x.y}, x_high[2] = {x.z, x.w};
+  mma_m16n8k16<__nv_bfloat16>(sums, low, x_low);
+  mma_m16n8k16<__nv_bfloat16>(sums, high, x_high);
+}
