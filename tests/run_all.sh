@@ -15,7 +15,7 @@ TOOLS=target/tools
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 
 step() {
-  printf '\n== %s\n' "$*"
+  printf '\n== %s (after %d s)\n' "$*" "$SECONDS"
 }
 
 install_tools() {
@@ -94,11 +94,6 @@ cargo test --workspace --locked --doc --quiet
 step "kernels of GPUs, emulated, and with AVX-VNNI, in the encoding of AVX-512"
 cargo test --package sconce-gpu-emulator --locked --quiet --tests
 cargo test --package sconce-kernels --locked --quiet --features emulate,evex-vnni --lib --tests
-
-if kernels/emulated_check.sh --tools 2>/dev/null; then
-  step "kernels of GPUs, emulated, under the sanitizers"
-  kernels/emulated_check.sh --asan
-fi
 
 if kernels/aarch64_check.sh --tools 2>/dev/null; then
   step "kernels on an emulated aarch64"
