@@ -61,19 +61,6 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --package sconce-server --all-targets --locked --features object-store -- -D warnings
 
-if [[ $(uname -s) == Linux ]]; then
-  step "kernels of CUDA, compiled for their GPUs"
-  kernels/cuda_check.sh
-  step "kernels of Metal: address spaces, and the Rust side"
-  kernels/metal_check.sh
-fi
-
-# In a folder of its own: what the stand-in for nvcc makes must not get into a build that is run.
-step "lints of code for NVIDIA GPUs"
-NVCC=$PWD/kernels/fake_nvcc CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=80 \
-  CARGO_TARGET_DIR=target/cuda/lints cargo clippy --package sconce-kernels --all-targets --locked \
-  --features cuda -- -D warnings
-
 step "models of the golden tests"
 bash tests/reference/fetch.sh
 

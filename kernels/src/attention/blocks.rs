@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn many_blocks_go_over_all_splits_and_few_leave_no_more_than_scratch_holds() {
-        let all = runs(&plan(u32::MAX), &[(100_000, 2 * BLOCKS_ENOUGH)]);
+        let all = runs(&plan(u32::MAX), &[(100_000, 4 * BLOCKS_ENOUGH)]);
         assert_eq!(all.iter().map(|run| run.1).collect::<Vec<_>>(), [1]);
         let plan = plan(u32::MAX);
         let table = [Segment { len: 80, first_position: 1_000_000, ..Segment::default() }];
