@@ -159,6 +159,10 @@ impl<'a> Block<'a> {
     fn meet(&mut self, warp: usize) -> Result<bool, String> {
         let end = self.threads.len().min((warp + 1) * WARP);
         let threads = &mut self.threads[warp * WARP..end];
+        // They have not read yet what they gave one another.
+        if threads.iter().any(|thread| thread.state == State::Ready) {
+            return Ok(false);
+        }
         let exists = u32::MAX >> (WARP - threads.len());
         let mut went_on = false;
         for lane in 0..threads.len() {
