@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use candle_core::Device;
 use sconce_kernels::BlockOrder;
+use sconce_kernels::gpu::{DeviceChoice, DeviceError};
 
 use super::architecture::Architecture;
 use super::sizes::{MemoryEstimate, context_length, state_layout};
@@ -71,8 +72,8 @@ fn load<A: Architecture>(
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
 ) -> Result<Box<dyn Model>, Error> {
+    let device = open(options.device)?;
     let plan = Plan::<A>::new(checkpoint, options)?;
-    let device = options.device.open()?;
     // Both before any weight is read: what cannot be allocated is refused early.
     let mut allocator = Allocator::new(options.step_tokens_max, options.precision, &device);
     let buffers = plan.buffers(&mut allocator)?;
@@ -93,6 +94,17 @@ fn load<A: Architecture>(
         head: buffers.head,
     };
     Ok(Box::new(Decoder::new(weights, parts, &device)?))
+}
+
+/// The device that computes. A GPU is refused before anything is read: the operators of a step run
+/// there, but pages and recurrent states cannot be copied and cleared on it.
+fn open(choice: DeviceChoice) -> Result<Device, Error> {
+    let device = choice.open()?;
+    if device.is_cpu() {
+        return Ok(device);
+    }
+    let expected = "`cpu`, as state cannot be copied on GPUs yet".to_owned();
+    Err(DeviceError { expected, found: format!("`{choice}`") }.into())
 }
 
 fn estimate<A: Architecture>(
