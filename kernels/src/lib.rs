@@ -13,6 +13,7 @@ mod access;
 pub mod add;
 pub mod attention;
 pub mod embedding;
+pub mod entries;
 mod error;
 pub mod gate_mul;
 pub mod gated_delta;
@@ -43,6 +44,9 @@ pub use attention::{
     write_kv,
 };
 pub use embedding::embedding;
+pub use entries::{
+    Packing, clear_entry, copy_entry, gather_entries, read_entries, scatter_entries, write_entries,
+};
 pub use error::{Error, Result};
 pub use gate_mul::{Activation, gate_mul};
 pub use gated_delta::{Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, gated_delta};

@@ -13,6 +13,8 @@ mod common;
 mod elementwise;
 #[path = "parity/embedding.rs"]
 mod embedding;
+#[path = "parity/entries.rs"]
+mod entries;
 #[path = "parity/gated_delta.rs"]
 mod gated_delta;
 #[path = "parity/gated_delta_forms.rs"]
@@ -49,6 +51,7 @@ const COVERED: &[&str] = &[
     "add",
     "attention",
     "embedding",
+    "entries",
     "gate_mul",
     "gated_delta",
     "gather_rows",

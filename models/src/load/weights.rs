@@ -22,6 +22,8 @@ use crate::work::{Use, WeightsWork};
 /// Takes each weight that a model needs once, and knows at the end which tensors were not taken.
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
+    /// Where the weights are, or would be.
+    device: &'a Device,
     conventions: Conventions,
     quantizing: Option<Quantizing>,
     /// `None` to check only: what is made then is empty.
@@ -37,20 +39,25 @@ pub(crate) struct Weights<'a> {
     formats: BTreeMap<String, u64>,
 }
 
-/// Where weights are packed, and who hears of it.
+/// Who hears of weights that are packed.
 struct Packing<'a> {
-    device: &'a Device,
     progress: &'a mut Progress<'a>,
     done: LoadProgress,
 }
 
 impl<'a> Weights<'a> {
-    /// Verifies and counts all tensors of `checkpoint` but those that the architecture `ignores`.
-    pub(crate) fn check(checkpoint: &'a Checkpoint, ignores: &dyn Fn(&str) -> bool) -> Self {
+    /// Verifies all tensors of `checkpoint` but those that the architecture `ignores`, and counts what
+    /// they would take on `device`.
+    pub(crate) fn check(
+        checkpoint: &'a Checkpoint,
+        ignores: &dyn Fn(&str) -> bool,
+        device: &'a Device,
+    ) -> Self {
         let conventions = checkpoint.conventions();
         let left = checkpoint.names().filter(|name| !ignores(name)).collect();
         Self {
             checkpoint,
+            device,
             conventions,
             quantizing: None,
             packing: None,
@@ -63,7 +70,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// As [`check`](Self::check), and packs them on `device`.
+    /// As [`check`](Self::check), and packs them there.
     pub(crate) fn pack(
         checkpoint: &'a Checkpoint,
         ignores: &dyn Fn(&str) -> bool,
@@ -75,8 +82,8 @@ impl<'a> Weights<'a> {
             done.bytes_total += tensor.bytes.len() as u64;
             done.tensors_total += 1;
         }
-        let packing = Some(Packing { device, progress, done });
-        Self { packing, ..Self::check(checkpoint, ignores) }
+        let packing = Some(Packing { progress, done });
+        Self { packing, ..Self::check(checkpoint, ignores, device) }
     }
 
     /// Quantizes matrices to `format` where it is given; the model has `layers` layers.
@@ -144,10 +151,11 @@ impl<'a> Weights<'a> {
             if let Some(packing) = part.packing() {
                 format = packing.to_string();
             }
-            self.bytes += part.bytes();
-            self.work.matrix(self.used, part.format(), part.bytes(), part.elements());
+            let bytes = part.bytes(self.device)?;
+            self.bytes += bytes;
+            self.work.matrix(self.used, part.format(), bytes, part.elements());
             matrices.push(match &self.packing {
-                Some(packing) => part.pack(packing.device)?,
+                Some(_) => part.pack(self.device)?,
                 None => Matrix::pack_dense(&Nothing, &Device::Cpu)?,
             });
             self.report()?;
@@ -197,9 +205,9 @@ impl<'a> Weights<'a> {
         self.bytes += bytes;
         self.work.tensor(bytes);
         let tensor = match &self.packing {
-            Some(packing) => {
+            Some(_) => {
                 let (values, shape) = make(weight.to_f32()?);
-                Tensor::from_vec(values, shape, packing.device)?
+                Tensor::from_vec(values, shape, self.device)?
             }
             None => {
                 weight.expect_readable()?;
