@@ -65,6 +65,8 @@ impl Backend {
     pub(crate) fn is_cuda(self) -> bool {
         match self {
             Self::Cpu(_) => false,
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            Self::Gpu => device().is_cuda(),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => language == Language::Cuda,
         }
