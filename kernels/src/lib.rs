@@ -26,6 +26,7 @@ pub mod memory;
 pub mod moe;
 pub mod peaks;
 pub mod pool;
+pub mod random_words;
 mod recurrence;
 pub mod rms_norm;
 pub mod rms_norm_gated;
@@ -52,8 +53,8 @@ pub use isa::Isa;
 pub use latent_attention::latent_attention;
 pub use matmul::{
     ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, Code, CodedFormat,
-    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, ScaleType, matmul,
-    matmuls,
+    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, RandomRows, ScaleType,
+    matmul, matmuls,
 };
 pub use moe::{
     Choices, ExpertProduct, PairInput, RouterOptions, Routing, Scoring, combine_experts,

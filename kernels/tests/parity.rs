@@ -33,6 +33,10 @@ mod moe_gpu;
 mod odd_sizes;
 #[path = "parity/products.rs"]
 mod products;
+#[path = "parity/random_matrix.rs"]
+mod random_matrix;
+#[path = "parity/random_words.rs"]
+mod random_words;
 #[path = "parity/recurrent.rs"]
 mod recurrent;
 #[path = "parity/routing.rs"]
@@ -56,6 +60,7 @@ const COVERED: &[&str] = &[
     "latent_attention",
     "matmul",
     "moe",
+    "random_words",
     "rms_norm",
     "rms_norm_gated",
     "rope",
