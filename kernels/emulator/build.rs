@@ -130,7 +130,8 @@ fn stem(file: &Path) -> String {
     file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }
 
-/// A source file with its language's header before it, after the preprocessor.
+/// A source file with its language's header before it, after the preprocessor. All but the header is in
+/// a namespace of the file alone: of two functions of one name in two files, a linker takes one for both.
 fn expand(
     here: &Path,
     sources: &Path,
@@ -138,11 +139,12 @@ fn expand(
     language: Language,
     file: &Path,
 ) -> io::Result<String> {
-    let mut text = format!("#include \"{}\"\n", here.join(language.header()).display());
+    let header = here.join(language.header());
+    let mut text = format!("#include \"{}\"\nnamespace {{\n", header.display());
     for shared in of_extension(&sources.join("gpu"), language.shared())? {
         writeln!(text, "#include \"{}\"", shared.display()).map_err(io::Error::other)?;
     }
-    writeln!(text, "#include \"{}\"", file.display()).map_err(io::Error::other)?;
+    writeln!(text, "#include \"{}\"\n}}", file.display()).map_err(io::Error::other)?;
     let unit = out.join(format!("{}_{}_unit.cpp", language.extension(), stem(file)));
     fs::write(&unit, text)?;
     let expanded = compiler(here).file(&unit).try_expand().map_err(io::Error::other)?;

@@ -3,12 +3,13 @@
 //! kernel.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::BuildHasher;
 
 use candle_core::cuda_backend::cudarc::driver::CudaGraph;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
+use rustc_hash::FxBuildHasher;
 
 use super::modules::said;
 use super::{Cuda, Uploaded};
@@ -98,9 +99,9 @@ impl Graph {
     }
 }
 
+/// A quick one, as it is taken of thousands of arguments in each step; equal steps are compared.
 fn hash_of(recording: &Recording) -> u64 {
-    let hasher = BuildHasherDefault::<DefaultHasher>::default();
-    hasher.hash_one((&recording.launches, &recording.arguments))
+    FxBuildHasher.hash_one((&recording.launches, &recording.arguments))
 }
 
 /// Launches one kernel after another.
