@@ -70,5 +70,5 @@ patch_crate
 copy_sources
 (( $# )) || set -- --package sconce-kernels --all-targets --features metal
 cd "$COPY"
-export CARGO_TARGET_DIR=$WORK/target
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$WORK/target}
 cargo clippy --config "patch.crates-io.objc2-metal.path=\"$PATCHED\"" "$@" -- -D warnings

@@ -61,6 +61,22 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --package sconce-server --all-targets --locked --features object-store -- -D warnings
 
+if [[ $(uname -s) == Linux ]]; then
+  step "kernels of CUDA, compiled for their GPUs"
+  kernels/cuda_check.sh >target/cuda_check.log || { cat target/cuda_check.log && exit 1; }
+  tail -n 3 target/cuda_check.log
+
+  # In a folder of its own: what the stand-in for nvcc makes must not get into a build that is run.
+  # Both checks read the same dependencies.
+  step "lints of code for GPUs of NVIDIA"
+  export CARGO_TARGET_DIR=$PWD/target/gpu_lints
+  NVCC=$PWD/kernels/fake_nvcc CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=80 \
+    cargo clippy --package sconce-kernels --all-targets --locked --features cuda -- -D warnings
+  step "kernels of Metal: address spaces; lints of code for GPUs of Apple"
+  kernels/metal_check.sh
+  unset CARGO_TARGET_DIR
+fi
+
 step "models of the golden tests"
 bash tests/reference/fetch.sh
 
@@ -78,9 +94,10 @@ step "doc tests"
 cargo test --workspace --locked --doc --quiet
 
 # In one build: it takes most of the time.
-step "kernels of GPUs, emulated, and with AVX-VNNI, in the encoding of AVX-512"
+step "kernels of GPUs and whole models on them, emulated; and AVX-VNNI in the encoding of AVX-512"
 cargo test --package sconce-gpu-emulator --locked --quiet --tests
-cargo test --package sconce-kernels --locked --quiet --features emulate,evex-vnni --lib --tests
+cargo test --package sconce-kernels --package sconce-models --locked --quiet \
+  --features sconce-kernels/evex-vnni,sconce-models/emulate --lib --test parity --test emulated
 
 if kernels/aarch64_check.sh --tools 2>/dev/null; then
   step "kernels on an emulated aarch64"

@@ -16,6 +16,7 @@ pub mod embedding;
 mod error;
 pub mod gate_mul;
 pub mod gated_delta;
+pub mod gated_delta_step;
 pub mod gather_rows;
 pub mod gpu;
 pub mod head_matmul;
@@ -47,6 +48,9 @@ pub use embedding::embedding;
 pub use error::{Error, Result};
 pub use gate_mul::{Activation, gate_mul};
 pub use gated_delta::{Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, gated_delta};
+pub use gated_delta_step::{
+    GatedDeltaStates, GatedDeltaStepInputs, GatedDeltaStepOptions, gated_delta_step,
+};
 pub use gather_rows::gather_rows;
 pub use head_matmul::head_matmul;
 pub use isa::Isa;

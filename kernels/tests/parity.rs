@@ -17,6 +17,8 @@ mod embedding;
 mod gated_delta;
 #[path = "parity/gated_delta_forms.rs"]
 mod gated_delta_forms;
+#[path = "parity/gated_delta_step.rs"]
+mod gated_delta_step;
 #[path = "parity/head_matmul.rs"]
 mod head_matmul;
 #[path = "parity/latent_attention.rs"]
@@ -55,6 +57,7 @@ const COVERED: &[&str] = &[
     "embedding",
     "gate_mul",
     "gated_delta",
+    "gated_delta_step",
     "gather_rows",
     "head_matmul",
     "latent_attention",

@@ -19,7 +19,7 @@ pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
-pub(crate) use self::scratch::scratch;
+pub(crate) use self::scratch::{counters, scratch};
 pub use self::step::step;
 use self::step::{Argument, Recording};
 use crate::access::{Element, location};

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{ActivationType, DeviceWeight, Kind, Mode, PRODUCTS_MAX, format_word};
 use crate::error::Result;
-use crate::gpu::{Call, Gpu, Grid, Language};
+use crate::gpu::{Call, Gpu, Grid, Language, WARP};
 
 /// Planes of activations in bf16 that the kernels for few rows of CUDA take at most.
 const GEMV_PLANES_MAX: usize = 32;
@@ -14,8 +14,14 @@ const GEMV_ROWS_MAX: usize = 8;
 /// Outputs of a block of the kernels for few rows, of CUDA and of Metal.
 const GEMV_OUTPUTS: usize = 16;
 const METAL_GEMV_OUTPUTS: usize = 8;
-/// Warps of a block, each of which takes whole units of columns.
+/// Warps of a block at most, each of which takes whole units of columns.
 const GEMV_WARPS: usize = 8;
+/// Of CUDA: units that a warp has on their way.
+const GEMV_DEPTH: usize = 2;
+/// Of CUDA: inputs of a column of activations in shared memory, of one tile of columns and of more,
+/// and elements between columns.
+const COLUMN_INPUTS: [usize; 2] = [2048, 1024];
+const COLUMN_PAD: usize = 32;
 
 /// Outputs and threads of a block of the kernels for many rows of CUDA.
 const GEMM_OUTPUTS: usize = 128;
@@ -112,14 +118,16 @@ impl<'a> Products<'a> {
         let rounded = self.rounded.filter(|_| planes == 1 && !few);
         let (kernel, grid) = match gpu.language() {
             Language::Cuda if few => {
-                let tiles = (self.rows * planes).div_ceil(8).next_power_of_two().ilog2();
-                (GEMV[kind as usize][tiles as usize], self.few(kind, GEMV_OUTPUTS))
+                let tiles = (self.rows * planes).div_ceil(8).next_power_of_two();
+                let shared = columns_bytes(self.inputs, self.rows * planes, tiles);
+                let grid = self.few(kind, Language::Cuda).with_shared(shared);
+                (GEMV[kind as usize][tiles.ilog2() as usize], grid)
             }
             Language::Cuda if rounded.is_some() => self.many(GEMM_ROUNDED, planes),
             Language::Cuda => self.many(GEMM[planes - 1], planes),
             Language::Metal if few => {
                 let rows = self.rows.next_power_of_two().ilog2() as usize;
-                (METAL_GEMV[kind as usize][rows], self.few(kind, METAL_GEMV_OUTPUTS))
+                (METAL_GEMV[kind as usize][rows], self.few(kind, Language::Metal))
             }
             Language::Metal => {
                 let [rows, outputs] = METAL_TILE;
@@ -169,9 +177,14 @@ impl<'a> Products<'a> {
     }
 
     /// The grid of a kernel for few rows: its warps share the units of columns.
-    fn few(&self, kind: Kind, outputs: usize) -> Grid {
-        let warps = self.inputs.div_ceil(kind.unit()).clamp(1, GEMV_WARPS) as u32;
-        Grid::of([self.blocks(outputs), self.heads[2], 1], warps * 32)
+    fn few(&self, kind: Kind, language: Language) -> Grid {
+        let (outputs, warps) = match language {
+            Language::Cuda => (GEMV_OUTPUTS, sharing_warps(self.inputs, kind)),
+            Language::Metal => {
+                (METAL_GEMV_OUTPUTS, self.inputs.div_ceil(kind.unit()).clamp(1, GEMV_WARPS))
+            }
+        };
+        Grid::of([self.blocks(outputs), self.heads[2], 1], warps as u32 * WARP)
     }
 
     /// The kernel for many rows of CUDA, of those for blocks of 32 or 128, and its grid.
@@ -185,6 +198,20 @@ impl<'a> Products<'a> {
         let grid = Grid::of(blocks, GEMM_THREADS).with_shared(shared);
         (kernels[usize::from(!small)], grid)
     }
+}
+
+/// Warps that share the outputs of a block of `gemv.cuh`, a power of two: each has as many units of
+/// inputs as it asks for at once, where there are enough.
+pub(crate) fn sharing_warps(inputs: usize, kind: Kind) -> usize {
+    let units = inputs.div_ceil(kind.unit());
+    (units / GEMV_DEPTH).clamp(1, GEMV_WARPS).next_power_of_two()
+}
+
+/// Dynamic shared memory of the kernels of `gemv.cuh`: `columns` columns of parts, in `tiles` of
+/// eight, and the sums of every 16 of them.
+pub(crate) fn columns_bytes(inputs: usize, columns: usize, tiles: usize) -> usize {
+    let held = inputs.min(COLUMN_INPUTS[usize::from(tiles > 1)]).next_multiple_of(64);
+    columns * (held + COLUMN_PAD) * 2 + held / 16 * 8 * tiles * 4
 }
 
 /// Words of the rounded form of a row.

@@ -4,25 +4,41 @@
 #include "gemm.cuh"
 #include "gemv.cuh"
 
-#define GEMV(NAME, KIND, TILES)                                                \
-  extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP)               \
-      NAME(PRODUCT_PARAMETERS) {                                               \
-    __shared__ float shared[GEMV_WARPS * GEMV_OUTPUTS * 8 * TILES];            \
-    gemv<Kind::KIND, TILES>(PRODUCT(GEMV_OUTPUTS, blockIdx.y), shared);        \
-  }
-#define GEMVS(NAME, KIND)        \
-  GEMV(matmul_gemv_##NAME##_1, KIND, 1) \
-  GEMV(matmul_gemv_##NAME##_2, KIND, 2) \
-  GEMV(matmul_gemv_##NAME##_4, KIND, 4)
+template <Kind K, int TILES>
+__device__ __forceinline__ void few(const Product& product, float* partial) {
+  const GemvJob job = {product.weight, product.outputs, product.inputs, product.rows, product.planes};
+  const GemvColumns<TILES> columns(job, Gemv<K, TILES>::INPUTS);
+  const unsigned split = blockDim.x / WARP, first = product.block * GEMV_OUTPUTS;
+  Gemv<K, TILES> work(job, columns, first);
+  work.run(threadIdx.x / WARP, split, [&](float(&values)[8], unsigned row, unsigned input, bool live) {
+    load_octet(values, product.x + static_cast<size_t>(row) * product.x_stride, input,
+               product.inputs, live);
+  });
+  work.finish(partial, split, [&](unsigned row, unsigned output, float sum) {
+    if (first + output < product.outputs) put(product, row, first + output, sum);
+  });
+}
 
-GEMVS(nibbles, NIBBLES)
-GEMVS(bytes, BYTES)
-GEMVS(e2m1, E2M1)
-GEMVS(iq4_nl, IQ4_NL)
-GEMVS(e4m3, E4M3)
-GEMVS(bf16, BF16)
-GEMVS(f16, F16)
-GEMVS(f32, F32)
+#define GEMV(NAME, KIND, TILES, BLOCKS)                                                     \
+  extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP, BLOCKS)                    \
+      NAME(PRODUCT_PARAMETERS) {                                                            \
+    __shared__ float partial[GEMV_WARPS * gemv_partial(TILES)];                             \
+    few<Kind::KIND, TILES>(PRODUCT(GEMV_OUTPUTS, blockIdx.y), partial);                     \
+  }
+// For 1, 2 and 4 tiles, with so many blocks that a multiprocessor is to have room for.
+#define GEMVS(NAME, KIND, ONE, TWO, FOUR)     \
+  GEMV(matmul_gemv_##NAME##_1, KIND, 1, ONE) \
+  GEMV(matmul_gemv_##NAME##_2, KIND, 2, TWO) \
+  GEMV(matmul_gemv_##NAME##_4, KIND, 4, FOUR)
+
+GEMVS(nibbles, NIBBLES, 3, 2, 2)
+GEMVS(bytes, BYTES, 3, 2, 2)
+GEMVS(e2m1, E2M1, 3, 2, 2)
+GEMVS(iq4_nl, IQ4_NL, 3, 2, 2)
+GEMVS(e4m3, E4M3, 3, 2, 2)
+GEMVS(bf16, BF16, 4, 3, 2)
+GEMVS(f16, F16, 4, 3, 2)
+GEMVS(f32, F32, 3, 2, 2)
 
 #define GEMM(NAME, PARTS, TILES, ROUNDED)                                                \
   extern "C" __global__ void __launch_bounds__(GEMM_THREADS) NAME(PRODUCT_PARAMETERS) {  \

@@ -31,6 +31,7 @@ pub use self::format::{
     AffineFormat, AffineRows, Code, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat,
     ScaleType,
 };
+pub(crate) use self::gpu::{columns_bytes, sharing_warps};
 pub use self::matrix::Matrix;
 pub(crate) use self::matrix::{DensePanels, GroupPanels, PANEL, Packed};
 pub use self::random::RandomRows;

@@ -163,11 +163,10 @@ template <Store S, int WP, int XP> struct ExpertGemm {
       float sum = 0.0f;
 #pragma unroll
       for (int part = 0; part < XP; ++part) {
-        const uint4 four = expert_part(x[i]);
+        const uint4 four = next_part(x[i]);
         unsigned short* to = &shared.x[stage][part][pair * EXPERT_GEMM_STRIDE + 8 * octet];
         *reinterpret_cast<uint4*>(to) = four;
-        sum += (low_of(four.x) + high_of(four.x)) + (low_of(four.y) + high_of(four.y)) +
-               ((low_of(four.z) + high_of(four.z)) + (low_of(four.w) + high_of(four.w)));
+        sum += sum_of_part(four);
       }
       sum += __shfl_xor_sync(ALL_LANES, sum, 1);
       if (octet % 2 == 0) shared.sums[stage][pair][octet / 2] = sum;
@@ -234,8 +233,8 @@ template <Store S, int WP, int XP> struct ExpertGemm {
       // Products of parts that are both small are too small to matter.
 #pragma unroll
       for (int of = min(WP, XP - part); of-- > 0;) {
-        expert_window(products[0], rows[0][of], rows[1][of], octet);
-        expert_window(products[1], rows[2][of], rows[3][of], octet);
+        multiply_window(products[0], rows[0][of], rows[1][of], octet);
+        multiply_window(products[1], rows[2][of], rows[3][of], octet);
       }
     }
   }

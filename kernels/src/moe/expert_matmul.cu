@@ -4,23 +4,23 @@
 #include "expert_gemm.cuh"
 #include "expert_gemv.cuh"
 
-#define EXPERT_GEMV(NAME, KIND)                                                                   \
-  extern "C" __global__ void                                                                      \
-      __launch_bounds__(EXPERT_GEMV_WARPS* WARP, EXPERT_GEMV_BLOCKS)                              \
-          expert_gemv_##NAME(EXPERT_PARAMETERS, unsigned planes, unsigned split) {                \
-    __shared__ float partial[EXPERT_GEMV_WARPS * EXPERT_GEMV_OUTPUTS * EXPERT_GEMV_COLUMNS];      \
-    const ExpertJob job = EXPERT_JOB(EXPERT_GEMV_WARPS / split * EXPERT_GEMV_OUTPUTS);            \
-    expert_gemv<Kind::KIND>(job, planes, split, partial);                                         \
+#define EXPERT_GEMV(NAME, KIND, BLOCKS)                                                          \
+  extern "C" __global__ void __launch_bounds__(GEMV_WARPS* WARP, BLOCKS)                         \
+      expert_gemv_##NAME(EXPERT_PARAMETERS, unsigned planes, unsigned split) {                   \
+    __shared__ float partial[GEMV_WARPS * gemv_partial(1)];                                      \
+    const ExpertJob job = EXPERT_JOB(GEMV_WARPS / split * GEMV_OUTPUTS);                         \
+    expert_gemv<Kind::KIND>(job, planes, split, partial);                                        \
   }
 
-EXPERT_GEMV(nibbles, NIBBLES)
-EXPERT_GEMV(bytes, BYTES)
-EXPERT_GEMV(e2m1, E2M1)
-EXPERT_GEMV(iq4_nl, IQ4_NL)
-EXPERT_GEMV(e4m3, E4M3)
-EXPERT_GEMV(bf16, BF16)
-EXPERT_GEMV(f16, F16)
-EXPERT_GEMV(f32, F32)
+// The last is how many blocks a multiprocessor is to have room for.
+EXPERT_GEMV(nibbles, NIBBLES, 3)
+EXPERT_GEMV(bytes, BYTES, 3)
+EXPERT_GEMV(e2m1, E2M1, 3)
+EXPERT_GEMV(iq4_nl, IQ4_NL, 3)
+EXPERT_GEMV(e4m3, E4M3, 3)
+EXPERT_GEMV(bf16, BF16, 3)
+EXPERT_GEMV(f16, F16, 3)
+EXPERT_GEMV(f32, F32, 3)
 
 #define EXPERT_GEMM(NAME, STORE, WP, XP)                                                          \
   extern "C" __global__ void __launch_bounds__(EXPERT_GEMM_THREADS)                               \

@@ -1,7 +1,7 @@
 // What the kernels of `expert_matmul` work on: pairs of one expert times some outputs of it.
 #pragma once
 
-#include "../matmul/weights.cuh"
+#include "../matmul/fragments.cuh"
 
 // A stack of experts, one after another, and where its results go.
 struct ExpertStack {
@@ -81,27 +81,4 @@ __device__ __forceinline__ void expert_octet(float (&values)[8], const ExpertJob
     for (unsigned i = 0; i < 8; ++i)
       values[i] = row && column + i < job.inputs ? row[column + i] : 0.0f;
   }
-}
-
-// The next parts of eight numbers, of which they are less afterwards.
-__device__ __forceinline__ uint4 expert_part(float (&values)[8]) {
-  unsigned pairs[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    pairs[i] = round_pair(values[2 * i], values[2 * i + 1]);
-    values[2 * i] -= low_of(pairs[i]);
-    values[2 * i + 1] -= high_of(pairs[i]);
-  }
-  return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-}
-
-// Adds 16 rows of a weight times eight columns of activations to `sums`, over the 32 inputs of a
-// window: lane `4 g + q` has octet `q` of rows `g` and `g + 8`, and of column `g`.
-__device__ __forceinline__ void expert_window(float (&sums)[4], const unsigned (&first)[4],
-                                              const unsigned (&second)[4], const uint4& x) {
-  const unsigned low[4] = {first[0], second[0], first[1], second[1]};
-  const unsigned high[4] = {first[2], second[2], first[3], second[3]};
-  const unsigned x_low[2] = {x.x, x.y}, x_high[2] = {x.z, x.w};
-  mma_m16n8k16<__nv_bfloat16>(sums, low, x_low);
-  mma_m16n8k16<__nv_bfloat16>(sums, high, x_high);
 }

@@ -2,7 +2,7 @@
 //! are added up, with those of a shared one that all tokens pass. Which layout of a checkpoint the
 //! experts come from is `experts.rs`.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use sconce_kernels::{
     Activation, ActivationBuffer, Activations, ExpertProduct, Matrix, Mode, PairInput,
     RouterOptions, Routing, add_gated, combine_experts, expert_matmul, expert_matmuls, gate_mul,
@@ -17,11 +17,17 @@ use crate::error::Error;
 use crate::load::weights::Weights;
 use crate::work::Use;
 
-/// Rows of a step whose experts are computed together. It bounds the buffers, which have a row for
-/// each pair of a row and an expert; with fewer rows, the weights of an expert would be read again for
-/// too few of them. Results do not depend on it: every operator computes a row, and a pair, from
-/// nothing but its own input.
-const BLOCK_ROWS: usize = 256;
+/// Rows of a step whose experts are computed together, on the processor and on a GPU. It bounds the
+/// buffers, which have a row for each pair of a row and an expert; with fewer rows, the weights of an
+/// expert would be read again for too few of them. A GPU is to have enough pairs for each expert to
+/// fill its tensor cores: 40 of 512 experts of which rows choose ten. Results do not depend on it: every
+/// operator computes a row, and a pair, from nothing but its own input.
+const BLOCK_ROWS: [usize; 2] = [256, 2048];
+
+/// Those of a device.
+fn block_rows(device: &Device) -> usize {
+    BLOCK_ROWS[usize::from(!device.is_cpu())]
+}
 
 /// Sizes of a mixture of experts, and how its router chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,7 +89,7 @@ struct SharedExpert {
     gate: Option<Linear>,
 }
 
-/// Rows of a step whose experts are computed together, `[at most BLOCK_ROWS, hidden_size]` each.
+/// Rows of a step whose experts are computed together, `[at most block_rows, hidden_size]` each.
 #[derive(Debug)]
 struct RowBlock {
     /// Part of `work.normed`.
@@ -96,6 +102,8 @@ struct RowBlock {
 #[derive(Debug)]
 pub(crate) struct MoeBuffers {
     blocks: Vec<RowBlock>,
+    /// Rows of a block, but for the last.
+    block_rows: usize,
     /// `[rows, experts]`.
     logits: Tensor,
     routing: Routing,
@@ -122,7 +130,8 @@ impl MoeBuffers {
         [normed, hidden]: [&Tensor; 2],
     ) -> Result<Self, Error> {
         let (width, choices) = (shape.intermediate_size, shape.router.experts_per_token);
-        let rows = allocator.rows().min(BLOCK_ROWS);
+        let block_rows = block_rows(allocator.device());
+        let rows = allocator.rows().min(block_rows);
         let pairs = rows * choices;
         allocator.count(Routing::bytes_for(rows, shape.experts, choices));
         let routing = match allocator.makes() {
@@ -132,13 +141,14 @@ impl MoeBuffers {
         let gated = shape.shared.is_some_and(|shared| shared.gated);
         let rows_max = normed.dims()[0];
         let block = |first: usize| {
-            let len = BLOCK_ROWS.min(rows_max - first);
+            let len = block_rows.min(rows_max - first);
             let (normed, hidden) = (normed.narrow(0, first, len)?, hidden.narrow(0, first, len)?);
             Ok(RowBlock { normed, hidden })
         };
-        let blocks = (0..rows_max).step_by(BLOCK_ROWS).map(block);
+        let blocks = (0..rows_max).step_by(block_rows).map(block);
         Ok(Self {
             blocks: blocks.collect::<Result<_, Error>>()?,
+            block_rows,
             logits: allocator.tensor(rows, shape.experts)?,
             routing,
             gate: allocator.tensor(pairs, width)?,
@@ -188,8 +198,9 @@ impl Moe {
     /// # Errors
     /// An operator refused.
     pub(crate) fn forward(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
-        for block in 0..rows.div_ceil(BLOCK_ROWS) {
-            self.add_experts(work, block, BLOCK_ROWS.min(rows - block * BLOCK_ROWS))?;
+        let size = work.moe.as_ref().expect("the workspace was made for experts").block_rows;
+        for block in 0..rows.div_ceil(size) {
+            self.add_experts(work, block, size.min(rows - block * size))?;
         }
         match &self.shared {
             Some(shared) => shared.add(work, rows),

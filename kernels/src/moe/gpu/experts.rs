@@ -8,7 +8,9 @@ use super::super::ExpertProduct;
 use super::GpuLists;
 use crate::error::Result;
 use crate::gpu::{Call, Gpu, Grid, Language, WARP, in_fours};
-use crate::matmul::{ActivationType, Activations, Kind, Matrix, format_word};
+use crate::matmul::{
+    ActivationType, Activations, Kind, Matrix, columns_bytes, format_word, sharing_warps,
+};
 
 const OP: &str = "expert_matmul";
 /// Products of one launch.
@@ -21,13 +23,11 @@ const GEMV_ROWS_MAX: usize = 8;
 /// Outputs of a group of warps that share them, and warps of a block.
 const GEMV_OUTPUTS: usize = 16;
 const GEMV_WARPS: usize = 8;
-/// Warps that share outputs at most, and units of inputs that each of them has at least.
+/// Of Metal: warps that share outputs at most, and units of inputs that each of them has at least.
 const SPLIT_MAX: usize = 4;
 const SPLIT_UNITS: usize = 2;
-/// Of CUDA: inputs, and columns, of activations in shared memory; bytes between columns beyond that.
-const STAGE_INPUTS: usize = 2048;
-const STAGE_COLUMNS: usize = 8;
-const STAGE_PAD: usize = 64;
+/// Of CUDA: columns of activations in shared memory at most.
+const GEMV_COLUMNS: usize = 8;
 
 /// The pairs of a routing, and what they read.
 #[derive(Clone, Copy)]
@@ -112,14 +112,16 @@ fn gemv(
     kind: Kind,
     (inputs, planes): (usize, usize),
 ) -> Result<Tiling> {
-    let units = inputs.div_ceil(kind.unit());
-    let split = (units / SPLIT_UNITS).clamp(1, SPLIT_MAX).next_power_of_two().min(SPLIT_MAX);
-    let shared = match language {
+    let (split, shared) = match language {
         Language::Cuda => {
             call.size("x", planes)?;
-            STAGE_COLUMNS * (inputs.next_multiple_of(32).min(STAGE_INPUTS) * 2 + STAGE_PAD)
+            let columns = GEMV_COLUMNS / planes * planes;
+            (sharing_warps(inputs, kind), columns_bytes(inputs, columns, 1))
         }
-        Language::Metal => 0,
+        Language::Metal => {
+            let units = inputs.div_ceil(kind.unit()) / SPLIT_UNITS;
+            (units.clamp(1, SPLIT_MAX).next_power_of_two(), 0)
+        }
     };
     call.size("x", split)?;
     let outputs = GEMV_WARPS / split * GEMV_OUTPUTS;
