@@ -4,7 +4,6 @@
 //!     gpu_bars --device cuda [--seconds N] [--peer PYTHON SCRIPT] [--table FILE] [PART ..]
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what was measured is its output")]
-
 #![cfg_attr(test, allow(dead_code, unused_imports, reason = "`tests/gpu_bars.rs` runs the tests"))]
 
 mod measure;

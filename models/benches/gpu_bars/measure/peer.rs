@@ -58,7 +58,7 @@ impl Process {
         writeln!(self.to, "{line}")
             .and_then(|()| self.to.flush())
             .and_then(|()| self.from.read_line(&mut answer))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| format!("the peer ended: {error}"))?;
         if answer.is_empty() { Err("the peer ended".to_owned()) } else { Ok(answer) }
     }
 }
@@ -122,6 +122,6 @@ mod tests {
         let mut side = peer.side("matmul 64".to_owned()).unwrap();
         assert_eq!(side.round().unwrap(), 0.25);
         assert_eq!(side.round().unwrap_err().to_string(), "cannot");
-        assert_eq!(side.round().unwrap_err().to_string(), "the peer ended");
+        assert!(side.round().unwrap_err().to_string().starts_with("the peer ended"));
     }
 }
