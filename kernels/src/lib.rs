@@ -17,6 +17,7 @@ pub mod entries;
 mod error;
 pub mod gate_mul;
 pub mod gated_delta;
+pub mod gated_delta_step;
 pub mod gather_rows;
 pub mod gpu;
 pub mod head_matmul;
@@ -27,6 +28,7 @@ pub mod memory;
 pub mod moe;
 pub mod peaks;
 pub mod pool;
+pub mod random_words;
 mod recurrence;
 pub mod rms_norm;
 pub mod rms_norm_gated;
@@ -50,14 +52,17 @@ pub use entries::{
 pub use error::{Error, Result};
 pub use gate_mul::{Activation, gate_mul};
 pub use gated_delta::{Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, gated_delta};
+pub use gated_delta_step::{
+    GatedDeltaStates, GatedDeltaStepInputs, GatedDeltaStepOptions, gated_delta_step,
+};
 pub use gather_rows::gather_rows;
 pub use head_matmul::head_matmul;
 pub use isa::Isa;
 pub use latent_attention::latent_attention;
 pub use matmul::{
     ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, Code, CodedFormat,
-    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, ScaleType, matmul,
-    matmuls,
+    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, RandomRows, ScaleType,
+    matmul, matmuls,
 };
 pub use moe::{
     Choices, ExpertProduct, PairInput, RouterOptions, Routing, Scoring, combine_experts,

@@ -19,6 +19,8 @@ mod entries;
 mod gated_delta;
 #[path = "parity/gated_delta_forms.rs"]
 mod gated_delta_forms;
+#[path = "parity/gated_delta_step.rs"]
+mod gated_delta_step;
 #[path = "parity/head_matmul.rs"]
 mod head_matmul;
 #[path = "parity/latent_attention.rs"]
@@ -35,6 +37,10 @@ mod moe_gpu;
 mod odd_sizes;
 #[path = "parity/products.rs"]
 mod products;
+#[path = "parity/random_matrix.rs"]
+mod random_matrix;
+#[path = "parity/random_words.rs"]
+mod random_words;
 #[path = "parity/recurrent.rs"]
 mod recurrent;
 #[path = "parity/routing.rs"]
@@ -54,11 +60,13 @@ const COVERED: &[&str] = &[
     "entries",
     "gate_mul",
     "gated_delta",
+    "gated_delta_step",
     "gather_rows",
     "head_matmul",
     "latent_attention",
     "matmul",
     "moe",
+    "random_words",
     "rms_norm",
     "rms_norm_gated",
     "rope",

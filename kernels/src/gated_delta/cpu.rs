@@ -63,7 +63,7 @@ impl Scratch {
 }
 
 /// Advances the states of every segment; the operands are those of the reference.
-pub(super) fn gated_delta(
+pub(crate) fn gated_delta(
     out: &mut [f32],
     state: &mut [f32],
     inputs: Inputs<'_>,

@@ -9,12 +9,8 @@
 
 // Tokens that are prepared together.
 constant constexpr uint SCAN_TOKENS = 8;
-// Columns of a simdgroup.
-constant constexpr uint SCAN_COLUMNS = 16;
 // Words of a segment: first row, tokens, slot, first stop, end of its stops.
 constant constexpr uint SCAN_SEGMENT = 5;
-// Added to the sum of squares when queries and keys are brought to length one.
-constant constexpr float SCAN_L2_EPS = 1e-6f;
 
 struct ScanOperands {
   device float* out;
@@ -56,108 +52,27 @@ inline ulong scan_state(thread const ScanSizes& sizes, ulong slot, uint head) {
   return (slot * sizes.value_heads + head) * sizes.key_dim * sizes.value_dim;
 }
 
-// ln(1 + exp(x)); NaN stays NaN. `ln(1 + y)` is the series of `2 atanh(y / (2 + y))`: there is no
-// log1p in Metal, and nothing cancels here. `y` is 1 at most.
-inline float scan_softplus(float x) {
-  const float y = precise::exp(-fabs(x)), z = y / (2.0f + y), w = z * z;
-  float sum = 1.0f / 15.0f;
-  sum = fma(sum, w, 1.0f / 13.0f);
-  sum = fma(sum, w, 1.0f / 11.0f);
-  sum = fma(sum, w, 1.0f / 9.0f);
-  sum = fma(sum, w, 1.0f / 7.0f);
-  sum = fma(sum, w, 1.0f / 5.0f);
-  sum = fma(sum, w, 1.0f / 3.0f);
-  sum = fma(sum, w, 1.0f);
-  return (x < 0.0f ? 0.0f : x) + 2.0f * z * sum;
-}
-
-// Up to `count` elements; with `wide` all four are one load.
-inline float4 scan_load(device const float* from, uint count, bool wide) {
-  float4 four = float4(0.0f);
-  if (wide) {
-    if (count > 0) four = *reinterpret_cast<device const float4*>(from);
-    return four;
-  }
-  if (count > 0) four.x = from[0];
-  if (count > 1) four.y = from[1];
-  if (count > 2) four.z = from[2];
-  if (count > 3) four.w = from[3];
-  return four;
-}
-
-inline void scan_store(device float* to, uint count, bool wide, float4 four) {
-  if (wide) {
-    if (count > 0) *reinterpret_cast<device float4*>(to) = four;
-    return;
-  }
-  if (count > 0) to[0] = four.x;
-  if (count > 1) to[1] = four.y;
-  if (count > 2) to[2] = four.z;
-  if (count > 3) to[3] = four.w;
-}
-
-// The sum over the groups of four threads, in every one.
-inline float4 sum_of_groups(float4 four) {
-  for (ushort bits = 16; bits >= 4; bits /= 2) {
-    four.x += simd_shuffle_xor(four.x, bits);
-    four.y += simd_shuffle_xor(four.y, bits);
-    four.z += simd_shuffle_xor(four.z, bits);
-    four.w += simd_shuffle_xor(four.w, bits);
-  }
-  return four;
-}
-
-// A token of a head: keys and queries at their lengths, in pairs, zeros up to `ROWS * 8`. `gates` are
-// the decay, the strength, and the product of key and query. By one simdgroup.
+// A token of a head: its pairs, and `gates`, the decay, the strength, and the product of key and query.
+// By one simdgroup.
 template <uint ROWS>
 inline void scan_prepare(threadgroup float2* pairs, threadgroup float4* gates,
                          thread const ScanOperands& x, thread const ScanSizes& sizes, ulong row,
                          uint head, uint lane) {
   device const float* query = x.qkv + scan_query(sizes, row, head);
   device const float* key = query + ulong(sizes.key_heads) * sizes.key_dim;
-  float q[ROWS / 4], k[ROWS / 4], squares = 0.0f, key_squares = 0.0f;
+  float q[ROWS / 4], k[ROWS / 4];
   for (uint m = 0; m < ROWS / 4; ++m) {
     const uint i = lane + SIMD * m;
     q[m] = i < sizes.key_dim ? query[i] : 0.0f;
     k[m] = i < sizes.key_dim ? key[i] : 0.0f;
-    squares = fma(q[m], q[m], squares);
-    key_squares = fma(k[m], k[m], key_squares);
   }
-  const float scale = 1.0f / precise::sqrt(float(sizes.key_dim));
-  const float q_scale = scale / precise::sqrt(simd_sum(squares) + SCAN_L2_EPS);
-  const float k_scale = 1.0f / precise::sqrt(simd_sum(key_squares) + SCAN_L2_EPS);
-  float product = 0.0f;
-  for (uint m = 0; m < ROWS / 4; ++m) {
-    const float2 pair = float2(k[m] * k_scale, q[m] * q_scale);
-    pairs[lane + SIMD * m] = pair;
-    product = fma(pair.x, pair.y, product);
-  }
-  product = simd_sum(product);
+  const float product = scan_pairs<ROWS>(pairs, q, k, sizes.key_dim, lane);
   if (lane == 0) {
     const ulong gate = row * sizes.value_heads + head;
     const float g = x.rate[head] * scan_softplus(x.a[gate] + x.dt_bias[head]);
     const float strength = sigmoid(x.b[gate]);
     *gates = float4(precise::exp(g), strength, product, 0.0f);
   }
-}
-
-// Takes a token into a thread's rows `group + 8 * m` of the state; returns its output.
-template <uint ROWS>
-inline float4 scan_advance(thread float4* rows, threadgroup const float2* pairs, float4 gates,
-                           float4 value, uint group) {
-  float4 held = float4(0.0f), read = float4(0.0f);
-  for (uint m = 0; m < ROWS; ++m) {
-    const float2 pair = pairs[group + 8 * m];
-    held += rows[m] * pair.x;
-    read += rows[m] * pair.y;
-  }
-  held = sum_of_groups(held);
-  read = sum_of_groups(read);
-  const float4 write = (value - held * gates.x) * gates.y;
-  for (uint m = 0; m < ROWS; ++m) {
-    rows[m] = rows[m] * gates.x + write * pairs[group + 8 * m].x;
-  }
-  return read * gates.x + write * gates.z;
 }
 
 // Threadgroups `[columns / (16 * simdgroups), value_heads, segments]`.

@@ -5,9 +5,9 @@
 //! `S = exp(g) S; u = beta (v - S^T k); S = S + k u^T; out = S^T q`.
 
 mod chunked;
-mod cpu;
+pub(crate) mod cpu;
 mod gpu;
-mod operands;
+pub(crate) mod operands;
 mod prepare;
 pub mod reference;
 mod single;

@@ -7,7 +7,7 @@ use crate::access::{check, check_dim, rows_of, vector_of};
 use crate::error::{Error, Result};
 
 /// The sizes, and how many rows the operands have.
-pub(super) fn shape(
+pub(crate) fn shape(
     op: &'static str,
     out: &Tensor,
     inputs: &GatedDeltaInputs<'_>,

@@ -23,7 +23,7 @@ pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
 pub use self::host::HostBuffer;
-pub(crate) use self::scratch::scratch;
+pub(crate) use self::scratch::{counters, scratch};
 pub use self::step::step;
 use self::step::{Argument, Recording};
 use crate::access::{Element, location};

@@ -8,7 +8,7 @@ use crate::simd::{Kernel, LANES, Simd, dispatch, silu};
 /// Elements that a task takes at least.
 const TASK_MIN: usize = 8 * 1024;
 
-pub(super) fn rms_norm_gated(out: &mut [f32], inputs: Inputs<'_>) {
+pub(crate) fn rms_norm_gated(out: &mut [f32], inputs: Inputs<'_>) {
     let isa = Isa::current();
     let per_task = TASK_MIN.next_multiple_of(inputs.weight.len());
     let len = out.len();

@@ -1,7 +1,7 @@
 //! Root mean square normalization times a gate, as on the output of a gated delta layer (Yang et
 //! al., "Gated Delta Networks", 2024).
 
-mod cpu;
+pub(crate) mod cpu;
 mod gpu;
 pub mod reference;
 

@@ -16,7 +16,7 @@ const WIDE: usize = 4;
 /// Elements below which the calling thread works alone.
 const PARALLEL_MIN: usize = 16 * 1024;
 
-pub(super) fn short_conv(
+pub(crate) fn short_conv(
     out: &mut [f32],
     state: &mut [f32],
     inputs: Inputs<'_>,

@@ -1,7 +1,7 @@
 //! Short causal convolution over the tokens of a sequence, each channel on its own, then SiLU: what
 //! gives the keys, queries and values of a gated delta layer a view of the last few tokens.
 
-mod cpu;
+pub(crate) mod cpu;
 mod gpu;
 pub mod reference;
 

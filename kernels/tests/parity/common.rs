@@ -17,6 +17,12 @@ pub(crate) fn device() -> Device {
     name.parse::<DeviceChoice>().unwrap().open().unwrap()
 }
 
+/// The levels of the CPU, for tests of it alone; none where [`DEVICE_VARIABLE`] names a GPU, which
+/// would run them all.
+pub(crate) fn levels() -> impl Iterator<Item = Isa> {
+    Isa::available().filter(|_| device().is_cpu())
+}
+
 /// What runs an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
@@ -42,6 +48,14 @@ impl Backend {
         #[cfg(feature = "emulate")]
         let levels = levels.chain([Language::Cuda, Language::Metal].map(Self::Emulated));
         levels.collect()
+    }
+
+    /// Where it has its tensors.
+    pub(crate) fn device(self) -> Device {
+        match self {
+            Self::Cpu(_) => Device::Cpu,
+            _ => device(),
+        }
     }
 
     /// Runs `body` with operators, and the packing of weights, on this backend.

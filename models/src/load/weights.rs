@@ -11,6 +11,7 @@ use sconce_kernels::{DenseRows, DenseType, Matrix};
 
 use super::part::{Part, Quantizing};
 use super::progress::{LoadProgress, LoadStage};
+use super::random::{self, RandomWeights};
 use super::turn::Orientation;
 use super::{Progress, report};
 use crate::checkpoint::{Checkpoint, Conventions, RowSelection, Weight};
@@ -25,6 +26,8 @@ pub(crate) struct Weights<'a> {
     /// Where the weights are, or would be.
     device: &'a Device,
     conventions: Conventions,
+    /// Makes what no file has.
+    random: Option<RandomWeights>,
     quantizing: Option<Quantizing>,
     /// `None` to check only: what is made then is empty.
     packing: Option<Packing<'a>>,
@@ -59,6 +62,7 @@ impl<'a> Weights<'a> {
             checkpoint,
             device,
             conventions,
+            random: checkpoint.seed().map(|seed| RandomWeights { seed }),
             quantizing: None,
             packing: None,
             left,
@@ -143,6 +147,9 @@ impl<'a> Weights<'a> {
         shape: &[usize],
         parts: impl IntoIterator<Item = (RowSelection, Orientation)>,
     ) -> Result<Vec<Matrix>, Error> {
+        if let Some(random) = self.random {
+            return self.split_random(random, (name, shape), parts);
+        }
         let weight = self.take(name, shape)?;
         let mut matrices = Vec::new();
         let mut format = weight.format_name();
@@ -162,6 +169,35 @@ impl<'a> Weights<'a> {
         }
         *self.formats.entry(format).or_default() += weight.bytes_in_file();
         self.took(&weight)?;
+        Ok(matrices)
+    }
+
+    /// The same of a weight that no file has.
+    fn split_random(
+        &mut self,
+        random: RandomWeights,
+        (name, shape): (&str, &[usize]),
+        parts: impl IntoIterator<Item = (RowSelection, Orientation)>,
+    ) -> Result<Vec<Matrix>, Error> {
+        let (cols, leading) = shape.split_last().map_or((0, shape), |(cols, rest)| (*cols, rest));
+        let available = leading.iter().product();
+        let mut matrices = Vec::new();
+        for (index, (selection, orientation)) in parts.into_iter().enumerate() {
+            let rows = selection.count(available).map_err(|rows| {
+                let expected = format!("rows {} to {}", rows.start, rows.end);
+                Error::format(self.checkpoint.path().display(), name, expected, available)
+            })?;
+            let part = random.part((name, index), [rows, cols], orientation);
+            self.bytes += part.bytes();
+            self.parameters += part.elements();
+            self.work.matrix(self.used, part.format(), part.bytes(), part.elements());
+            *self.formats.entry(random::FORMAT.to_owned()).or_default() += part.bytes();
+            matrices.push(match &self.packing {
+                Some(packing) => part.pack(packing.device)?,
+                None => Matrix::pack_dense(&Nothing, &Device::Cpu)?,
+            });
+            self.report()?;
+        }
         Ok(matrices)
     }
 
@@ -200,6 +236,9 @@ impl<'a> Weights<'a> {
         shape: &[usize],
         make: impl FnOnce(Vec<f32>) -> (Vec<f32>, Vec<usize>),
     ) -> Result<Tensor, Error> {
+        if let Some(random) = self.random {
+            return self.tensor_random(random, (name, shape), make);
+        }
         let weight = self.take(name, shape)?;
         let bytes = (weight.elements() * size_of::<f32>()) as u64;
         self.bytes += bytes;
@@ -216,6 +255,27 @@ impl<'a> Weights<'a> {
         };
         self.took(&weight)?;
         Ok(tensor)
+    }
+
+    /// The same of a tensor that no file has.
+    fn tensor_random(
+        &mut self,
+        random: RandomWeights,
+        (name, shape): (&str, &[usize]),
+        make: impl FnOnce(Vec<f32>) -> (Vec<f32>, Vec<usize>),
+    ) -> Result<Tensor, Error> {
+        let elements = shape.iter().product::<usize>();
+        let bytes = (elements * size_of::<f32>()) as u64;
+        self.bytes += bytes;
+        self.parameters += elements as u64;
+        self.work.tensor(bytes);
+        Ok(match &self.packing {
+            Some(packing) => {
+                let (values, shape) = make(random.values(name, elements));
+                Tensor::from_vec(values, shape, packing.device)?
+            }
+            None => Tensor::from_vec(Vec::<f32>::new(), 0, &Device::Cpu)?,
+        })
     }
 
     /// Verifies that nothing was left over.
