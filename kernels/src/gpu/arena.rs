@@ -9,6 +9,9 @@ const SLAB_BYTES: usize = 64 << 20;
 const IDLE_BYTES_MAX: usize = 2 << 30;
 /// Blocks start at multiples of as many bytes.
 const ALIGNMENT: usize = 16;
+/// Bytes behind the blocks of a slab, so that no block of another one follows them: who copies blocks
+/// that follow one another at once must not cross from one allocation into the next.
+const GAP: usize = ALIGNMENT;
 
 /// Where slabs come from.
 pub(super) trait Source {
@@ -79,7 +82,7 @@ impl<S: Source> Arena<S> {
             Some((index, _)) => index,
             None => {
                 let bytes = SLAB_BYTES.max(block);
-                let address = self.source.allocate(bytes)?;
+                let address = self.source.allocate(bytes + GAP)?;
                 self.slabs.push(Slab { address, bytes, block, free: BTreeSet::new(), used: 0 });
                 self.slabs.len() - 1
             }
@@ -110,21 +113,23 @@ impl<S: Source> Arena<S> {
 mod tests {
     use super::*;
 
-    /// Slabs at round addresses, as many as there may be.
+    /// Slabs one behind another, as many as there may be.
     struct Counted {
         made: usize,
+        next: usize,
         held: BTreeSet<usize>,
         max: usize,
     }
 
     impl Source for Counted {
-        fn allocate(&mut self, _bytes: usize) -> Option<usize> {
+        fn allocate(&mut self, bytes: usize) -> Option<usize> {
             if self.held.len() == self.max {
                 return None;
             }
             self.made += 1;
-            self.held.insert(self.made << 40);
-            Some(self.made << 40)
+            self.held.insert(self.next);
+            self.next += bytes;
+            Some(self.next - bytes)
         }
 
         fn free(&mut self, address: usize) {
@@ -133,7 +138,7 @@ mod tests {
     }
 
     fn arena(max: usize) -> Arena<Counted> {
-        Arena::new(Counted { made: 0, held: BTreeSet::new(), max })
+        Arena::new(Counted { made: 0, next: 1 << 40, held: BTreeSet::new(), max })
     }
 
     #[test]
@@ -163,6 +168,8 @@ mod tests {
         let half = SLAB_BYTES / 2;
         let blocks = [(); 4].map(|()| arena.take(half).unwrap());
         assert_eq!(blocks.iter().collect::<BTreeSet<_>>().len(), 4);
+        assert_eq!(blocks[1] - blocks[0], half);
+        assert!(blocks[2] - blocks[1] > half, "a block of another slab follows");
         assert_eq!((arena.source.made, arena.take(half)), (2, None));
     }
 
