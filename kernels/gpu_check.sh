@@ -152,7 +152,7 @@ check() {
     *) verdict=FAILED ;;
   esac
   ((status == 0)) || FAILED=1
-  told=$(grep -E '^test result:|ERROR SUMMARY' "$log" | sed 's/; [0-9]* ignored.*//' | paste -s -d ' ' - || true)
+  told=$(grep -E '^test result:|^bars: |ERROR SUMMARY' "$log" | sed 's/; [0-9]* ignored.*//' | paste -s -d ' ' - || true)
   line "$name" "$verdict" $((SECONDS - began)) "$told"
 }
 

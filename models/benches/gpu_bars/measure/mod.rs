@@ -21,6 +21,8 @@ use self::clock::Clock;
 use self::peaks::Peaks;
 use self::peer::Peer;
 pub(crate) use self::sizes::Sizes;
+#[cfg_attr(test, allow(unused_imports, reason = "the benchmark writes files"))]
+pub(crate) use self::table::HEADER;
 pub(crate) use self::table::{Bar, Row, Table};
 
 /// What can fail: a kernel, a device, a peer.
