@@ -15,14 +15,15 @@
 #   kernels/gpu_check.sh NAME..     run the rows with these words in their names; also after --metal
 #
 # Fails if a row fails, the sanitizer finds an error, or a bar is missed. Logs, and table.md for
-# docs/PERFORMANCE.md, are then in target/gpu_check/found. SCONCE_PARITY_DEVICE names another GPU, as
+# docs/PERFORMANCE.md, are then in target/gpu_found. SCONCE_PARITY_DEVICE names another GPU, as
 # `cuda:1`; SCONCE_PEER_PYTHON a Python with PyTorch and Triton. Carried code is for GPUs of 9.0 unless
 # SCONCE_CUDA_ARCHITECTURES names others, as kernels/build.rs does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARRIED=target/gpu_check
-FOUND=$CARRIED/found
+# What a run leaves.
+FOUND=target/gpu_found
 # What machines take.
 CARRIED_MIB_MAX=64
 SECONDS_MAX=600
@@ -92,17 +93,19 @@ unpack() {
   mkdir -p "$FOUND"
   for name in "${EXECUTABLES[@]}"; do
     if [[ -e $CARRIED/$name.gz ]]; then
-      gzip --decompress --stdout "$CARRIED/$name.gz" >"$CARRIED/$name"
-      chmod +x "$CARRIED/$name"
+      gzip --decompress --stdout "$CARRIED/$name.gz" >"$FOUND/$name"
+      chmod +x "$FOUND/$name"
+    elif [[ -x $CARRIED/$name ]]; then
+      cp "$CARRIED/$name" "$FOUND/$name"
     fi
-    [[ -x $CARRIED/$name ]] ||
+    [[ -x $FOUND/$name ]] ||
       fail "$CARRIED/$name is not there; kernels/gpu_check.sh --build makes it"
   done
 }
 
 # Ends here where there is no GPU, before a hundred rows say so.
 expect_device() {
-  if "$CARRIED/gpu_bars" --device "$SCONCE_PARITY_DEVICE" --probe; then return; fi
+  if "$FOUND/gpu_bars" --device "$SCONCE_PARITY_DEVICE" --probe; then return; fi
   fail "there is no GPU $SCONCE_PARITY_DEVICE to use here"
 }
 
@@ -168,7 +171,7 @@ bars() {
     export PYTHONPATH=$PWD/$CARRIED/peers${PYTHONPATH:+:$PYTHONPATH}
   fi
   rm -f "$FOUND/bars.md"
-  check bars "$BARS_SECONDS_MAX" "$CARRIED/gpu_bars" "${arguments[@]}"
+  check bars "$BARS_SECONDS_MAX" "$FOUND/gpu_bars" "${arguments[@]}"
 }
 
 # What was found, as text, and as Markdown in a file.
@@ -222,22 +225,22 @@ UNCARRIED=(--skip every_operator_has_a_reference_and_rows_here)
 # Without names, the sanitizer has the rows that compare with a reference: it takes its time.
 SANITIZED=("$@")
 (($#)) || SANITIZED=(match)
-check parity "$PARITY_SECONDS_MAX" "$CARRIED/parity" "${UNCARRIED[@]}" "$@"
+check parity "$PARITY_SECONDS_MAX" "$FOUND/parity" "${UNCARRIED[@]}" "$@"
 if ((! $#)); then
   # One at a time: models of one process share a stream, on which steps are captured.
-  check golden "$GOLDEN_SECONDS_MAX" "$CARRIED/golden_gpu" --test-threads 1
+  check golden "$GOLDEN_SECONDS_MAX" "$FOUND/golden_gpu" --test-threads 1
   bars
 fi
 if [[ $METAL ]]; then
   # Wrong calls end the process; what kernels read and write outside of buffers is told.
   check validation "$SECONDS_MAX" env MTL_DEBUG_LAYER=1 MTL_SHADER_VALIDATION=1 \
-    MTL_SHADER_VALIDATION_REPORT_TO_STDERR=1 "$CARRIED/parity" --nocapture "${SANITIZED[@]}"
+    MTL_SHADER_VALIDATION_REPORT_TO_STDERR=1 "$FOUND/parity" --nocapture "${SANITIZED[@]}"
 elif command -v compute-sanitizer >/dev/null; then
   # Reads and writes outside of what was allocated and of shared memory; then races in that.
   for tool in memcheck racecheck; do
     # The rows on threads of their own would wait for one another's launches.
     check "$tool" "$SANITIZER_SECONDS_MAX" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$CARRIED/parity" --test-threads 1 "${SANITIZED[@]}"
+      "$FOUND/parity" --test-threads 1 "${SANITIZED[@]}"
   done
 else
   line sanitizer "not run" 0 "no compute-sanitizer here"
