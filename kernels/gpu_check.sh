@@ -4,7 +4,7 @@
 #   parity      every row of the parity table on the GPU
 #   golden      whole models: every fixture of every architecture against its golden answers
 #   memcheck, racecheck
-#               the rows that compare with a reference under compute-sanitizer, where it is installed
+#               the rows that compare with a reference under compute-sanitizer, which is carried too
 #   bars        the benchmarks of docs/PERFORMANCE.md, each beside what bounds it or a peer
 # Executables are built on any machine before, and carried. On a Mac they are built there, and Metal's
 # own validation takes the place of the sanitizer.
@@ -35,6 +35,8 @@ BARS_SECONDS_MAX=240
 EXECUTABLES=(parity golden_gpu gpu_bars)
 # The rule that gated delta is held against, in Triton, with what it imports.
 PEERS=(fla-core==0.6.0 flash-linear-attention==0.6.0 einops==0.8.2)
+# compute-sanitizer of the toolkit that builds, for machines without one.
+SANITIZER=nvidia-cuda-sanitizer-api==13.0.85
 export SCONCE_PARITY_DEVICE=${SCONCE_PARITY_DEVICE:-cuda}
 export SCONCE_FIXTURES=$PWD/models/tests/fixtures
 
@@ -71,15 +73,25 @@ build_metal() {
   SECONDS=0
 }
 
+# Packages of PyPI in a folder.
+fetched() {
+  local folder=$1
+  shift
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+    --no-deps --no-compile --only-binary=:all: --target "$folder" "$@" >&2 ||
+    fail "pip cannot install $*: is PyPI within reach?"
+}
+
 build() {
   rm -rf "$CARRIED"
   export SCONCE_CUDA_ARCHITECTURES=${SCONCE_CUDA_ARCHITECTURES:-sm_90a}
   built cuda deploy/cuda/build.sh
   # Machine code is most of them, and packs to a quarter.
   (cd "$CARRIED" && strip --strip-debug "${EXECUTABLES[@]}" && gzip -9 "${EXECUTABLES[@]}")
-  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-    --no-deps --no-compile --target "$CARRIED/peers" "${PEERS[@]}" >&2 ||
-    fail "pip cannot install ${PEERS[*]}: is PyPI within reach?"
+  fetched "$CARRIED/peers" "${PEERS[@]}"
+  fetched "$CARRIED/unpacked" "$SANITIZER"
+  tar -C "$CARRIED/unpacked/nvidia/cu13" -czf "$CARRIED/sanitizer.tar.gz" bin lib
+  rm -r "$CARRIED/unpacked"
   local mib
   mib=$(du --summarize --block-size=1M "$CARRIED" | cut -f 1)
   echo "$CARRIED: $mib MiB, code for $SCONCE_CUDA_ARCHITECTURES"
@@ -101,6 +113,16 @@ unpack() {
     [[ -x $FOUND/$name ]] ||
       fail "$CARRIED/$name is not there; kernels/gpu_check.sh --build makes it"
   done
+}
+
+# Finds compute-sanitizer: the machine's own, or the one that was carried.
+sanitizer() {
+  if ! command -v compute-sanitizer >/dev/null && [[ -e $CARRIED/sanitizer.tar.gz ]]; then
+    mkdir -p "$FOUND/sanitizer"
+    tar -C "$FOUND/sanitizer" -xzf "$CARRIED/sanitizer.tar.gz"
+    export PATH=$PWD/$FOUND/sanitizer/bin:$PATH
+  fi
+  command -v compute-sanitizer >/dev/null
 }
 
 # Ends here where there is no GPU, before a hundred rows say so.
@@ -235,7 +257,7 @@ if [[ $METAL ]]; then
   # Wrong calls end the process; what kernels read and write outside of buffers is told.
   check validation "$SECONDS_MAX" env MTL_DEBUG_LAYER=1 MTL_SHADER_VALIDATION=1 \
     MTL_SHADER_VALIDATION_REPORT_TO_STDERR=1 "$FOUND/parity" --nocapture "${SANITIZED[@]}"
-elif command -v compute-sanitizer >/dev/null; then
+elif sanitizer; then
   # Reads and writes outside of what was allocated and of shared memory; then races in that.
   for tool in memcheck racecheck; do
     # The rows on threads of their own would wait for one another's launches.
