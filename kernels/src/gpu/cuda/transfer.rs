@@ -66,7 +66,7 @@ impl Copies for Copying<'_> {
         self.kernels.wait(&self.transfer.emptied[lane]).map_err(said)
     }
 
-    fn to_host(
+    fn copy_out(
         &mut self,
         lane: usize,
         staging: &Tensor,
@@ -94,7 +94,7 @@ impl Copies for Copying<'_> {
         emptied[lane].record(stream).map_err(said)
     }
 
-    fn from_host(
+    fn copy_in(
         &mut self,
         lane: usize,
         staging: &Tensor,
