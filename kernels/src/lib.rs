@@ -27,6 +27,7 @@ pub mod memory;
 pub mod moe;
 pub mod peaks;
 pub mod pool;
+pub mod prepare_attention;
 mod recurrence;
 pub mod rms_norm;
 pub mod rms_norm_gated;
@@ -45,7 +46,7 @@ pub use attention::{
 };
 pub use embedding::embedding;
 pub use error::{Error, Result};
-pub use gate_mul::{Activation, gate_mul};
+pub use gate_mul::{Activation, GateProduct, gate_mul, gate_muls};
 pub use gated_delta::{Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, gated_delta};
 pub use gated_delta_step::{
     GatedDeltaStates, GatedDeltaStepInputs, GatedDeltaStepOptions, gated_delta_step,
@@ -65,6 +66,7 @@ pub use moe::{
 };
 pub use peaks::{PeakOptions, Peaks};
 pub use pool::Pool;
+pub use prepare_attention::{AttentionRows, HeadNorms, prepare_attention};
 pub use recurrence::{Emit, Recurrence, RecurrentSegment};
 pub use rms_norm::rms_norm;
 pub use rms_norm_gated::rms_norm_gated;

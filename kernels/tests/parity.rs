@@ -33,6 +33,8 @@ mod moe;
 mod moe_gpu;
 #[path = "parity/odd_sizes.rs"]
 mod odd_sizes;
+#[path = "parity/prepare_attention.rs"]
+mod prepare_attention;
 #[path = "parity/products.rs"]
 mod products;
 #[path = "parity/recurrent.rs"]
@@ -59,6 +61,7 @@ const COVERED: &[&str] = &[
     "latent_attention",
     "matmul",
     "moe",
+    "prepare_attention",
     "rms_norm",
     "rms_norm_gated",
     "rope",
