@@ -20,12 +20,12 @@ pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
     const OP: &str = "read_rows";
     #[cfg(feature = "cuda")]
     if let Storage::Cuda(storage) = &*tensor.storage_and_layout().0 {
-        let range = copied(OP, tensor, values.len())?;
+        let range = copied::<f32>(OP, tensor, values.len())?;
         return cuda::to_host(storage, range, values);
     }
     #[cfg(feature = "metal")]
     if let Storage::Metal(storage) = &*tensor.storage_and_layout().0 {
-        let range = copied(OP, tensor, values.len())?;
+        let range = copied::<f32>(OP, tensor, values.len())?;
         return metal::to_host(storage, range, values);
     }
     let view = View::new(OP, "tensor", tensor)?;
@@ -40,9 +40,19 @@ pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
 /// Copies the leading words of a tensor out: `words.len()` elements from the start.
 ///
 /// # Errors
-/// A tensor that is not u32, contiguous, on the CPU and at least as large as `words`.
+/// A tensor that is not u32, contiguous and at least as large as `words`; a device that fails.
 pub fn read_words(tensor: &Tensor, words: &mut [u32]) -> Result<()> {
     const OP: &str = "read_words";
+    #[cfg(feature = "cuda")]
+    if let Storage::Cuda(storage) = &*tensor.storage_and_layout().0 {
+        let range = copied::<u32>(OP, tensor, words.len())?;
+        return cuda::to_host(storage, range, words);
+    }
+    #[cfg(feature = "metal")]
+    if let Storage::Metal(storage) = &*tensor.storage_and_layout().0 {
+        let range = copied::<u32>(OP, tensor, words.len())?;
+        return metal::to_host(storage, range, words);
+    }
     let view = View::new(OP, "tensor", tensor)?;
     let source = view.elements::<u32>()?;
     check(OP, "tensor", source.len() >= words.len(), || {
@@ -60,7 +70,7 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
     const OP: &str = "write_rows";
     #[cfg(feature = "cuda")]
     if tensor.device().is_cuda() {
-        let range = copied(OP, tensor, values.len())?;
+        let range = copied::<f32>(OP, tensor, values.len())?;
         let (mut storage, _) = storage_mut(tensor);
         let Storage::Cuda(storage) = &mut *storage else {
             return Err(Error::Unsupported { op: OP, device: location(&storage) });
@@ -69,7 +79,7 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
     }
     #[cfg(feature = "metal")]
     if tensor.device().is_metal() {
-        let range = copied(OP, tensor, values.len())?;
+        let range = copied::<f32>(OP, tensor, values.len())?;
         let (mut storage, _) = storage_mut(tensor);
         let Storage::Metal(storage) = &mut *storage else {
             return Err(Error::Unsupported { op: OP, device: location(&storage) });
@@ -86,12 +96,16 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
     })
 }
 
-/// Where the leading elements of a tensor of f32 are that are copied from or to the host.
+/// Where the leading elements of a tensor are that are copied from or to the host.
 #[cfg(any(feature = "cuda", feature = "metal"))]
-fn copied(op: &'static str, tensor: &Tensor, len: usize) -> Result<std::ops::Range<usize>> {
+fn copied<T: Element>(
+    op: &'static str,
+    tensor: &Tensor,
+    len: usize,
+) -> Result<std::ops::Range<usize>> {
     let (operand, found) = ("tensor", tensor.dtype());
-    if found != DType::F32 {
-        return Err(Error::DType { op, operand, expected: DType::F32, found });
+    if found != T::DTYPE {
+        return Err(Error::DType { op, operand, expected: T::DTYPE, found });
     }
     let range = bounds(op, operand, tensor.layout())?;
     check(op, operand, range.len() >= len, || {

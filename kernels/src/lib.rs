@@ -13,6 +13,7 @@ mod access;
 pub mod add;
 pub mod attention;
 pub mod embedding;
+pub mod entries;
 mod error;
 pub mod gate_mul;
 pub mod gated_delta;
@@ -28,6 +29,7 @@ pub mod moe;
 pub mod peaks;
 pub mod pool;
 pub mod prepare_attention;
+pub mod random_words;
 mod recurrence;
 pub mod rms_norm;
 pub mod rms_norm_gated;
@@ -45,6 +47,9 @@ pub use attention::{
     write_kv,
 };
 pub use embedding::embedding;
+pub use entries::{
+    Packing, clear_entry, copy_entry, gather_entries, read_entries, scatter_entries, write_entries,
+};
 pub use error::{Error, Result};
 pub use gate_mul::{Activation, GateProduct, gate_mul, gate_muls};
 pub use gated_delta::{Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, gated_delta};
@@ -57,8 +62,8 @@ pub use isa::Isa;
 pub use latent_attention::latent_attention;
 pub use matmul::{
     ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, Code, CodedFormat,
-    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, ScaleType, matmul,
-    matmuls,
+    CodedRows, DenseRows, DenseType, Matrix, MatrixFormat, Mode, Product, RandomRows, ScaleType,
+    matmul, matmuls,
 };
 pub use moe::{
     Choices, ExpertProduct, PairInput, RouterOptions, Routing, Scoring, combine_experts,

@@ -13,6 +13,8 @@ mod common;
 mod elementwise;
 #[path = "parity/embedding.rs"]
 mod embedding;
+#[path = "parity/entries.rs"]
+mod entries;
 #[path = "parity/gated_delta.rs"]
 mod gated_delta;
 #[path = "parity/gated_delta_forms.rs"]
@@ -37,6 +39,10 @@ mod odd_sizes;
 mod prepare_attention;
 #[path = "parity/products.rs"]
 mod products;
+#[path = "parity/random_matrix.rs"]
+mod random_matrix;
+#[path = "parity/random_words.rs"]
+mod random_words;
 #[path = "parity/recurrent.rs"]
 mod recurrent;
 #[path = "parity/routing.rs"]
@@ -53,6 +59,7 @@ const COVERED: &[&str] = &[
     "add",
     "attention",
     "embedding",
+    "entries",
     "gate_mul",
     "gated_delta",
     "gated_delta_step",
@@ -62,6 +69,7 @@ const COVERED: &[&str] = &[
     "matmul",
     "moe",
     "prepare_attention",
+    "random_words",
     "rms_norm",
     "rms_norm_gated",
     "rope",

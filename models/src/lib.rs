@@ -28,7 +28,7 @@ mod work;
 
 pub use checkpoint::Checkpoint;
 pub use error::Error;
-pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load};
+pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load, load_random};
 pub use model::{
     Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment, TopRow,
 };

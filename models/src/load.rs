@@ -10,6 +10,7 @@ mod memory;
 mod part;
 mod plan;
 mod progress;
+mod random;
 mod registry;
 pub(crate) mod sizes;
 pub(crate) mod turn;
@@ -19,6 +20,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use sconce_kernels::gpu::DeviceChoice;
+use serde_json::Value;
 
 pub use self::progress::{LoadProgress, LoadStage};
 pub use self::sizes::{MemoryEstimate, estimate};
@@ -124,8 +126,33 @@ pub fn load(
         return sim::load_with_progress(path, options, progress);
     }
     report(progress, LoadProgress::at(LoadStage::Open))?;
-    let checkpoint = Checkpoint::open(Path::new(path))?;
-    let mut model = registry::find(&checkpoint)?.load(&checkpoint, options, progress)?;
+    load_checkpoint(&Checkpoint::open(Path::new(path))?, options, progress)
+}
+
+/// Makes a model of a shape, as `config.json` has it, with weights that are made from `seed` on the
+/// device: matrices of 4 bits. To measure what the shape costs; what it generates means nothing.
+///
+/// # Errors
+/// As for [`load`]; sizes that cannot be made on the device.
+pub fn load_random(
+    config: Value,
+    seed: u64,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+) -> Result<Box<dyn Model>, Error> {
+    options.check("")?;
+    if let Some(format) = options.quantize {
+        return Err(Error::option("quantize", "nothing for random weights", format));
+    }
+    load_checkpoint(&Checkpoint::random(config, seed)?, options, progress)
+}
+
+fn load_checkpoint(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
+) -> Result<Box<dyn Model>, Error> {
+    let mut model = registry::find(checkpoint)?.load(checkpoint, options, progress)?;
     report(progress, LoadProgress::at(LoadStage::WarmUp))?;
     warm_up(model.as_mut())?;
     report(progress, LoadProgress::at(LoadStage::Ready))?;

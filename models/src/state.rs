@@ -25,6 +25,7 @@ use std::fmt;
 
 use candle_core::Device;
 use sconce_kernels::BlockOrder;
+use sconce_kernels::gpu::HostBuffer;
 
 pub use self::error::StateError;
 pub use self::kv::LayerKv;
@@ -83,6 +84,7 @@ pub struct StatePool {
     recurrent: Vec<LayerRecurrent>,
     /// In which order pages hold what they do.
     order: BlockOrder,
+    device: Device,
 }
 
 impl StatePool {
@@ -107,12 +109,19 @@ impl StatePool {
             recurrent,
             layout,
             order: BlockOrder::of(device),
+            device: device.clone(),
         })
     }
 
     /// The shape of the pool.
     pub fn layout(&self) -> &StateLayout {
         &self.layout
+    }
+
+    /// Memory of the host for `len` bytes of state, to and from which the pool's device copies as
+    /// quickly as it can.
+    pub fn host_buffer(&self, len: usize) -> HostBuffer {
+        HostBuffer::new(&self.device, len)
     }
 
     /// Opens an empty sequence; it holds no page.

@@ -17,8 +17,10 @@ mod stepping;
 
 use sconce_kernels::gpu::{Language, emulate};
 use sconce_models::{Batch, LoadOptions, Precision};
+use sconce_kernels::gpu::{HostBuffer, Language, emulate};
+use sconce_models::{LoadOptions, Model, Precision, Prefix, PrefixPoint, SequenceId};
 
-use stepping::{load, options};
+use stepping::{feed, fixture, load, options};
 
 /// Largest difference of a log-probability from that of the reference, both in f32: sums are in other
 /// orders than on the CPU, and in longer chains.
@@ -94,4 +96,69 @@ fn a_token_decoded_beside_a_prompt_is_answered_as_alone() {
             }
         });
     }
+}
+/// Feeds a prompt, has its state leave the pool after so many tokens and come back to other pages and
+/// another slot, and compares what follows with a run that was left alone.
+fn assert_resumes(name: &str, len: usize) {
+    let path = fixture(name);
+    let tokens: Vec<u32> = (0..len as u32 + 3).map(|index| 3 + index * 7 % 50).collect();
+    for language in [Language::Cuda, Language::Metal] {
+        emulate(language, || {
+            let options = LoadOptions { step_tokens_max: 128, ..options(Precision::Fast) };
+            let mut model = load(&path, &options);
+            let model = model.as_mut();
+            let whole = model.state_mut().open().unwrap();
+            feed(model, whole, &tokens[..len]);
+            let table = model.state().page_table(whole).unwrap().to_vec();
+            let (pages, point) = page_out(model, whole, &table, len);
+            let expected = feed(model, whole, &tokens[len..]);
+            let pool = model.state_mut();
+            let slices: Vec<_> = pages.iter().map(|page| &**page).collect();
+            let others = pool.take_pages(pages.len()).unwrap();
+            assert!(others.iter().all(|page| !table.contains(page)));
+            pool.write_pages(&others, &slices).unwrap();
+            let point = point.as_deref().map_or(PrefixPoint::None, PrefixPoint::Bytes);
+            let again = pool.open_at(Prefix { len, pages: &others, point }).unwrap();
+            pool.release_pages(&others).unwrap();
+            let found = feed(model, again, &tokens[len..]);
+            let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&found) == bits(&expected), "{name}, {language:?}");
+            model.state().check_invariants().unwrap();
+        });
+    }
+}
+
+/// Copies of the pages of an open sequence, and of its recurrent state if it has any.
+fn page_out(
+    model: &mut dyn Model,
+    id: SequenceId,
+    table: &[u32],
+    len: usize,
+) -> (Vec<HostBuffer>, Option<HostBuffer>) {
+    let pool = model.state_mut();
+    let layout = pool.layout().clone();
+    let tokens = |(index, page): (usize, &u32)| (*page, len - index * layout.page_tokens);
+    let wanted: Vec<_> = table.iter().enumerate().map(tokens).collect();
+    let size = layout.bytes_per_page() as usize;
+    let mut pages: Vec<_> = table.iter().map(|_| pool.host_buffer(size)).collect();
+    let mut blocks: Vec<&mut [u8]> = pages.iter_mut().map(|page| &mut **page).collect();
+    pool.read_pages(&wanted, &mut blocks).unwrap();
+    let point = layout.recurrent.map(|_| {
+        let point = pool.save_point(id).unwrap();
+        let mut bytes = pool.host_buffer(layout.bytes_per_sequence() as usize);
+        pool.read_point(point, &mut bytes).unwrap();
+        pool.release_point(point).unwrap();
+        bytes
+    });
+    (pages, point)
+}
+
+#[test]
+fn a_model_with_attention_alone_resumes_what_was_elsewhere() {
+    assert_resumes("llama_f32", 70);
+}
+
+#[test]
+fn a_model_with_recurrent_layers_resumes_what_was_elsewhere() {
+    assert_resumes("qwen3_next_mlx_4bit", 70);
 }

@@ -99,7 +99,7 @@ fn store(model: &dyn Model, pages: &[u32], len: usize, point: Option<PointId>) -
         bytes
     };
     let point = point.map(|point| {
-        let mut bytes = Vec::new();
+        let mut bytes = vec![7; pool.layout().bytes_per_sequence() as usize];
         pool.read_point(point, &mut bytes).unwrap();
         bytes
     });

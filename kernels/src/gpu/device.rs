@@ -10,7 +10,7 @@ use candle_core::Device;
 /// A device by name: `auto`, `cpu`, `cuda`, `cuda:1`, `metal`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum DeviceChoice {
-    /// The processor. GPUs are to come before it once models load on them.
+    /// The best that this build and machine have: CUDA, else Metal, else the processor.
     Auto,
     /// The processor.
     #[default]
@@ -66,15 +66,29 @@ impl DeviceError {
 }
 
 impl DeviceChoice {
-    /// The device that `auto` stands for; others if they are there.
+    /// The device that `auto` stands for here; others if they are there.
     ///
     /// # Errors
     /// A backend that is not in this build, no driver, no device of that number.
     pub fn resolve(self) -> Result<Self, DeviceError> {
         match self {
-            Self::Auto | Self::Cpu => Ok(Self::Cpu),
+            Self::Auto => {
+                let best = [Self::Cuda(0), Self::Metal];
+                Ok(best.into_iter().find(|choice| choice.resolve().is_ok()).unwrap_or(Self::Cpu))
+            }
+            Self::Cpu => Ok(self),
             Self::Cuda(number) => expect_cuda(number).map(|()| self),
             Self::Metal => expect_metal().map(|()| self),
+        }
+    }
+
+    /// Bytes of the memory that the device has to itself; none where it computes in that of the host,
+    /// or is not there.
+    pub fn own_memory(self) -> Option<u64> {
+        match self.resolve() {
+            #[cfg(feature = "cuda")]
+            Ok(Self::Cuda(number)) => super::cuda::memory(number),
+            _ => None,
         }
     }
 
@@ -160,8 +174,9 @@ mod tests {
     fn the_processor_is_always_there() {
         assert_eq!(DeviceChoice::Cpu.resolve(), Ok(DeviceChoice::Cpu));
         assert!(DeviceChoice::Cpu.open().unwrap().is_cpu());
-        assert_eq!(DeviceChoice::Auto.resolve(), Ok(DeviceChoice::Cpu));
-        assert!(DeviceChoice::Auto.open().unwrap().is_cpu());
+        assert_eq!(DeviceChoice::Cpu.own_memory(), None);
+        assert!(DeviceChoice::Auto.resolve().is_ok_and(|choice| choice != DeviceChoice::Auto));
+        assert!(DeviceChoice::Auto.open().is_ok());
     }
 
     #[test]
@@ -177,7 +192,8 @@ mod tests {
 
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     #[test]
-    fn a_build_without_gpus_says_that_it_is_one() {
+    fn a_build_without_gpus_takes_the_processor() {
+        assert_eq!(DeviceChoice::Auto.resolve(), Ok(DeviceChoice::Cpu));
         assert!(DeviceChoice::Cuda(0).open().is_err());
         let metal = DeviceChoice::Metal.open().unwrap_err().to_string();
         assert_eq!(metal, "expected a build with feature `metal`, found one without it");

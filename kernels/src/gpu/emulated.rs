@@ -3,10 +3,15 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::ops::Range;
+
+use candle_core::Tensor;
 
 use super::Language;
 use super::call::Grid;
 use super::step::Argument;
+use crate::access::{View, write};
+use crate::entries::{Copies, bytes_of, bytes_of_mut};
 
 thread_local! {
     static LANGUAGE: Cell<Option<Language>> = const { Cell::new(None) };
@@ -53,4 +58,54 @@ pub(super) unsafe fn launch(
     // SAFETY: the caller's promise; a word is the lower half of its value.
     let ended = unsafe { sconce_gpu_emulator::launch(language, kernel, grid, &arguments) };
     ended.map_err(|error| error.to_string())
+}
+
+/// Copies between tensors of the CPU, made at once.
+pub(super) struct AtOnce;
+
+impl Copies for AtOnce {
+    fn before_packing(&mut self, _lane: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn to_host(
+        &mut self,
+        _lane: usize,
+        staging: &Tensor,
+        parts: &mut [(Range<usize>, &mut [u8])],
+    ) -> Result<(), String> {
+        let copy = || {
+            let view = View::new("to_host", "staging", staging)?;
+            let bytes = bytes_of(view.elements::<u32>()?);
+            for (place, part) in parts {
+                part.copy_from_slice(&bytes[place.clone()]);
+            }
+            Ok(())
+        };
+        copy().map_err(|error: crate::Error| error.to_string())
+    }
+
+    fn from_host(
+        &mut self,
+        _lane: usize,
+        staging: &Tensor,
+        parts: &[(Range<usize>, &[u8])],
+    ) -> Result<(), String> {
+        let copied = write::<u32, _>("from_host", staging, |words| {
+            let bytes = bytes_of_mut(words);
+            for (place, part) in parts {
+                bytes[place.clone()].copy_from_slice(part);
+            }
+            Ok(())
+        });
+        copied.map_err(|error| error.to_string())
+    }
+
+    fn after_unpacking(&mut self, _lane: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 }

@@ -2,12 +2,15 @@
 //! `gpu.rs` says which kernel runs on which grid with which arguments, in the same words for every
 //! GPU and for the emulator, which runs the same sources on the CPU.
 
+#[cfg(any(feature = "cuda", test))]
+mod arena;
 mod call;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod device;
 #[cfg(feature = "emulate")]
 mod emulated;
+mod host;
 #[cfg(feature = "metal")]
 pub(crate) mod metal;
 mod scratch;
@@ -19,12 +22,14 @@ pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;
+pub use self::host::HostBuffer;
 pub(crate) use self::scratch::{counters, scratch};
 pub use self::step::step;
 use self::step::{Argument, Recording};
 #[cfg(feature = "emulate")]
 pub use self::step::{RecordedStep, last_step};
 use crate::access::{Element, location};
+use crate::entries::Copies;
 use crate::error::Error;
 
 /// What kernels are written in.
@@ -136,6 +141,90 @@ impl Gpu {
             Self::Metal(gpu) => gpu.upload(words).map(List::Metal),
             #[cfg(feature = "emulate")]
             Self::Emulated(_) => Ok(List::Emulated(words.into())),
+        }
+    }
+
+    /// Hands its copies between memories to `body`, and waits for them.
+    ///
+    /// # Errors
+    /// Those of `body`; what the driver says.
+    pub(crate) fn copying(
+        self,
+        op: &'static str,
+        body: impl FnOnce(&mut dyn Copies) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let finish = |copies: &mut dyn Copies| {
+            let result = body(copies);
+            // In any case: copies that were started write to what the caller lends.
+            let finished = copies.finish().map_err(|what| Error::Device { op, what });
+            result.and(finished)
+        };
+        let _ = &finish;
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(gpu) => gpu.copying(op, finish),
+            #[cfg(feature = "metal")]
+            Self::Metal(gpu) => finish(&mut gpu.copies()),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(_) => finish(&mut emulated::AtOnce),
+        }
+    }
+
+    /// Whether the host may touch the memory of all these tensors.
+    pub(crate) fn is_open_to_host(self, tensors: &[&Tensor]) -> bool {
+        let _ = tensors;
+        match self {
+            #[cfg(feature = "metal")]
+            Self::Metal(_) => tensors.iter().all(|tensor| metal::is_open_to_host(tensor)),
+            #[allow(unreachable_patterns, reason = "in a build with Metal alone")]
+            _ => false,
+        }
+    }
+
+    /// Reads entries where they lie, when the GPU is done, as [`read_entries`](crate::entries) does.
+    ///
+    /// # Errors
+    /// What the driver says.
+    ///
+    /// # Safety
+    /// The host may touch the pools' memory, they are of words and contiguous and have the entries, and
+    /// blocks are as long as these are together.
+    pub(crate) unsafe fn read_openly(
+        self,
+        pools: &[&Tensor],
+        entries: &[u32],
+        blocks: &mut [&mut [u8]],
+    ) -> Result<(), Error> {
+        let _ = (pools, entries, blocks);
+        match self {
+            #[cfg(feature = "metal")]
+            // SAFETY: the caller's promise.
+            Self::Metal(gpu) => unsafe { gpu.read_openly(pools, entries, blocks) },
+            #[allow(unreachable_patterns, reason = "in a build with Metal alone")]
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes them.
+    ///
+    /// # Errors
+    /// What the driver says.
+    ///
+    /// # Safety
+    /// As for [`read_openly`](Self::read_openly).
+    pub(crate) unsafe fn write_openly(
+        self,
+        pools: &[&Tensor],
+        entries: &[u32],
+        blocks: &[&[u8]],
+    ) -> Result<(), Error> {
+        let _ = (pools, entries, blocks);
+        match self {
+            #[cfg(feature = "metal")]
+            // SAFETY: the caller's promise.
+            Self::Metal(gpu) => unsafe { gpu.write_openly(pools, entries, blocks) },
+            #[allow(unreachable_patterns, reason = "in a build with Metal alone")]
+            _ => Ok(()),
         }
     }
 

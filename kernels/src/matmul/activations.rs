@@ -132,6 +132,21 @@ impl ActivationBuffer {
         })
     }
 
+    /// Bytes that one of these bounds on `device` holds.
+    pub fn bytes_for(
+        rows_max: usize,
+        dim_max: usize,
+        activation: ActivationType,
+        device: &Device,
+    ) -> u64 {
+        if let Some(gpu) = Gpu::of_device(device) {
+            return gpu::room_words(gpu, rows_max, dim_max, activation) as u64 * 4;
+        }
+        let groups = rows_max as u64 * (activation.planes() * dim_max.div_ceil(GROUP)) as u64;
+        // A code for each column, and four words.
+        groups * (GROUP as u64 + 4 * 4)
+    }
+
     /// Bytes it holds.
     pub fn bytes(&self) -> usize {
         let rounded = self.rounded.as_ref().map_or(0, Tensor::elem_count);

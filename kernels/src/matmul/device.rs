@@ -121,9 +121,17 @@ impl DeviceWeight {
             words.resize(words.len().max(1), 0);
             Tensor::from_slice(&words, words.len(), device)
         };
-        let (codes, scales) = (tensor(codes)?, tensor(scales)?);
+        Ok(Self::alone(format, layout, [tensor(codes)?, tensor(scales)?]))
+    }
+
+    /// A stack of one, of rows and scales that are on a device.
+    pub(super) fn alone(
+        format: MatrixFormat,
+        layout: RowLayout,
+        [codes, scales]: [Tensor; 2],
+    ) -> Self {
         let stack = Stack { codes: codes.clone(), scales: scales.clone(), count: 1 };
-        Ok(Self { format, layout, codes, scales, stack: Arc::new(stack), index: 0 })
+        Self { format, layout, codes, scales, stack: Arc::new(stack), index: 0 }
     }
 
     /// Bytes of its rows and scales.

@@ -258,22 +258,21 @@ template <Kind K, int TILES> struct Gemv {
   // Goes over all inputs with the other warps of `split`, of which this one is `part`.
   template <class Load>
   __device__ __forceinline__ void run(unsigned part, unsigned split, Load load_x) {
-    const unsigned units = (job.inputs + INPUTS - 1) / INPUTS, turns = (units + split - 1) / split;
-    // Turns that find their activations in shared memory.
-    const unsigned held = gemv_inputs(TILES) / INPUTS / split;
+    const unsigned units = (job.inputs + INPUTS - 1) / INPUTS;
     GemvUnit<K> unit[GEMV_DEPTH];
 #pragma unroll
     for (unsigned i = 0; i < GEMV_DEPTH; ++i)
       if (i * split + part < units) load(unit[i], i * split + part);
 #pragma unroll 1
-    for (unsigned first = 0; first < turns; first += GEMV_DEPTH)
+    for (unsigned turn = 0; turn < units; turn += GEMV_DEPTH * split)
 #pragma unroll
       for (unsigned i = 0; i < GEMV_DEPTH; ++i) {
-        const unsigned turn = first + i, index = turn * split + part;
-        if (turn >= turns) break;
-        if (turn % held == 0) {
+        // The warps have the units from `first` on; all of them wait for one another.
+        const unsigned first = turn + i * split, index = first + part;
+        if (first >= units) break;
+        if (first % (gemv_inputs(TILES) / INPUTS) == 0) {
           __syncthreads();
-          columns.fill(turn / held * gemv_inputs(TILES), load_x);
+          columns.fill(first * INPUTS, load_x);
           __syncthreads();
         }
         if (index < units) compute(unit[i], index);

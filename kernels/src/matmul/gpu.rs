@@ -231,11 +231,18 @@ pub(super) fn room(
     activation: ActivationType,
     device: &Device,
 ) -> Result<Option<Tensor>> {
-    if gpu.language() != Language::Cuda || planes(Kind::Bf16, activation) != 1 {
-        return Ok(None);
+    match room_words(gpu, rows, dim, activation) {
+        0 => Ok(None),
+        words => Ok(Some(Tensor::zeros(words, DType::U32, device)?)),
     }
-    let words = rows.saturating_mul(rounded_words(dim)).max(1);
-    Ok(Some(Tensor::zeros(words, DType::U32, device)?))
+}
+
+/// Words of it.
+pub(super) fn room_words(gpu: Gpu, rows: usize, dim: usize, activation: ActivationType) -> usize {
+    if gpu.language() != Language::Cuda || planes(Kind::Bf16, activation) != 1 {
+        return 0;
+    }
+    rows.saturating_mul(rounded_words(dim)).max(1)
 }
 
 /// Rounds rows of `x` to bf16, once for all weights, if they are many; none if they are few.

@@ -10,6 +10,7 @@ use super::format::{
     AffineFormat, AffineRows, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat, ScaleType,
 };
 use super::layout::{self, GroupLayout};
+use super::random::{self, RandomRows};
 use super::{device_pack, pack};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -102,6 +103,21 @@ impl Matrix {
             None => Packed::Dense(pack::dense(source)?),
         };
         Ok(Self { rows: source.rows(), cols: source.cols(), packed })
+    }
+
+    /// Makes a weight of random codes on `device`: nothing of it crosses the bus to a GPU.
+    ///
+    /// # Errors
+    /// A format or a size that [`RandomRows`] does not have, a device without an implementation.
+    pub fn random(source: &RandomRows, device: &Device) -> Result<Self> {
+        source.check()?;
+        match target(device)? {
+            Some(_) => {
+                let packed = Packed::Device(random::on_device(source, device)?);
+                Ok(Self { rows: source.rows, cols: source.cols, packed })
+            }
+            None => Self::pack_affine(source, device),
+        }
     }
 
     /// Weights of one shape as a stack, as the experts of a layer: on a GPU they are moved side by

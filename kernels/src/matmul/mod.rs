@@ -16,6 +16,7 @@ mod layout;
 mod matrix;
 mod pack;
 mod quantize;
+mod random;
 pub mod reference;
 mod tile;
 
@@ -33,6 +34,7 @@ pub use self::format::{
 pub(crate) use self::gpu::{columns_bytes, sharing_warps};
 pub use self::matrix::Matrix;
 pub(crate) use self::matrix::{DensePanels, GroupPanels, PANEL, Packed};
+pub use self::random::RandomRows;
 pub(crate) use self::tile::Source;
 
 use crate::access::{View, check, check_dim, distinct, rows_of, write};

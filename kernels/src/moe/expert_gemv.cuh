@@ -16,23 +16,26 @@
 
 constexpr unsigned EXPERT_GEMV_COLUMNS = 8;
 
-// `partial` has the sums of all warps; dynamic shared memory has eight columns of activations.
+// `partial` has the sums of all warps; dynamic shared memory has eight columns of activations. What
+// the way over the inputs does not need waits in `kept`, and takes no registers meanwhile.
 template <Kind K>
-__device__ __forceinline__ void expert_gemv(const ExpertJob& job, unsigned planes, unsigned split,
-                                            float* partial) {
+__device__ __forceinline__ void expert_gemv(const ExpertJob& job, ExpertJob& kept, unsigned planes,
+                                            unsigned split, float* partial) {
+  if (threadIdx.x == 0) kept = job;
+  __syncthreads();
   const unsigned warp = threadIdx.x / WARP, at_once = EXPERT_GEMV_COLUMNS / planes;
-  for (unsigned first_pair = 0; first_pair < job.pairs; first_pair += at_once) {
-    const GemvJob part = {job.weight, job.outputs, job.inputs, min(at_once, job.pairs - first_pair),
-                          planes};
+  for (unsigned first_pair = 0; first_pair < kept.pairs; first_pair += at_once) {
+    const GemvJob part = {job.weight, job.outputs, job.inputs,
+                          min(at_once, kept.pairs - first_pair), planes};
     const GemvColumns<1> columns(part, Gemv<K, 1>::INPUTS);
-    Gemv<K, 1> work(part, columns, job.first_output + warp / split * GEMV_OUTPUTS);
+    Gemv<K, 1> work(part, columns, kept.first_output + warp / split * GEMV_OUTPUTS);
     work.run(warp % split, split, [&](float(&values)[8], unsigned pair, unsigned input, bool live) {
-      expert_octet(values, job, live ? job.input(first_pair + pair) : nullptr, input);
+      expert_octet(values, kept, live ? kept.input(first_pair + pair) : nullptr, input);
     });
     work.finish(partial, split, [&](unsigned pair, unsigned output, float sum) {
-      const unsigned to = job.first_output + output;
-      if (to < job.outputs)
-        job.out[static_cast<size_t>(first_pair + pair) * job.outputs + to] = sum;
+      const unsigned to = kept.first_output + output;
+      if (to < kept.outputs)
+        kept.out[static_cast<size_t>(first_pair + pair) * kept.outputs + to] = sum;
     });
   }
 }

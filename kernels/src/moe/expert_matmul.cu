@@ -9,7 +9,8 @@
       expert_gemv_##NAME(EXPERT_PARAMETERS, unsigned planes, unsigned split) {                   \
     __shared__ float partial[GEMV_WARPS * gemv_partial(1)];                                      \
     const ExpertJob job = EXPERT_JOB(GEMV_WARPS / split * GEMV_OUTPUTS);                         \
-    expert_gemv<Kind::KIND>(job, planes, split, partial);                                        \
+    __shared__ ExpertJob kept;                                                                   \
+    expert_gemv<Kind::KIND>(job, kept, planes, split, partial);                                  \
   }
 
 // The last is how many blocks a multiprocessor is to have room for.

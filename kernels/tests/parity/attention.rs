@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use sconce_kernels::attention::reference::{self, Inputs};
 use sconce_kernels::attention::{KvSide, KvType, Shape};
 use sconce_kernels::{
     AttentionOptions, Error, Isa, KvPages, PageTable, Pool, Segment, paged_attention, write_kv,
 };
 
-use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, device, poisoned, tensor, values};
 #[cfg(feature = "emulate")]
 use sconce_kernels::gpu::Language;
 
@@ -28,8 +28,8 @@ fn unwritten(side: KvSide, shape: &Shape) -> Tensor {
     let row_len = shape.kv_type.row_len(side, shape.head_dim);
     let dims = (shape.pages, shape.kv_heads, shape.page_tokens, row_len);
     let pages = match shape.kv_type {
-        KvType::F32 => Tensor::full(f32::NAN, dims, &Device::Cpu),
-        KvType::Int8 => Tensor::full(f32::NAN.to_bits(), dims, &Device::Cpu),
+        KvType::F32 => Tensor::full(f32::NAN, dims, &device()),
+        KvType::Int8 => Tensor::full(f32::NAN.to_bits(), dims, &device()),
     };
     pages.unwrap().contiguous().unwrap()
 }
@@ -256,7 +256,7 @@ fn written_keys_and_values_match_their_reference() {
     reference::write_keys(&mut keys, &k, &slots, &shape);
     reference::write_values(&mut vals, &v, &slots, &shape);
     for backend in Backend::all() {
-        let pool = || Tensor::zeros((4, 2, 5, 6), DType::F32, &Device::Cpu).unwrap();
+        let pool = || Tensor::zeros((4, 2, 5, 6), DType::F32, &device()).unwrap();
         let (found_keys, found_values) = (pool(), pool());
         let kv = KvPages { keys: &found_keys, values: &found_values };
         backend.with(|| {
@@ -283,9 +283,11 @@ fn keys_and_values_in_8_bits_are_the_same_whatever_backend_wrote_them() {
     let slots: Vec<u32> = (0..48).rev().collect();
     let written = |backend: Backend| {
         let sides = [KvSide::Keys, KvSide::Values];
-        let [keys, values] = sides.map(|side| unwritten(side, &shape));
+        let here = |tensor: Tensor| tensor.to_device(&backend.device()).unwrap();
+        let [keys, values] = sides.map(|side| here(unwritten(side, &shape)));
+        let [k, v] = [&k, &v].map(|rows| here(tensor(rows, width)));
         let kv = KvPages { keys: &keys, values: &values };
-        backend.with(|| write_kv(kv, &tensor(&k, width), &tensor(&v, width), &slots)).unwrap();
+        backend.with(|| write_kv(kv, &k, &v, &slots)).unwrap();
         let pools = [(KvSide::Keys, keys), (KvSide::Values, values)];
         pools.map(|(side, pool)| in_cpu_order(backend, side, &shape, words(&pool)))
     };
@@ -317,7 +319,7 @@ fn keys_and_values_may_differ_in_width_when_written_but_not_when_read() {
     reference::write_keys(&mut keys, &k, &slots, &shape);
     reference::write_values(&mut vals, &v, &slots, &value_shape);
     let pool =
-        |dims: (usize, usize, usize, usize)| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
+        |dims: (usize, usize, usize, usize)| Tensor::zeros(dims, DType::F32, &device()).unwrap();
     let (found_keys, found_values) = (pool((3, 2, 4, 6)), pool((3, 2, 4, 10)));
     let kv = KvPages { keys: &found_keys, values: &found_values };
     write_kv(kv, &tensor(&k, 12), &tensor(&v, 20), &slots).unwrap();
@@ -338,7 +340,7 @@ fn keys_and_values_may_differ_in_width_when_written_but_not_when_read() {
 
 #[test]
 fn what_is_written_lies_apart_from_what_is_read_without_gaps_and_in_one_type() {
-    let pool = || Tensor::zeros((3, 2, 4, 6), DType::F32, &Device::Cpu).unwrap();
+    let pool = || Tensor::zeros((3, 2, 4, 6), DType::F32, &device()).unwrap();
     let (keys, values) = (pool(), pool());
     let rows = tensor(&[0.5; 12], 12);
     let inside = keys.reshape((12, 12)).unwrap();
@@ -349,11 +351,11 @@ fn what_is_written_lies_apart_from_what_is_read_without_gaps_and_in_one_type() {
     assert!(matches!(error(kv, &rows, &inside), Error::Aliased { operand: "v", .. }));
     let inside = values.reshape((12, 12)).unwrap();
     assert!(matches!(error(kv, &inside, &rows), Error::Aliased { operand: "k", .. }));
-    let gaps = Tensor::zeros((3, 2, 6, 4), DType::F32, &Device::Cpu).unwrap();
+    let gaps = Tensor::zeros((3, 2, 6, 4), DType::F32, &device()).unwrap();
     let gaps = gaps.transpose(2, 3).unwrap();
     let gaps = KvPages { values: &gaps, ..kv };
     assert!(matches!(error(gaps, &rows, &rows), Error::NotContiguous { operand: "values", .. }));
-    let words = Tensor::zeros((3, 2, 16, 9), DType::U32, &Device::Cpu).unwrap();
+    let words = Tensor::zeros((3, 2, 16, 9), DType::U32, &device()).unwrap();
     let mixed = KvPages { values: &words, ..kv };
     assert!(matches!(error(mixed, &rows, &rows), Error::DType { operand: "values", .. }));
     // Nothing was written by a call that was refused.
@@ -469,10 +471,10 @@ fn assert_equal_keys_give_the_mean() {
 #[test]
 fn what_gpus_have_no_kernel_for_is_refused_by_name() {
     let run = |head_dim: usize, skip: usize| {
-        let pool = Tensor::zeros(16 * head_dim + skip, DType::F32, &Device::Cpu).unwrap();
+        let pool = Tensor::zeros(16 * head_dim + skip, DType::F32, &device()).unwrap();
         let pool = pool.narrow(0, skip, 16 * head_dim).unwrap();
         let keys = pool.reshape((1, 1, 16, head_dim)).unwrap();
-        let values = Tensor::zeros((1, 1, 16, head_dim), DType::F32, &Device::Cpu).unwrap();
+        let values = Tensor::zeros((1, 1, 16, head_dim), DType::F32, &device()).unwrap();
         let (out, q) = (poisoned(1, head_dim), tensor(&vec![0.5; head_dim], head_dim));
         let segment = Segment { len: 1, page_count: 1, ..Segment::default() };
         let table = PageTable { segments: &[segment], pages: &[0] };

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use half::{bf16, f16};
 use sconce_kernels::matmul::reference;
 use sconce_kernels::{
     ActivationType, Code, CodedFormat, CodedRows, Matrix, MatrixFormat, Mode, Pool, ScaleType,
 };
 
-use crate::common::{Backend, Random, bits};
+use crate::common::{Backend, Random, bits, device};
 use crate::matmul::{activations, assert_invariant, assert_keeps, assert_matches, run};
 
 /// A weight whose rows are made of seeds.
@@ -91,7 +90,7 @@ fn coded_matmul_matches_its_reference() {
     for (index, format) in formats().into_iter().enumerate() {
         for (seed, (rows_out, cols, rows)) in shapes.into_iter().enumerate() {
             let source = Coded { rows: rows_out, cols, format, seed: seed as u64 };
-            let pack = || Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_coded(&source, &device()).unwrap();
             let x = activations(index as u64 + 1, rows, cols);
             let case = format!("{format:?} {rows}x{cols}x{rows_out}");
             assert_matches(pack, &x, &case, |kind| expected(&source, &x, kind));
@@ -104,7 +103,7 @@ fn a_coded_row_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_threads
     let pools: Vec<_> = [1, 2, 3].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
     for format in formats() {
         let source = Coded { rows: 200, cols: 256, format, seed: 1 };
-        let weight = Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+        let weight = Matrix::pack_coded(&source, &device()).unwrap();
         assert_invariant(&weight, &pools, &format!("{format:?}"));
     }
 }
@@ -115,7 +114,7 @@ fn packing_keeps_every_coded_value_exactly_and_takes_the_bytes_foreseen() {
         for format in formats() {
             for (rows, cols) in [(19, 384), (1, 256), (0, 128), (40, 0)] {
                 let source = Coded { rows, cols, format, seed: 4 };
-                let weight = backend.with(|| Matrix::pack_coded(&source, &Device::Cpu)).unwrap();
+                let weight = backend.with(|| Matrix::pack_coded(&source, &device())).unwrap();
                 assert_eq!(weight.format(), MatrixFormat::Coded(format));
                 let expected = |row| reference::coded_row(&source, row);
                 let case = format!("{backend} {format:?} {rows}x{cols}");
@@ -157,7 +156,7 @@ fn products(source: &Every, backend: Backend) -> Vec<f32> {
     let unit: Vec<f32> =
         (0..cols * cols).map(|i| if i / cols == i % cols { 1.0 } else { 0.0 }).collect();
     backend.with(|| {
-        let weight = Matrix::pack_coded(source, &Device::Cpu).unwrap();
+        let weight = Matrix::pack_coded(source, &device()).unwrap();
         run(&unit, &weight, ActivationType::F32, Mode::Store, &[])
     })[..cols]
         .to_vec()
@@ -170,7 +169,7 @@ fn every_code_is_decoded_exactly_and_a_nan_makes_its_group_so() {
         let mut broken = 0;
         for first in (0..count).step_by(16) {
             let source = Every { format, first, scales: vec![0.5] };
-            let weight = Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+            let weight = Matrix::pack_coded(&source, &device()).unwrap();
             let mut row = vec![0.0; weight.cols()];
             weight.dequantize_row(0, &mut row).unwrap();
             let expected = reference::coded_row(&source, 0);
@@ -192,7 +191,7 @@ fn power_of_two_scales_are_exact_from_the_least_to_the_largest() {
     let format = CodedFormat { code: Code::E2m1, group_size: 16, scales: ScaleType::E8m0 };
     let scales: Vec<f32> = (-127..=124).step_by(4).map(|e| 2_f64.powi(e) as f32).collect();
     let source = Every { format, first: 0, scales };
-    let weight = Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+    let weight = Matrix::pack_coded(&source, &device()).unwrap();
     let expected = reference::coded_row(&source, 0);
     let mut row = vec![0.0; weight.cols()];
     weight.dequantize_row(0, &mut row).unwrap();
@@ -222,7 +221,7 @@ fn scales_in_any_storage_that_holds_them_give_the_same_bits() {
         let x = Random::new(3).numbers(5 * 128);
         let found = |backend: Backend| {
             backend.with(|| {
-                let weight = Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+                let weight = Matrix::pack_coded(&source, &device()).unwrap();
                 run(&x, &weight, ActivationType::Int16, Mode::Store, &[])[..5].to_vec()
             })
         };

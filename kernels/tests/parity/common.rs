@@ -17,6 +17,12 @@ pub(crate) fn device() -> Device {
     name.parse::<DeviceChoice>().unwrap().open().unwrap()
 }
 
+/// The levels of the CPU, for tests of it alone; none where [`DEVICE_VARIABLE`] names a GPU, which
+/// would run them all.
+pub(crate) fn levels() -> impl Iterator<Item = Isa> {
+    Isa::available().filter(|_| device().is_cpu())
+}
+
 /// What runs an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
@@ -44,6 +50,14 @@ impl Backend {
         levels.collect()
     }
 
+    /// Where it has its tensors.
+    pub(crate) fn device(self) -> Device {
+        match self {
+            Self::Cpu(_) => Device::Cpu,
+            _ => device(),
+        }
+    }
+
     /// Runs `body` with operators, and the packing of weights, on this backend.
     pub(crate) fn with<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
@@ -65,6 +79,8 @@ impl Backend {
     pub(crate) fn is_cuda(self) -> bool {
         match self {
             Self::Cpu(_) => false,
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            Self::Gpu => device().is_cuda(),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => language == Language::Cuda,
         }

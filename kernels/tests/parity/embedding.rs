@@ -1,11 +1,10 @@
 //! Rows of the embedding table.
 
-use candle_core::Device;
 use sconce_kernels::embedding::reference;
 use sconce_kernels::{DenseType, Error, Matrix, embedding};
 
 use crate::coded::{self, Coded};
-use crate::common::{Backend, bits, poisoned, values};
+use crate::common::{Backend, bits, device, poisoned, values};
 use crate::matmul::{Affine, Dense, formats};
 
 /// Checks a table, on every backend, against the gathered rows of its unpacked form.
@@ -37,18 +36,18 @@ fn assert_parity_here(table: &Matrix, case: &str) {
 fn embedding_matches_its_reference() {
     for format in formats() {
         let source = Affine { rows: 21, cols: 128, format, seed: 5 };
-        let table = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+        let table = || Matrix::pack_affine(&source, &device()).unwrap();
         assert_parity(table, &format!("{format:?}"));
     }
     for format in coded::formats() {
         let source = Coded { rows: 21, cols: 128, format, seed: 5 };
-        let table = || Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+        let table = || Matrix::pack_coded(&source, &device()).unwrap();
         assert_parity(table, &format!("{format:?}"));
     }
     for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
         for cols in [7, 45] {
             let source = Dense { rows: 18, cols, dense_type };
-            let table = || Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+            let table = || Matrix::pack_dense(&source, &device()).unwrap();
             assert_parity(table, &format!("{dense_type:?} {cols}"));
         }
     }
@@ -57,7 +56,7 @@ fn embedding_matches_its_reference() {
 #[test]
 fn an_id_outside_of_the_vocabulary_is_refused_by_name() {
     let source = Dense { rows: 18, cols: 7, dense_type: DenseType::F32 };
-    let table = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+    let table = Matrix::pack_dense(&source, &device()).unwrap();
     let error = embedding(&poisoned(2, 7), &table, &[1, 18]).unwrap_err();
     assert_eq!(error.to_string(), "embedding: ids[1] is 18, must be below 18");
     let error = embedding(&poisoned(1, 7), &table, &[1, 2]).unwrap_err();

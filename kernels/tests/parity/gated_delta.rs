@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::gated_delta::{Inputs, Shape, reference};
 use sconce_kernels::{
-    Emit, Error, Form, GatedDeltaInputs, GatedDeltaOptions, Isa, KeyHeads, Pool, Recurrence,
+    Emit, Error, Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, Pool, Recurrence,
     RecurrentSegment, gated_delta,
 };
 
-use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values, vector};
+use crate::common::{
+    Backend, Random, bits, compare, device, levels, poisoned, tensor, values, vector,
+};
 
 /// Operands of the rule: keys, queries and values of some rows, and states to start from.
 pub(crate) struct Case {
@@ -69,7 +71,7 @@ impl Case {
     ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let Shape { slots, key_heads, value_heads, key_dim, value_dim, head_map } = self.shape;
         let dims = (slots, value_heads, key_dim, value_dim);
-        let state = Tensor::from_slice(&self.state, dims, &Device::Cpu).unwrap();
+        let state = Tensor::from_slice(&self.state, dims, &device()).unwrap();
         let out = poisoned(self.rows() + 1, self.width());
         let inputs = GatedDeltaInputs {
             qkv: &tensor(&self.qkv, self.shape.qkv_width()),
@@ -170,7 +172,7 @@ fn a_sequence_has_the_same_bits_whole_in_pieces_alone_and_on_any_number_of_threa
         let case = Case::new(shape(dims, 3, KeyHeads::Grouped), 150, -0.1);
         let width = case.width();
         let whole = segments(&[20, 130]);
-        for isa in Isa::available() {
+        for isa in levels() {
             let recurrence = Recurrence { segments: &whole, emits: &[] };
             let (expected, end) = isa.with(|| case.run(Form::Sequential, recurrence));
             for (threads, piece) in [(1, 1), (2, 7), (3, 64), (4, 33)] {
@@ -342,7 +344,7 @@ fn operands_that_do_not_fit_are_refused() {
         |segments: &[RecurrentSegment], emits: &[Emit], key_heads: usize, value_dim: usize| {
             let out = poisoned(3, 32);
             let dims = (2, 4, 8, 8);
-            let state = Tensor::from_slice(&case.state, dims, &Device::Cpu).unwrap();
+            let state = Tensor::from_slice(&case.state, dims, &device()).unwrap();
             let inputs = GatedDeltaInputs {
                 qkv: &tensor(&case.qkv, case.shape.qkv_width()),
                 a: &tensor(&case.a, 4),

@@ -1,9 +1,9 @@
 //! The chunked form of `gated_delta` against the sequential one: every short length, a long one, and
 //! decays at both ends.
 
-use sconce_kernels::{Emit, Form, Isa, KeyHeads, Recurrence, RecurrentSegment};
+use sconce_kernels::{Emit, Form, KeyHeads, Recurrence, RecurrentSegment};
 
-use crate::common::{Backend, compare};
+use crate::common::{Backend, compare, levels};
 use crate::gated_delta::{Case, largest_of_runs, shape};
 
 /// Largest difference allowed, relative to the largest output of the head in the same 64 rows (where
@@ -55,16 +55,18 @@ fn gpus() -> impl Iterator<Item = Backend> {
 
 #[test]
 fn both_forms_agree_over_every_short_length() {
-    let cpu = Isa::available().last().map(Backend::Cpu).unwrap();
+    let cpu = levels().last().map(Backend::Cpu);
     for (index, rate) in RATES.into_iter().enumerate() {
         let (name, wide_name) = (format!("rate {rate}"), format!("wide, rate {rate}"));
         let case = Case::new(shape([1, 2, 16, 24], 1, KeyHeads::Grouped), 200, rate);
-        for len in 1..=200 {
+        for (cpu, len) in cpu.iter().flat_map(|cpu| (1..=200).map(move |len| (*cpu, len))) {
             compare_forms(cpu, &name, &case, len);
         }
         let wide = Case::new(shape([1, 1, 128, 128], 1, KeyHeads::Grouped), 200, rate);
-        for len in [1, 63, 64, 65, 129 + index, 200] {
-            compare_forms(cpu, &wide_name, &wide, len);
+        if let Some(cpu) = cpu {
+            for len in [1, 63, 64, 65, 129 + index, 200] {
+                compare_forms(cpu, &wide_name, &wide, len);
+            }
         }
         for backend in gpus() {
             for len in [1, 15, 64, 65, 128 + index] {
@@ -82,7 +84,7 @@ fn both_forms_agree_over_a_long_sequence() {
     for rate in RATES {
         let name = format!("rate {rate}");
         let case = Case::new(shape([1, 2, 32, 32], 1, KeyHeads::Grouped), 4096, rate);
-        for isa in Isa::available() {
+        for isa in levels() {
             compare_forms(Backend::Cpu(isa), &name, &case, 4096);
         }
         // More than the chunks that are prepared together.

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use sconce_kernels::head_matmul::reference;
 use sconce_kernels::matmul::reference as source_rows;
 use sconce_kernels::{
     ActivationBuffer, ActivationType, DenseType, Error, Matrix, Mode, Pool, head_matmul, matmul,
 };
 
-use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, device, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, formats};
 
 /// Heads of one shape, to be packed for a backend, and the values of each.
@@ -19,7 +18,7 @@ type Heads = (Box<dyn Fn() -> Vec<Matrix>>, Vec<Vec<f32>>);
 fn dense(heads: usize, rows: usize, cols: usize, dense_type: DenseType) -> Heads {
     let source = move || Dense { rows, cols, dense_type };
     let all: Vec<f32> = (0..rows).flat_map(|row| source_rows::dense_row(&source(), row)).collect();
-    let pack = move |_| Matrix::pack_dense(&source(), &Device::Cpu).unwrap();
+    let pack = move |_| Matrix::pack_dense(&source(), &device()).unwrap();
     (Box::new(move || (0..heads).map(pack).collect()), vec![all; heads])
 }
 
@@ -31,7 +30,7 @@ fn affine(heads: usize, rows: usize, cols: usize, format: usize) -> Heads {
         (0..rows).flat_map(|row| source_rows::affine_row(&source(head), row)).collect()
     };
     let values = (0..heads).map(all).collect();
-    let pack = move |head: usize| Matrix::pack_affine(&source(head), &Device::Cpu).unwrap();
+    let pack = move |head: usize| Matrix::pack_affine(&source(head), &device()).unwrap();
     (Box::new(move || (0..heads).map(pack).collect()), values)
 }
 
@@ -88,7 +87,7 @@ fn assert_alone(weights: &[Matrix], rows: usize, case: &str) {
     for (row, head) in [(0, 0), (rows / 2, 1), (rows / 2 + 1, 1), (rows - 1, 0)] {
         let alone = tensor(&x[(row * heads + head) * inputs..][..inputs], inputs);
         let exact = ActivationType::F32;
-        let mut buffer = ActivationBuffer::new(1, inputs, exact, &Device::Cpu).unwrap();
+        let mut buffer = ActivationBuffer::new(1, inputs, exact, &device()).unwrap();
         let prepared = buffer.prepare(&alone, 1, &[&weights[head]]).unwrap();
         let out = poisoned(1, outputs);
         matmul(&out, &prepared, &weights[head], Mode::Store).unwrap();

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::latent_attention::{Inputs, Shape, reference};
 use sconce_kernels::{
     AttentionOptions, Error, KvPages, PageTable, Pool, Segment, latent_attention, write_kv,
 };
 
-use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, device, poisoned, tensor, values};
 
 const OPTIONS: AttentionOptions = AttentionOptions { scale: 0.2, window: None };
 
@@ -47,8 +47,7 @@ fn set_up((sizes, segments): &Case, seed: u64) -> Setup {
     for index in (1..count).rev() {
         pages.swap(index, random.below(index + 1));
     }
-    let pool =
-        |width| Tensor::full(f32::NAN, (count, 1, page_tokens, width), &Device::Cpu).unwrap();
+    let pool = |width| Tensor::full(f32::NAN, (count, 1, page_tokens, width), &device()).unwrap();
     let mut setup = Setup {
         keys: pool(rope_dim).contiguous().unwrap(),
         latents: pool(latent_dim).contiguous().unwrap(),
@@ -181,7 +180,7 @@ fn latents_that_do_not_fit_are_refused() {
     assert_eq!(error, "latent_attention: window must be none, found Some(4)");
     let beyond = Segment { page_count: 1, ..good };
     let narrow = poisoned(6, 12);
-    let two_heads = Tensor::zeros((3, 2, 16, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let two_heads = Tensor::zeros((3, 2, 16, 4), candle_core::DType::F32, &device()).unwrap();
     let two = KvPages { keys: &two_heads, values: &two_heads };
     let turned = KvPages { keys: kv.values, values: kv.keys };
     for found in [

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use sconce_kernels::matmul::reference;
 use sconce_kernels::{
     ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, DenseRows, DenseType,
-    Error, Isa, Matrix, Mode, Pool, ScaleType, matmul, read_rows,
+    Error, Matrix, Mode, Pool, ScaleType, matmul, read_rows,
 };
 
-use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, device, levels, poisoned, tensor, values};
 
 /// Sums of up to 2048 terms with one accumulator, relative to the sum of magnitudes.
 pub(crate) const TOLERANCE: f32 = 3e-6;
@@ -144,7 +143,7 @@ pub(crate) fn run(
         sconce_kernels::write_rows(&out, before).unwrap();
     }
     let x = tensor(x, cols);
-    let mut buffer = ActivationBuffer::new(rows, cols, kind, &Device::Cpu).unwrap();
+    let mut buffer = ActivationBuffer::new(rows, cols, kind, &device()).unwrap();
     let prepared = buffer.prepare(&x, rows, &[weight]).unwrap();
     matmul(&out, &prepared, weight, mode).unwrap();
     values(&out)
@@ -205,7 +204,7 @@ fn affine_matmul_matches_its_reference() {
     for (index, format) in formats().into_iter().enumerate() {
         for (seed, (rows_out, cols, rows)) in shapes.into_iter().enumerate() {
             let source = Affine { rows: rows_out, cols, format, seed: seed as u64 };
-            let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_affine(&source, &device()).unwrap();
             let x = activations(index as u64 + 1, rows, cols);
             let case = format!("{format:?} {rows}x{cols}x{rows_out}");
             assert_matches(pack, &x, &case, |kind| expected(&source, &x, kind));
@@ -219,7 +218,7 @@ fn a_group_of_sixteen_may_end_in_half_a_group_of_activations() {
         AffineFormat { bits: 6, group_size: 16, zero_point: Some(32), scales: ScaleType::F32 };
     let source = Affine { rows: 20, cols: 48, format, seed: 3 };
     let x = Random::new(5).numbers(3 * 48);
-    let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let pack = || Matrix::pack_affine(&source, &device()).unwrap();
     assert_matches(pack, &x, "groups of 16", |kind| expected(&source, &x, kind));
 }
 
@@ -230,7 +229,7 @@ fn dense_matmul_matches_its_reference() {
             [(1, 1, 1), (16, 64, 4), (33, 7, 5), (20, 515, 13), (5, 33, 0)]
         {
             let source = Dense { rows: rows_out, cols, dense_type };
-            let pack = || Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_dense(&source, &device()).unwrap();
             let x = activations(7, rows, cols);
             let (mut sums, mut magnitudes) = (Vec::new(), Vec::new());
             for row in x.chunks(cols) {
@@ -253,7 +252,7 @@ fn add_mode_adds_the_product_to_what_was_there() {
         let x = activations(3, rows, 128);
         let before = Random::new(8).numbers(rows * 35);
         for backend in Backend::all() {
-            let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_affine(&source, &device()).unwrap();
             let product = backend.with(|| run(&x, &pack(), kind, Mode::Store, &[]));
             let sum: Vec<f32> = before.iter().zip(&product).map(|(a, b)| a + b).collect();
             let found = backend.with(|| run(&x, &pack(), kind, Mode::Add, &before));
@@ -267,12 +266,12 @@ fn a_row_has_the_same_bits_alone_and_in_any_batch_on_any_number_of_threads() {
     let pools: Vec<_> = [1, 2, 3].map(|threads| Arc::new(Pool::new(threads).unwrap())).into();
     for format in formats() {
         let source = Affine { rows: 200, cols: 256, format, seed: 1 };
-        let affine = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+        let affine = Matrix::pack_affine(&source, &device()).unwrap();
         assert_invariant(&affine, &pools, &format!("{format:?}"));
     }
     for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
         let source = Dense { rows: 200, cols: 255, dense_type };
-        let dense = Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+        let dense = Matrix::pack_dense(&source, &device()).unwrap();
         assert_invariant(&dense, &pools, &format!("{dense_type:?}"));
     }
 }
@@ -281,7 +280,7 @@ pub(crate) fn assert_invariant(weight: &Matrix, pools: &[Arc<Pool>], case: &str)
     let (cols, outputs) = (weight.cols(), weight.rows());
     let x = activations(4, 17, cols);
     for kind in [ActivationType::F32, ActivationType::Int8, ActivationType::Int16] {
-        for isa in Isa::available() {
+        for isa in levels() {
             let alone: Vec<u32> = isa.with(|| {
                 let row = |x| bits(&run(x, weight, kind, Mode::Store, &[])[..outputs]);
                 x.chunks(cols).flat_map(row).collect()
@@ -304,7 +303,7 @@ fn exact_activations_are_those_of_a_buffer_that_quantizes_nothing() {
     let x = activations(3, 6, 128);
     for backend in Backend::all() {
         backend.with(|| {
-            let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let weight = Matrix::pack_affine(&source, &device()).unwrap();
             let (rows, out) = (tensor(&x, 128), poisoned(6, 35));
             matmul(&out, &Activations::exact(&rows, 6).unwrap(), &weight, Mode::Store).unwrap();
             let expected = run(&x, &weight, ActivationType::F32, Mode::Store, &[]);
@@ -317,9 +316,9 @@ fn exact_activations_are_those_of_a_buffer_that_quantizes_nothing() {
 #[test]
 fn many_rows_in_several_blocks_equal_the_same_rows_alone() {
     let source = Affine { rows: 48, cols: 64, format: formats()[1], seed: 1 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let weight = Matrix::pack_affine(&source, &device()).unwrap();
     let x = activations(4, 300, 64);
-    for isa in Isa::available() {
+    for isa in levels() {
         let run = |x: &[f32]| isa.with(|| run(x, &weight, ActivationType::Int8, Mode::Store, &[]));
         let all = run(&x);
         for row in [0, 127, 128, 255, 299] {
@@ -332,7 +331,7 @@ fn many_rows_in_several_blocks_equal_the_same_rows_alone() {
 #[test]
 fn sixteen_bit_activations_are_closer_to_f32_than_eight_bit_ones() {
     let source = Affine { rows: 64, cols: 512, format: formats()[1], seed: 6 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let weight = Matrix::pack_affine(&source, &device()).unwrap();
     let x = activations(11, 4, 512);
     let exact = run(&x, &weight, ActivationType::F32, Mode::Store, &[]);
     let error = |kind| -> f32 {
@@ -351,7 +350,7 @@ fn a_row_that_is_not_finite_has_results_that_are_not_finite() {
             let mut x = activations(11, rows, 64);
             x[70] = broken;
             for backend in Backend::all() {
-                let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+                let pack = || Matrix::pack_affine(&source, &device()).unwrap();
                 let found = backend.with(|| run(&x, &pack(), kind, Mode::Store, &[]));
                 for (row, values) in found.chunks(17).take(rows).enumerate() {
                     let holds = |value: &f32| value.is_finite() == (row != 1);
@@ -367,14 +366,14 @@ fn packing_keeps_every_value() {
     for backend in Backend::all().into_iter().filter(|it| it.packs()) {
         for format in formats() {
             let source = Affine { rows: 19, cols: 384, format, seed: 9 };
-            let weight = backend.with(|| Matrix::pack_affine(&source, &Device::Cpu)).unwrap();
+            let weight = backend.with(|| Matrix::pack_affine(&source, &device())).unwrap();
             let expected = |row| reference::affine_row(&source, row);
             assert_keeps(backend, &weight, &format!("{backend} {format:?}"), expected);
         }
         for dense_type in [DenseType::F32, DenseType::Bf16, DenseType::F16] {
             for cols in [5, 37] {
                 let source = Dense { rows: 19, cols, dense_type };
-                let weight = backend.with(|| Matrix::pack_dense(&source, &Device::Cpu)).unwrap();
+                let weight = backend.with(|| Matrix::pack_dense(&source, &device())).unwrap();
                 let expected = |row| reference::dense_row(&source, row);
                 assert_keeps(backend, &weight, &format!("{backend} {dense_type:?}"), expected);
             }
@@ -395,7 +394,7 @@ pub(crate) fn assert_keeps(
         assert_eq!(bits(&found), bits(&expected(row)), "{case}");
     }
     let (format, rows, cols) = (weight.format(), weight.rows(), weight.cols());
-    let foreseen = backend.with(|| Matrix::bytes_on(format, rows, cols, &Device::Cpu)).unwrap();
+    let foreseen = backend.with(|| Matrix::bytes_on(format, rows, cols, &device())).unwrap();
     assert_eq!(weight.bytes() as u64, foreseen, "{case}");
     if !backend.is_gpu() {
         assert_eq!(Matrix::bytes_for(format, rows, cols), foreseen, "{case}");
@@ -407,11 +406,10 @@ fn a_stack_keeps_the_values_of_each_of_its_weights() {
     for backend in Backend::all().into_iter().filter(|it| it.packs()) {
         for (format, rows) in formats().into_iter().zip([7, 3, 1, 2, 5, 0, 4].into_iter().cycle()) {
             let sources = [1, 2, 3].map(|seed| Affine { rows, cols: 128, format, seed });
-            let packed =
-                sources.each_ref().map(|it| Matrix::pack_affine(it, &Device::Cpu).unwrap());
+            let packed = sources.each_ref().map(|it| Matrix::pack_affine(it, &device()).unwrap());
             assert_eq!(Matrix::stack(packed.into()).unwrap().len(), 3);
             let stacked = backend.with(|| {
-                let pack = |it: &Affine| Matrix::pack_affine(it, &Device::Cpu).unwrap();
+                let pack = |it: &Affine| Matrix::pack_affine(it, &device()).unwrap();
                 Matrix::stack(sources.iter().map(pack).collect()).unwrap()
             });
             for (source, weight) in sources.iter().zip(&stacked) {
@@ -433,7 +431,7 @@ fn weights_of_several_shapes_or_formats_are_no_stack_of_a_gpu() {
                 format,
                 seed: 1,
             });
-            let pack = |it: &Affine| Matrix::pack_affine(it, &Device::Cpu).unwrap();
+            let pack = |it: &Affine| Matrix::pack_affine(it, &device()).unwrap();
             let stack = backend.with(|| Matrix::stack(sources.iter().map(pack).collect()));
             assert!(matches!(stack, Err(Error::Format { .. })), "{backend}");
         }
@@ -443,7 +441,7 @@ fn weights_of_several_shapes_or_formats_are_no_stack_of_a_gpu() {
 #[test]
 fn a_packed_four_bit_weight_takes_no_more_bytes_than_its_source() {
     let source = Affine { rows: 160, cols: 256, format: formats()[1], seed: 9 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let weight = Matrix::pack_affine(&source, &device()).unwrap();
     assert_eq!(weight.bytes(), 160 * 256 / 32 * 20);
 }
 
@@ -458,7 +456,7 @@ fn formats_outside_of_the_contract_are_refused() {
     ];
     for (format, cols) in bad {
         let source = Affine { rows: 2, cols, format, seed: 1 };
-        let error = Matrix::pack_affine(&source, &Device::Cpu).unwrap_err();
+        let error = Matrix::pack_affine(&source, &device()).unwrap_err();
         assert!(matches!(error, Error::Format { .. }), "{format:?} {cols}: {error}");
     }
 }
@@ -466,9 +464,9 @@ fn formats_outside_of_the_contract_are_refused() {
 #[test]
 fn operands_that_do_not_fit_are_refused() {
     let source = Affine { rows: 20, cols: 64, format: formats()[0], seed: 1 };
-    let weight = Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+    let weight = Matrix::pack_affine(&source, &device()).unwrap();
     let x = tensor(&[0.0; 128], 64);
-    let mut buffer = ActivationBuffer::new(2, 64, ActivationType::Int8, &Device::Cpu).unwrap();
+    let mut buffer = ActivationBuffer::new(2, 64, ActivationType::Int8, &device()).unwrap();
     assert!(matches!(buffer.prepare(&x, 3, &[&weight]), Err(Error::Shape { .. })));
     let wide = tensor(&[0.0; 192], 96);
     assert!(matches!(buffer.prepare(&wide, 2, &[&weight]), Err(Error::Shape { .. })));

@@ -1,14 +1,13 @@
 //! Rows of the matmul table that are about GPUs: blocks of many rows, of which the CPU has other
 //! sizes, and where bits may depend on company.
 
-use candle_core::Device;
 use sconce_kernels::{
     ActivationType, AffineFormat, Code, CodedFormat, DenseType, Error, Matrix, Mode, ScaleType,
     matmul,
 };
 
 use crate::coded::{self, Coded};
-use crate::common::{Backend, bits, poisoned, tensor};
+use crate::common::{Backend, bits, device, poisoned, tensor};
 use crate::matmul::{Affine, Dense, activations, assert_matches, expected, formats, run};
 
 const KINDS: [ActivationType; 3] =
@@ -20,14 +19,14 @@ fn weights(rows: usize, cols: usize) -> Vec<Matrix> {
     let bytes = AffineFormat { bits: 8, zero_point: Some(128), scales: ScaleType::F16, ..nibbles };
     let affine = |format| {
         let source = Affine { rows, cols, format, seed: 1 };
-        Matrix::pack_affine(&source, &Device::Cpu).unwrap()
+        Matrix::pack_affine(&source, &device()).unwrap()
     };
     let coded = |(code, group_size, scales)| {
         let format = CodedFormat { code, group_size, scales };
-        Matrix::pack_coded(&Coded { rows, cols, format, seed: 1 }, &Device::Cpu).unwrap()
+        Matrix::pack_coded(&Coded { rows, cols, format, seed: 1 }, &device()).unwrap()
     };
     let dense =
-        |dense_type| Matrix::pack_dense(&Dense { rows, cols, dense_type }, &Device::Cpu).unwrap();
+        |dense_type| Matrix::pack_dense(&Dense { rows, cols, dense_type }, &device()).unwrap();
     let codes = [
         (Code::E2m1, 16, ScaleType::Bf16),
         (Code::Iq4Nl, 32, ScaleType::F16),
@@ -45,13 +44,13 @@ fn many_rows_in_ragged_blocks_match_the_reference() {
         let x = activations(5, rows, cols);
         for format in [formats()[0], formats()[5]] {
             let source = Affine { rows: outputs, cols, format, seed: 3 };
-            let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_affine(&source, &device()).unwrap();
             let case = format!("{format:?} {rows}x{cols}x{outputs}");
             assert_matches(pack, &x, &case, |kind| expected(&source, &x, kind));
         }
         let format = CodedFormat { code: Code::E4m3, group_size: 32, scales: ScaleType::F16 };
         let source = Coded { rows: outputs, cols, format, seed: 3 };
-        let pack = || Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+        let pack = || Matrix::pack_coded(&source, &device()).unwrap();
         let case = format!("{format:?} {rows}x{cols}x{outputs}");
         assert_matches(pack, &x, &case, |kind| coded::expected(&source, &x, kind));
     }

@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::moe::reference;
 use sconce_kernels::{
-    ActivationBuffer, ActivationType, DenseType, Error, ExpertProduct, Isa, Matrix, Mode,
-    PairInput, Pool, RouterOptions, Routing, Scoring, combine_experts, expert_matmul,
-    expert_matmuls, matmul,
+    ActivationBuffer, ActivationType, DenseType, Error, ExpertProduct, Matrix, Mode, PairInput,
+    Pool, RouterOptions, Routing, Scoring, combine_experts, expert_matmul, expert_matmuls, matmul,
 };
 
 use crate::coded::{self, Coded};
-use crate::common::{Backend, Random, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, Random, bits, compare, device, levels, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, TOLERANCE, activations, formats};
 
 /// Of sums of weighted results on GPUs, which may round a product and a sum at once.
@@ -29,15 +28,15 @@ pub(crate) fn mixed(experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
         match kind {
             0 => {
                 let format = affine[turn % affine.len()];
-                Matrix::pack_affine(&Affine { rows, cols, format, seed }, &Device::Cpu)
+                Matrix::pack_affine(&Affine { rows, cols, format, seed }, &device())
             }
             1 => {
                 let format = coded[turn % coded.len()];
-                Matrix::pack_coded(&Coded { rows, cols, format, seed }, &Device::Cpu)
+                Matrix::pack_coded(&Coded { rows, cols, format, seed }, &device())
             }
             _ => {
                 let dense_type = dense[turn % dense.len()];
-                Matrix::pack_dense(&Dense { rows, cols, dense_type }, &Device::Cpu)
+                Matrix::pack_dense(&Dense { rows, cols, dense_type }, &device())
             }
         }
     };
@@ -59,7 +58,7 @@ fn options(experts_per_token: usize) -> RouterOptions {
 pub(crate) fn route(seeds: &[u64], experts: usize, choices: usize) -> Routing {
     let logits: Vec<f32> =
         seeds.iter().flat_map(|seed| Random::new(seed + 77).numbers(experts)).collect();
-    let mut routing = Routing::new(seeds.len(), experts, choices, &Device::Cpu).unwrap();
+    let mut routing = Routing::new(seeds.len(), experts, choices, &device()).unwrap();
     routing.route(&tensor(&logits, experts), None, &options(choices), seeds.len()).unwrap();
     routing
 }
@@ -83,8 +82,8 @@ pub(crate) fn run(
         PairInput::Pairs => routing.pairs(),
     };
     let out = poisoned(routing.pairs() + 1, experts[0].rows());
-    let x = Tensor::from_slice(x, (count, cols), &Device::Cpu).unwrap();
-    let mut buffer = ActivationBuffer::new(count, cols, kind, &Device::Cpu).unwrap();
+    let x = Tensor::from_slice(x, (count, cols), &device()).unwrap();
+    let mut buffer = ActivationBuffer::new(count, cols, kind, &device()).unwrap();
     let x = buffer.prepare_experts(&x, count, &[experts]).unwrap();
     expert_matmul(&out, &x, experts, routing, input).unwrap();
     values(&out)
@@ -94,7 +93,7 @@ pub(crate) fn run(
 fn alone(x: &[f32], expert: &Matrix, kind: ActivationType) -> Vec<f32> {
     let out = poisoned(1, expert.rows());
     let x = tensor(x, expert.cols());
-    let mut buffer = ActivationBuffer::new(1, expert.cols(), kind, &Device::Cpu).unwrap();
+    let mut buffer = ActivationBuffer::new(1, expert.cols(), kind, &device()).unwrap();
     matmul(&out, &buffer.prepare(&x, 1, &[expert]).unwrap(), expert, Mode::Store).unwrap();
     values(&out)
 }
@@ -155,7 +154,7 @@ fn expert_matmul_matches_its_reference() {
         let seeds: Vec<u64> = (0..count).collect();
         let (x, routing) = (rows(&seeds, cols), route(&seeds, experts, choices));
         let expected = expected(&x, &stack, &routing);
-        for isa in Isa::available() {
+        for isa in levels() {
             let found = isa.with(|| run(&x, &stack, &routing, PairInput::Rows, KINDS[0]));
             let case = format!("{isa} {experts} experts, {choices} of {count} rows");
             compare(&case, &found, &expected.values, &expected.magnitudes, TOLERANCE);
@@ -172,7 +171,7 @@ fn a_pair_has_the_bits_of_its_row_times_its_expert_alone() {
         let seeds: Vec<u64> = (0..count).collect();
         let (x, routing) = (rows(&seeds, cols), route(&seeds, experts, choices));
         let chosen = routing.choices().unwrap();
-        for (kind, isa) in KINDS.into_iter().flat_map(|k| Isa::available().map(move |i| (k, i))) {
+        for (kind, isa) in KINDS.into_iter().flat_map(|k| levels().map(move |i| (k, i))) {
             let case = format!("{isa} {kind:?} {experts} experts, {choices} of {count} rows");
             let found = isa.with(|| run(&x, &stack, &routing, PairInput::Rows, kind));
             assert!(found[routing.pairs() * outputs..].iter().all(|v| v.is_nan()), "{case}");
@@ -202,8 +201,7 @@ fn two_stacks_together_have_the_bits_of_each_alone() {
         for kind in KINDS {
             let outs = [50, 80].map(|outputs| poisoned(routing.pairs() + 1, outputs));
             let products = [0, 1].map(|i| ExpertProduct { out: &outs[i], experts: &stacks[i] });
-            let mut buffer =
-                ActivationBuffer::new(count as usize, cols, kind, &Device::Cpu).unwrap();
+            let mut buffer = ActivationBuffer::new(count as usize, cols, kind, &device()).unwrap();
             let tensor = tensor(&x, cols);
             let both = [&stacks[0][..], &stacks[1][..]];
             let activations = buffer.prepare_experts(&tensor, count as usize, &both).unwrap();
@@ -299,7 +297,7 @@ fn stacks_and_rows_that_do_not_fit_the_routing_are_refused_before_anything_is_wr
     let stack = mixed(4, 16, 128);
     let mut odd = mixed(3, 16, 128);
     odd.push(mixed(1, 17, 128).remove(0));
-    let mut buffer = ActivationBuffer::new(8, 128, ActivationType::F32, &Device::Cpu).unwrap();
+    let mut buffer = ActivationBuffer::new(8, 128, ActivationType::F32, &device()).unwrap();
     let x = tensor(&[0.0; 8 * 128], 128);
     let mut refused = |out: &Tensor, rows: usize, stack: &[Matrix], input: PairInput| {
         let x = buffer.prepare_experts(&x, rows, &[stack]).unwrap();

@@ -1,14 +1,13 @@
 //! Rows of the table of `expert_matmul` on GPUs: stacks of one format, few and many pairs for each
 //! expert, and experts that nobody chose.
 
-use candle_core::Device;
 use sconce_kernels::{
     ActivationBuffer, ActivationType, DenseType, Error, ExpertProduct, Matrix, MatrixFormat,
     PairInput, Routing, expert_matmuls,
 };
 
 use crate::coded::{self, Coded};
-use crate::common::{Backend, bits, compare, poisoned, tensor, values};
+use crate::common::{Backend, bits, compare, device, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, formats, tolerance};
 use crate::moe::{expected, mixed, route, rows, run};
 
@@ -50,7 +49,7 @@ fn group(format: MatrixFormat) -> usize {
 fn stack(format: MatrixFormat, experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
     let expert = |index: usize| {
         let seed = index as u64 + 3;
-        let device = &Device::Cpu;
+        let device = &device();
         match format {
             MatrixFormat::Dense(dense_type) => {
                 Matrix::pack_dense(&Dense { rows, cols, dense_type }, device)
@@ -177,7 +176,7 @@ fn together(x: &[f32], stacks: &[&[Matrix]], routing: &Routing) -> Vec<Vec<f32>>
     let products: Vec<_> =
         outs.iter().zip(stacks).map(|(out, experts)| ExpertProduct { out, experts }).collect();
     let kind = ActivationType::F32;
-    let mut buffer = ActivationBuffer::new(x.len() / cols, cols, kind, &Device::Cpu).unwrap();
+    let mut buffer = ActivationBuffer::new(x.len() / cols, cols, kind, &device()).unwrap();
     let tensor = tensor(x, cols);
     let x = buffer.prepare_experts(&tensor, x.len() / cols, stacks).unwrap();
     expert_matmuls(&products, &x, routing, PairInput::Rows).unwrap();
@@ -215,7 +214,7 @@ fn experts_of_several_formats_and_those_of_another_device_are_refused() {
             let out = poisoned(4, 16);
             let error = backend.with(|| {
                 let mut buffer =
-                    ActivationBuffer::new(2, 128, ActivationType::F32, &Device::Cpu).unwrap();
+                    ActivationBuffer::new(2, 128, ActivationType::F32, &device()).unwrap();
                 let x = buffer.prepare_experts(&x, 2, &[experts]).unwrap();
                 let products = [ExpertProduct { out: &out, experts }];
                 expert_matmuls(&products, &x, &routing, PairInput::Rows).unwrap_err()

@@ -1,9 +1,9 @@
 //! Rows of the tables for sizes that fill no block: groups, panels and tiles that are few or cut off.
 
-use candle_core::Device;
 use sconce_kernels::Matrix;
 
 use crate::coded::{self, Coded};
+use crate::common::device;
 use crate::matmul::{self, Affine, assert_matches};
 
 /// Groups of a row of a weight, its rows, and rows of activations.
@@ -16,7 +16,7 @@ fn affine_weights_of_any_number_of_groups_match_their_reference() {
         for [groups, rows, count] in SIZES {
             let cols = groups * format.group_size;
             let source = Affine { rows, cols, format, seed: groups as u64 };
-            let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_affine(&source, &device()).unwrap();
             let x = matmul::activations(rows as u64, count, cols);
             let case = format!("{format:?} {count}x{cols}x{rows}");
             assert_matches(pack, &x, &case, |kind| matmul::expected(&source, &x, kind));
@@ -30,7 +30,7 @@ fn coded_weights_of_any_number_of_groups_match_their_reference() {
         for [groups, rows, count] in SIZES {
             let cols = groups * format.group_size;
             let source = Coded { rows, cols, format, seed: groups as u64 };
-            let pack = || Matrix::pack_coded(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_coded(&source, &device()).unwrap();
             let x = matmul::activations(rows as u64, count, cols);
             let case = format!("{format:?} {count}x{cols}x{rows}");
             assert_matches(pack, &x, &case, |kind| coded::expected(&source, &x, kind));

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::{
     ActivationBuffer, ActivationType, Error, Matrix, Mode, Pool, Product, matmul, matmuls,
 };
 
-use crate::common::{Backend, bits, poisoned, tensor, values};
+use crate::common::{Backend, bits, device, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, activations, formats};
 
 const COLS: usize = 128;
@@ -18,10 +18,10 @@ const OUTPUTS: [usize; 4] = [16, 5, 70, 33];
 fn weights() -> Vec<Matrix> {
     let affine = |rows, index: usize| {
         let source = Affine { rows, cols: COLS, format: formats()[index], seed: rows as u64 };
-        Matrix::pack_affine(&source, &Device::Cpu).unwrap()
+        Matrix::pack_affine(&source, &device()).unwrap()
     };
     let dense = Dense { rows: OUTPUTS[2], cols: COLS, dense_type: sconce_kernels::DenseType::Bf16 };
-    let dense = Matrix::pack_dense(&dense, &Device::Cpu).unwrap();
+    let dense = Matrix::pack_dense(&dense, &device()).unwrap();
     vec![affine(OUTPUTS[0], 0), affine(OUTPUTS[1], 1), dense, affine(OUTPUTS[3], 0)]
 }
 
@@ -40,7 +40,7 @@ fn products_together_have_the_bits_of_each_alone() {
                 backend.with(|| {
                     let weights = weights();
                     let all: Vec<&Matrix> = weights.iter().collect();
-                    let buffer = ActivationBuffer::new(rows, COLS, kind, &Device::Cpu);
+                    let buffer = ActivationBuffer::new(rows, COLS, kind, &device());
                     let mut buffer = buffer.unwrap();
                     let x = buffer.prepare(&x, rows, &all).unwrap();
                     for (weight, out) in weights.iter().zip(&alone) {
@@ -65,7 +65,7 @@ fn products_together_have_the_bits_of_each_alone() {
 fn products_that_cannot_be_together_are_refused() {
     let weights = weights();
     let x = tensor(&activations(1, 2, COLS), COLS);
-    let mut buffer = ActivationBuffer::new(2, COLS, ActivationType::F32, &Device::Cpu).unwrap();
+    let mut buffer = ActivationBuffer::new(2, COLS, ActivationType::F32, &device()).unwrap();
     let x = buffer.prepare(&x, 2, &[&weights[0]]).unwrap();
     let out = poisoned(2, OUTPUTS[0]);
     let product = Product { out: &out, weight: &weights[0] };

@@ -1,11 +1,13 @@
 //! Rows of the tables of `short_conv` and `rms_norm_gated`.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::rms_norm_gated::reference::rms_norm_gated as normalized;
 use sconce_kernels::short_conv::{Inputs, reference};
 use sconce_kernels::{Emit, Error, Pool, Recurrence, RecurrentSegment, rms_norm_gated, short_conv};
 
-use crate::common::{Backend, Random, bits, compare, displaced, poisoned, tensor, values, vector};
+use crate::common::{
+    Backend, Random, bits, compare, device, displaced, poisoned, tensor, values, vector,
+};
 
 /// Segments of the given lengths, one after another, in slots from 0 on.
 fn segments(lens: &[usize]) -> Vec<RecurrentSegment> {
@@ -128,7 +130,7 @@ fn a_convolution_has_the_same_bits_whole_in_pieces_and_on_any_number_of_threads(
 fn kernels_of_more_inputs_than_a_gpu_has_registers_for_are_refused() {
     for backend in Backend::all().into_iter().filter(|backend| backend.is_gpu()) {
         let (x, weight) = (tensor(&[1.0; 8], 4), tensor(&[1.0; 36], 4));
-        let state = Tensor::full(0.0_f32, (1, 8, 4), &Device::Cpu).unwrap();
+        let state = Tensor::full(0.0_f32, (1, 8, 4), &device()).unwrap();
         let state = state.contiguous().unwrap();
         let recurrence = Recurrence { segments: &segments(&[2]), emits: &[] };
         let out = poisoned(2, 4);
@@ -142,7 +144,7 @@ fn kernels_of_more_inputs_than_a_gpu_has_registers_for_are_refused() {
 fn a_convolution_over_ones_sums_the_inputs_it_sees() {
     let x = tensor(&[1.0, 2.0, 4.0], 1);
     let weight = tensor(&[1.0; 3], 1);
-    let state = Tensor::from_slice(&[100.0_f32, 200.0], (1, 2, 1), &Device::Cpu).unwrap();
+    let state = Tensor::from_slice(&[100.0_f32, 200.0], (1, 2, 1), &device()).unwrap();
     let segment = RecurrentSegment { first_row: 0, len: 3, slot: 0 };
     let out = poisoned(3, 1);
     let recurrence = Recurrence { segments: &[segment], emits: &[] };
@@ -157,7 +159,7 @@ fn a_convolution_over_ones_sums_the_inputs_it_sees() {
 #[test]
 fn a_convolution_whose_operands_do_not_fit_is_refused() {
     let (x, weight) = (tensor(&[1.0; 8], 4), tensor(&[1.0; 12], 4));
-    let state = |dims: (usize, usize, usize)| Tensor::full(0.0_f32, dims, &Device::Cpu).unwrap();
+    let state = |dims: (usize, usize, usize)| Tensor::full(0.0_f32, dims, &device()).unwrap();
     let state = |dims| state(dims).contiguous().unwrap();
     let segments = segments(&[2]);
     let run = |x: &Tensor, state: &Tensor, segments| {

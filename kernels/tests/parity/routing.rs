@@ -1,10 +1,9 @@
 //! Rows of the table of routing: which experts, which weights, which order of pairs.
 
-use candle_core::Device;
 use sconce_kernels::moe::reference;
 use sconce_kernels::{Choices, Error, RouterOptions, Routing, Scoring};
 
-use crate::common::{Backend, Random, bits, compare, tensor, vector};
+use crate::common::{Backend, Random, bits, compare, device, tensor, vector};
 
 /// Of weights on GPUs, which sum probabilities in another order and have an `exp` of their own.
 const TOLERANCE: f32 = 2e-6;
@@ -34,7 +33,7 @@ fn sigmoid(experts_per_token: usize, groups: usize, groups_per_token: usize) -> 
 /// What all rows of `logits` choose.
 fn route(logits: &[f32], experts: usize, correction: &[f32], options: &RouterOptions) -> Choices {
     let rows = logits.len() / experts;
-    let mut routing = Routing::new(rows, experts, options.experts_per_token, &Device::Cpu).unwrap();
+    let mut routing = Routing::new(rows, experts, options.experts_per_token, &device()).unwrap();
     let correction = (!correction.is_empty()).then(|| vector(correction));
     routing.route(&tensor(logits, experts), correction.as_ref(), options, rows).unwrap();
     routing.choices().unwrap()
@@ -221,7 +220,7 @@ fn pairs_are_sorted_by_expert_and_then_by_row() {
 #[test]
 fn a_routing_is_used_again_and_takes_the_bytes_foreseen() {
     everywhere(|| {
-        let mut routing = Routing::new(50, 16, 4, &Device::Cpu).unwrap();
+        let mut routing = Routing::new(50, 16, 4, &device()).unwrap();
         assert!(routing.bytes() <= Routing::bytes_for(50, 16, 4));
         assert!(routing.bytes() * 5 > Routing::bytes_for(50, 16, 4) * 4);
         let before = routing.bytes();
@@ -238,7 +237,7 @@ fn a_routing_is_used_again_and_takes_the_bytes_foreseen() {
 fn options_that_no_choice_keeps_are_refused() {
     everywhere(|| {
         let logits = tensor(&[0.0; 8], 8);
-        let mut routing = Routing::new(1, 8, 4, &Device::Cpu).unwrap();
+        let mut routing = Routing::new(1, 8, 4, &device()).unwrap();
         let correction = vector(&[0.0; 8]);
         let cases = [
             (softmax(0, true), None, "experts_per_token must be 1 to 4, found 0"),

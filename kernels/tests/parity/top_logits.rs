@@ -1,9 +1,9 @@
 //! Rows of the table of `top_logits`.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::top_logits::{TOP_MAX, TopLogits, VOCAB_MAX, reference};
 
-use crate::common::{Backend, Random, tensor, values};
+use crate::common::{Backend, Random, device, tensor, values};
 
 /// Largest relative error of a sum: of f32 in another order, with the powers of the backend.
 const SUM_TOLERANCE: f32 = 2e-6;
@@ -12,7 +12,7 @@ const SUM_TOLERANCE: f32 = 2e-6;
 fn compare(backend: Backend, logits: &[f32], vocab: usize, top: usize, temperatures: &[f32]) {
     let case = format!("{backend} {}x{vocab}, {top}", temperatures.len());
     let mut found =
-        backend.with(|| TopLogits::new(temperatures.len() + 1, vocab, top, &Device::Cpu).unwrap());
+        backend.with(|| TopLogits::new(temperatures.len() + 1, vocab, top, &device()).unwrap());
     let tensor = tensor(logits, vocab);
     backend.with(|| found.find(&tensor, temperatures)).unwrap();
     let ids: Vec<u32> = found.ids.flatten_all().unwrap().to_vec1().unwrap();
@@ -67,7 +67,7 @@ fn logits_that_are_no_numbers_come_first_and_show_in_the_sums() {
 
 #[test]
 fn more_than_there_is_room_for_is_refused() {
-    let device = Device::Cpu;
+    let device = device();
     for (vocab, top) in [(8, 0), (8, 9), (VOCAB_MAX, TOP_MAX + 1), (VOCAB_MAX + 1, 1)] {
         assert!(TopLogits::new(1, vocab, top, &device).is_err(), "{vocab} {top}");
     }

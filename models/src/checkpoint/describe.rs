@@ -71,6 +71,7 @@ impl Checkpoint {
         let format = match &self.format {
             Format::Gguf(gguf) => format!("GGUF v{}", gguf.version()),
             Format::HuggingFace(_) => "safetensors".to_string(),
+            Format::Random(_) => "none".to_string(),
         };
         let weights = self.weight_summaries();
         Ok(Description {
@@ -109,7 +110,7 @@ impl Checkpoint {
             Format::Gguf(gguf) => {
                 gguf.metadata().map(|(key, value)| (key.to_string(), value.to_string())).collect()
             }
-            Format::HuggingFace(_) => {
+            Format::HuggingFace(_) | Format::Random(_) => {
                 let short = super::config::excerpt;
                 self.config
                     .values()

@@ -41,6 +41,9 @@ impl Checkpoint {
             hash.field(key.as_bytes());
             hash.field(value.to_string().as_bytes());
         }
+        if let Some(seed) = self.seed() {
+            hash.field(&seed.to_le_bytes());
+        }
         for tensor in self.tensors() {
             hash.field(tensor.name.as_bytes());
             hash.field(tensor.dtype.name().as_bytes());

@@ -44,6 +44,8 @@ pub use tokenizer::{
 };
 pub use weight::Weight;
 
+use serde_json::Value;
+
 use crate::error::Error;
 use gguf::Gguf;
 use hugging_face::Directory;
@@ -73,6 +75,8 @@ pub struct Checkpoint {
 enum Format {
     Gguf(Box<Gguf>),
     HuggingFace(Directory),
+    /// Nothing but a configuration: weights are random, by this seed.
+    Random(u64),
 }
 
 /// Tensors by canonical name.
@@ -154,6 +158,34 @@ impl Checkpoint {
         })
     }
 
+    /// A configuration without files, for weights that nobody trained: the tensors an architecture asks
+    /// for are made from `seed` when it does. Norms count as stored with the one added.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is no configuration.
+    pub fn random(config: Value, seed: u64) -> Result<Checkpoint, Error> {
+        let name = format!("random weights {seed}");
+        let config = ModelConfig::from_json(&name, config)?;
+        Ok(Checkpoint {
+            path: PathBuf::from(name),
+            format: Format::Random(seed),
+            config,
+            generation: GenerationConfig::default(),
+            files: Vec::new(),
+            tensors: TensorTable::new(),
+            quantization: Quantization::None,
+            conventions: Conventions { norms_shifted: true, value_heads_tiled: false },
+        })
+    }
+
+    /// The seed of weights that are not stored; none where they are.
+    pub(crate) fn seed(&self) -> Option<u64> {
+        match self.format {
+            Format::Random(seed) => Some(seed),
+            _ => None,
+        }
+    }
+
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
@@ -173,7 +205,7 @@ impl Checkpoint {
     pub fn gguf(&self) -> Option<&Gguf> {
         match &self.format {
             Format::Gguf(gguf) => Some(gguf),
-            Format::HuggingFace(_) => None,
+            Format::HuggingFace(_) | Format::Random(_) => None,
         }
     }
 
@@ -215,6 +247,7 @@ impl Checkpoint {
             Format::HuggingFace(directory) => {
                 directory.tokenizer().map(TokenizerSource::HuggingFace)
             }
+            Format::Random(_) => None,
         })
     }
 
@@ -226,6 +259,7 @@ impl Checkpoint {
         match &self.format {
             Format::Gguf(gguf) => gguf.special_tokens(),
             Format::HuggingFace(directory) => directory.special_tokens(),
+            Format::Random(_) => Ok(SpecialTokens::default()),
         }
     }
 
@@ -237,6 +271,7 @@ impl Checkpoint {
         match &self.format {
             Format::Gguf(gguf) => gguf.chat_templates(),
             Format::HuggingFace(directory) => directory.chat_templates(),
+            Format::Random(_) => Ok(ChatTemplates::default()),
         }
     }
 

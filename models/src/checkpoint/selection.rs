@@ -29,6 +29,14 @@ impl RowSelection {
         RowSelection { ranges: Some(ranges) }
     }
 
+    /// Rows of the selection among `rows` rows.
+    ///
+    /// # Errors
+    /// The run that does not lie among them.
+    pub(crate) fn count(self, rows: usize) -> Result<usize, Range<usize>> {
+        self.resolve(rows).map(|selected| selected.count())
+    }
+
     /// The selection among `rows` rows.
     ///
     /// # Errors

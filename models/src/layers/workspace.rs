@@ -153,11 +153,6 @@ pub(crate) struct Allocator<'a> {
     bytes: u64,
 }
 
-/// Columns that share a scale in a row of quantized activations, and bytes of such a group: a code
-/// for each column, scale, offset and two sums.
-const ACTIVATION_GROUP: usize = 32;
-const ACTIVATION_GROUP_BYTES: usize = ACTIVATION_GROUP + 4 * 4;
-
 impl<'a> Allocator<'a> {
     /// An allocator for steps of `rows` rows on `device`.
     pub(crate) fn new(rows: usize, precision: Precision, device: &'a Device) -> Self {
@@ -237,8 +232,7 @@ impl<'a> Allocator<'a> {
         dim: usize,
     ) -> Result<ActivationBuffer, Error> {
         let activation = activation_type(self.precision, part);
-        let groups = activation.planes() * dim.div_ceil(ACTIVATION_GROUP);
-        self.count(rows as u64 * (groups * ACTIVATION_GROUP_BYTES) as u64);
+        self.count(ActivationBuffer::bytes_for(rows, dim, activation, self.device));
         let rows = if self.makes { rows } else { 0 };
         Ok(ActivationBuffer::new(rows, dim, activation, self.device)?)
     }

@@ -54,10 +54,13 @@ impl<'a> Part<'a> {
         self.packing
     }
 
-    /// Bytes of the matrix.
-    pub(super) fn bytes(&self) -> u64 {
+    /// Bytes of the matrix on a device.
+    ///
+    /// # Errors
+    /// A device without operators.
+    pub(super) fn bytes(&self, device: &Device) -> Result<u64, Error> {
         let [rows, cols] = self.shape();
-        Matrix::bytes_for(self.format(), rows, cols)
+        Ok(Matrix::bytes_on(self.format(), rows, cols, device)?)
     }
 
     /// Elements of the matrix.

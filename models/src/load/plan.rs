@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use candle_core::Device;
 use sconce_kernels::BlockOrder;
-use sconce_kernels::gpu::{DeviceChoice, DeviceError};
 
 use super::architecture::Architecture;
 use super::sizes::{MemoryEstimate, context_length, state_layout};
@@ -72,8 +71,8 @@ fn load<A: Architecture>(
     options: &LoadOptions,
     progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
 ) -> Result<Box<dyn Model>, Error> {
-    let device = open(options.device)?;
-    let plan = Plan::<A>::new(checkpoint, options)?;
+    let device = options.device.open()?;
+    let plan = Plan::<A>::new(checkpoint, options, &device)?;
     // Both before any weight is read: what cannot be allocated is refused early.
     let mut allocator = Allocator::new(options.step_tokens_max, options.precision, &device);
     let buffers = plan.buffers(&mut allocator)?;
@@ -96,23 +95,12 @@ fn load<A: Architecture>(
     Ok(Box::new(Decoder::new(weights, parts, &device)?))
 }
 
-/// The device that computes. A GPU is refused before anything is read: the operators of a step run
-/// there, but pages and recurrent states cannot be copied and cleared on it.
-fn open(choice: DeviceChoice) -> Result<Device, Error> {
-    let device = choice.open()?;
-    if device.is_cpu() {
-        return Ok(device);
-    }
-    let expected = "`cpu`, as state cannot be copied on GPUs yet".to_owned();
-    Err(DeviceError { expected, found: format!("`{choice}`") }.into())
-}
-
 fn estimate<A: Architecture>(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<MemoryEstimate, Error> {
-    let plan = Plan::<A>::new(checkpoint, options)?;
-    let device = Device::Cpu;
+    let device = options.device.open()?;
+    let plan = Plan::<A>::new(checkpoint, options, &device)?;
     let mut allocator = Allocator::counting(options.step_tokens_max, options.precision, &device);
     plan.buffers(&mut allocator)?;
     let (weights, context) = (plan.summary.bytes, plan.context_length);
@@ -136,14 +124,18 @@ struct Buffers {
 }
 
 impl<'a, A: Architecture> Plan<'a, A> {
-    fn new(checkpoint: &'a Checkpoint, options: &'a LoadOptions) -> Result<Self, Error> {
+    fn new(
+        checkpoint: &'a Checkpoint,
+        options: &'a LoadOptions,
+        device: &'a Device,
+    ) -> Result<Self, Error> {
         let config = checkpoint.config();
         let architecture = A::read(config)?;
         let trained = architecture.common().max_position_embeddings;
         let limit = architecture.context_length_max();
         let context_length = context_length(config, trained, limit, options)?;
         let layout = state_layout(architecture.state(), context_length, options)?;
-        let weights = Weights::check(checkpoint, &ignores(&architecture))
+        let weights = Weights::check(checkpoint, &ignores(&architecture), device)
             .quantized(options.quantize, architecture.common().layers);
         let (_, summary) = DecoderWeights::load(&architecture, weights)?;
         Ok(Self { checkpoint, options, architecture, context_length, layout, summary })

@@ -13,7 +13,7 @@ use crate::model::Precision;
 use crate::sim;
 use crate::state::{AttentionGroup, PAGE_TOKENS, StateLayout};
 
-/// Share of the machine's memory that state may take where no budget is given: weights, workspace
+/// Share of the device's memory that state may take where no budget is given: weights, workspace
 /// and whatever runs beside the server need the rest.
 const STATE_SHARE: u64 = 4;
 
@@ -132,7 +132,8 @@ pub(crate) fn state_layout(
         points_max: 0,
     };
     let full = layout.pages_for(context).saturating_mul(options.sequences_max);
-    let budget = options.state_bytes_max.unwrap_or_else(|| machine_bytes() / STATE_SHARE);
+    let memory = || options.device.own_memory().unwrap_or_else(machine_bytes);
+    let budget = options.state_bytes_max.unwrap_or_else(|| memory() / STATE_SHARE);
     layout.points_max = match (layout.recurrent, options.points_max) {
         (None, _) => 0,
         (Some(_), Some(points)) => points,

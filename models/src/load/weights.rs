@@ -11,6 +11,7 @@ use sconce_kernels::{DenseRows, DenseType, Matrix};
 
 use super::part::{Part, Quantizing};
 use super::progress::{LoadProgress, LoadStage};
+use super::random::{self, RandomWeights};
 use super::turn::Orientation;
 use super::{Progress, report};
 use crate::checkpoint::{Checkpoint, Conventions, RowSelection, Weight};
@@ -22,7 +23,11 @@ use crate::work::{Use, WeightsWork};
 /// Takes each weight that a model needs once, and knows at the end which tensors were not taken.
 pub(crate) struct Weights<'a> {
     checkpoint: &'a Checkpoint,
+    /// Where the weights are, or would be.
+    device: &'a Device,
     conventions: Conventions,
+    /// Makes what no file has.
+    random: Option<RandomWeights>,
     quantizing: Option<Quantizing>,
     /// `None` to check only: what is made then is empty.
     packing: Option<Packing<'a>>,
@@ -37,21 +42,27 @@ pub(crate) struct Weights<'a> {
     formats: BTreeMap<String, u64>,
 }
 
-/// Where weights are packed, and who hears of it.
+/// Who hears of weights that are packed.
 struct Packing<'a> {
-    device: &'a Device,
     progress: &'a mut Progress<'a>,
     done: LoadProgress,
 }
 
 impl<'a> Weights<'a> {
-    /// Verifies and counts all tensors of `checkpoint` but those that the architecture `ignores`.
-    pub(crate) fn check(checkpoint: &'a Checkpoint, ignores: &dyn Fn(&str) -> bool) -> Self {
+    /// Verifies all tensors of `checkpoint` but those that the architecture `ignores`, and counts what
+    /// they would take on `device`.
+    pub(crate) fn check(
+        checkpoint: &'a Checkpoint,
+        ignores: &dyn Fn(&str) -> bool,
+        device: &'a Device,
+    ) -> Self {
         let conventions = checkpoint.conventions();
         let left = checkpoint.names().filter(|name| !ignores(name)).collect();
         Self {
             checkpoint,
+            device,
             conventions,
+            random: checkpoint.seed().map(|seed| RandomWeights { seed }),
             quantizing: None,
             packing: None,
             left,
@@ -63,7 +74,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// As [`check`](Self::check), and packs them on `device`.
+    /// As [`check`](Self::check), and packs them there.
     pub(crate) fn pack(
         checkpoint: &'a Checkpoint,
         ignores: &dyn Fn(&str) -> bool,
@@ -75,8 +86,8 @@ impl<'a> Weights<'a> {
             done.bytes_total += tensor.bytes.len() as u64;
             done.tensors_total += 1;
         }
-        let packing = Some(Packing { device, progress, done });
-        Self { packing, ..Self::check(checkpoint, ignores) }
+        let packing = Some(Packing { progress, done });
+        Self { packing, ..Self::check(checkpoint, ignores, device) }
     }
 
     /// Quantizes matrices to `format` where it is given; the model has `layers` layers.
@@ -136,6 +147,9 @@ impl<'a> Weights<'a> {
         shape: &[usize],
         parts: impl IntoIterator<Item = (RowSelection, Orientation)>,
     ) -> Result<Vec<Matrix>, Error> {
+        if let Some(random) = self.random {
+            return self.split_random(random, (name, shape), parts);
+        }
         let weight = self.take(name, shape)?;
         let mut matrices = Vec::new();
         let mut format = weight.format_name();
@@ -144,16 +158,46 @@ impl<'a> Weights<'a> {
             if let Some(packing) = part.packing() {
                 format = packing.to_string();
             }
-            self.bytes += part.bytes();
-            self.work.matrix(self.used, part.format(), part.bytes(), part.elements());
+            let bytes = part.bytes(self.device)?;
+            self.bytes += bytes;
+            self.work.matrix(self.used, part.format(), bytes, part.elements());
             matrices.push(match &self.packing {
-                Some(packing) => part.pack(packing.device)?,
+                Some(_) => part.pack(self.device)?,
                 None => Matrix::pack_dense(&Nothing, &Device::Cpu)?,
             });
             self.report()?;
         }
         *self.formats.entry(format).or_default() += weight.bytes_in_file();
         self.took(&weight)?;
+        Ok(matrices)
+    }
+
+    /// The same of a weight that no file has.
+    fn split_random(
+        &mut self,
+        random: RandomWeights,
+        (name, shape): (&str, &[usize]),
+        parts: impl IntoIterator<Item = (RowSelection, Orientation)>,
+    ) -> Result<Vec<Matrix>, Error> {
+        let (cols, leading) = shape.split_last().map_or((0, shape), |(cols, rest)| (*cols, rest));
+        let available = leading.iter().product();
+        let mut matrices = Vec::new();
+        for (index, (selection, orientation)) in parts.into_iter().enumerate() {
+            let rows = selection.count(available).map_err(|rows| {
+                let expected = format!("rows {} to {}", rows.start, rows.end);
+                Error::format(self.checkpoint.path().display(), name, expected, available)
+            })?;
+            let part = random.part((name, index), [rows, cols], orientation);
+            self.bytes += part.bytes();
+            self.parameters += part.elements();
+            self.work.matrix(self.used, part.format(), part.bytes(), part.elements());
+            *self.formats.entry(random::FORMAT.to_owned()).or_default() += part.bytes();
+            matrices.push(match &self.packing {
+                Some(packing) => part.pack(packing.device)?,
+                None => Matrix::pack_dense(&Nothing, &Device::Cpu)?,
+            });
+            self.report()?;
+        }
         Ok(matrices)
     }
 
@@ -192,14 +236,17 @@ impl<'a> Weights<'a> {
         shape: &[usize],
         make: impl FnOnce(Vec<f32>) -> (Vec<f32>, Vec<usize>),
     ) -> Result<Tensor, Error> {
+        if let Some(random) = self.random {
+            return self.tensor_random(random, (name, shape), make);
+        }
         let weight = self.take(name, shape)?;
         let bytes = (weight.elements() * size_of::<f32>()) as u64;
         self.bytes += bytes;
         self.work.tensor(bytes);
         let tensor = match &self.packing {
-            Some(packing) => {
+            Some(_) => {
                 let (values, shape) = make(weight.to_f32()?);
-                Tensor::from_vec(values, shape, packing.device)?
+                Tensor::from_vec(values, shape, self.device)?
             }
             None => {
                 weight.expect_readable()?;
@@ -208,6 +255,27 @@ impl<'a> Weights<'a> {
         };
         self.took(&weight)?;
         Ok(tensor)
+    }
+
+    /// The same of a tensor that no file has.
+    fn tensor_random(
+        &mut self,
+        random: RandomWeights,
+        (name, shape): (&str, &[usize]),
+        make: impl FnOnce(Vec<f32>) -> (Vec<f32>, Vec<usize>),
+    ) -> Result<Tensor, Error> {
+        let elements = shape.iter().product::<usize>();
+        let bytes = (elements * size_of::<f32>()) as u64;
+        self.bytes += bytes;
+        self.parameters += elements as u64;
+        self.work.tensor(bytes);
+        Ok(match &self.packing {
+            Some(packing) => {
+                let (values, shape) = make(random.values(name, elements));
+                Tensor::from_vec(values, shape, packing.device)?
+            }
+            None => Tensor::from_vec(Vec::<f32>::new(), 0, &Device::Cpu)?,
+        })
     }
 
     /// Verifies that nothing was left over.

@@ -177,8 +177,7 @@ fn record(kv: &LayerKv, page: u32, offset: usize) -> Result<History, Error> {
 
 /// Elements of an entry of the first dimension.
 fn entry(tensor: &Tensor, index: u32) -> Result<Vec<f32>, Error> {
-    let mut data = Vec::new();
-    bytes::read(tensor, index, &mut data)?;
+    let data = bytes::read(tensor, index)?;
     let element = |four: &[u8]| f32::from_le_bytes(four.try_into().expect("chunks of four"));
     Ok(data.chunks_exact(bytes::ELEMENT).map(element).collect())
 }

@@ -121,7 +121,10 @@ pub enum StateError {
         /// What the system said.
         message: String,
     },
-    /// The device refused to allocate or to copy.
+    /// The device refused to allocate.
     #[error("state memory: {0}")]
     Device(#[from] candle_core::Error),
+    /// The device refused to read, write, copy or clear.
+    #[error("state memory: {0}")]
+    Copy(#[from] sconce_kernels::Error),
 }

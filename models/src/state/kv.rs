@@ -33,10 +33,9 @@ impl LayerKv {
         Ok(kv)
     }
 
-    /// Copies page `from` over page `to`.
-    fn copy_page(&self, from: u32, to: u32) -> Result<()> {
-        bytes::copy(&self.keys, from, to)?;
-        bytes::copy(&self.values, from, to)
+    /// In the order in which their bytes are read and written.
+    fn tensors(&self) -> [&Tensor; 2] {
+        [&self.keys, &self.values]
     }
 }
 
@@ -65,9 +64,17 @@ pub(super) fn probe(bytes: u64) -> std::result::Result<(), StateError> {
     }
 }
 
+/// All tensors of some layers, in the order in which their bytes are read and written.
+pub(super) fn tensors(layers: &[LayerKv]) -> Vec<&Tensor> {
+    layers.iter().flat_map(LayerKv::tensors).collect()
+}
+
 /// Copies page `from` over page `to` in every layer.
-pub(super) fn copy_page(layers: &[LayerKv], from: u32, to: u32) -> Result<()> {
-    layers.iter().try_for_each(|layer| layer.copy_page(from, to))
+///
+/// # Errors
+/// The device cannot be written.
+pub(super) fn copy_page(layers: &[LayerKv], from: u32, to: u32) -> sconce_kernels::Result<()> {
+    bytes::copy(&tensors(layers), from, to)
 }
 
 #[cfg(test)]

@@ -28,9 +28,14 @@ impl LayerRecurrent {
     }
 
     /// In the order in which their bytes are read and written.
-    pub(super) fn tensors(&self) -> [&Tensor; 2] {
+    fn tensors(&self) -> [&Tensor; 2] {
         [&self.conv, &self.delta]
     }
+}
+
+/// All tensors of some layers, in the order in which their bytes are read and written.
+pub(super) fn tensors(layers: &[LayerRecurrent]) -> Vec<&Tensor> {
+    layers.iter().flat_map(LayerRecurrent::tensors).collect()
 }
 
 /// All layers of a group.
@@ -50,20 +55,18 @@ pub(super) fn allocate(
 ///
 /// # Errors
 /// The device cannot be written.
-pub(super) fn clear_slot(layers: &[LayerRecurrent], slot: u32) -> Result<()> {
-    for tensor in layers.iter().flat_map(LayerRecurrent::tensors) {
-        bytes::clear(tensor, slot)?;
-    }
-    Ok(())
+pub(super) fn clear_slot(layers: &[LayerRecurrent], slot: u32) -> sconce_kernels::Result<()> {
+    bytes::clear(&tensors(layers), slot)
 }
 
 /// Copies slot `from` over slot `to`, in every layer.
 ///
 /// # Errors
 /// The device cannot be written.
-pub(super) fn copy_slot(layers: &[LayerRecurrent], from: u32, to: u32) -> Result<()> {
-    for tensor in layers.iter().flat_map(LayerRecurrent::tensors) {
-        bytes::copy(tensor, from, to)?;
-    }
-    Ok(())
+pub(super) fn copy_slot(
+    layers: &[LayerRecurrent],
+    from: u32,
+    to: u32,
+) -> sconce_kernels::Result<()> {
+    bytes::copy(&tensors(layers), from, to)
 }

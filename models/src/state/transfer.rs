@@ -7,18 +7,46 @@
 //! `[conv_tail, conv_channels]` and then its delta state `[value_heads, key_dim, value_dim]`.
 
 use candle_core::Tensor;
-use sconce_kernels::{BlockOrder, KvSide, KvType};
+use sconce_kernels::{BlockOrder, KvSide, KvType, read_entries, write_entries};
 
 use super::{
     AttentionGroup, LayerRecurrent, PointId, SequenceId, StateError, StateLayout, StatePool, bytes,
+    kv, recurrent,
 };
 
 /// Part of the fingerprint of every model of a checkpoint; to be raised when these bytes begin to mean something else.
 pub(crate) const STATE_FORMAT: &str = "state format 2";
 
 impl StatePool {
-    /// Appends the bytes of a held page, [`StateLayout::bytes_per_page`] of them. Those of its tokens
-    /// from `tokens` on are zero, whatever was written there: they may be another sequence's.
+    /// Reads held pages, of each so many tokens, into blocks of [`StateLayout::bytes_per_page`] bytes.
+    /// Those of its other tokens are zero, whatever was written there: they may be another sequence's.
+    /// A GPU is much quicker with many at once, and with blocks of its
+    /// [`host_buffer`](Self::host_buffer).
+    ///
+    /// # Errors
+    /// [`StateError::PageNotHeld`], [`StateError::Bytes`], or a device that cannot be read.
+    pub fn read_pages(
+        &self,
+        pages: &[(u32, usize)],
+        blocks: &mut [&mut [u8]],
+    ) -> Result<(), StateError> {
+        let entries: Vec<u32> = pages.iter().map(|(page, _)| *page).collect();
+        if let Some(&page) = entries.iter().find(|page| self.pages.holders(**page) == 0) {
+            return Err(StateError::PageNotHeld { page });
+        }
+        let tensors = kv::tensors(&self.kv);
+        check_len("a page", &tensors, blocks.iter().map(|block| block.len()))?;
+        read_entries(&tensors, &entries, blocks)?;
+        let page_tokens = self.layout.page_tokens;
+        for (block, (_, tokens)) in blocks.iter_mut().zip(pages) {
+            if *tokens < page_tokens {
+                self.clear_behind(block, *tokens);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the bytes of one held page, as [`read_pages`](Self::read_pages) reads them.
     ///
     /// # Errors
     /// [`StateError::PageNotHeld`], or a device that cannot be read.
@@ -28,66 +56,53 @@ impl StatePool {
         tokens: usize,
         into: &mut Vec<u8>,
     ) -> Result<(), StateError> {
-        if self.pages.holders(page) == 0 {
-            return Err(StateError::PageNotHeld { page });
-        }
-        into.reserve(self.layout.bytes_per_page() as usize);
-        let page_tokens = self.layout.page_tokens;
-        for (group, layer) in layers(&self.layout).zip(&self.kv) {
-            let keys = into.len();
-            bytes::read(&layer.keys, page, into)?;
-            let values = into.len();
-            bytes::read(&layer.values, page, into)?;
-            if tokens < page_tokens {
-                let (keys, values) = into[keys..].split_at_mut(values - keys);
-                let part = (page_tokens, tokens);
-                match self.order {
-                    BlockOrder::Tokens => {
-                        clear_tokens(keys, group, (KvSide::Keys, group.key_dim), part);
-                        clear_tokens(values, group, (KvSide::Values, group.value_dim), part);
-                    }
-                    BlockOrder::Lanes => {
-                        // Of keys, every row has an element or a word of each token, in either type.
-                        clear_columns(keys, page_tokens, tokens);
-                        clear_values(values, group, page_tokens, tokens);
-                    }
-                }
-            }
-        }
-        Ok(())
+        let start = into.len();
+        into.resize(start + self.layout.bytes_per_page() as usize, 0);
+        let read = self.read_pages(&[(page, tokens)], &mut [&mut into[start..]]);
+        read.inspect_err(|_| into.truncate(start))
     }
 
-    /// Writes all bytes of a page, as [`read_page`](Self::read_page) appends them. The page has one
-    /// holder, and that is no sequence: it was taken by [`take_pages`](Self::take_pages).
+    /// Writes all bytes of pages, as [`read_pages`](Self::read_pages) reads them. Each page has one
+    /// holder, and that is no sequence: it was taken by [`take_pages`](Self::take_pages). The blocks
+    /// can be let go when this returns.
     ///
     /// # Errors
     /// [`StateError::PageNotHeld`], [`StateError::PageShared`], [`StateError::Bytes`], or a device
     /// that cannot be written.
-    pub fn write_page(&mut self, page: u32, data: &[u8]) -> Result<(), StateError> {
-        if self.pages.outside(page) == 0 {
-            return Err(StateError::PageNotHeld { page });
+    pub fn write_pages(&mut self, pages: &[u32], blocks: &[&[u8]]) -> Result<(), StateError> {
+        for &page in pages {
+            if self.pages.outside(page) == 0 {
+                return Err(StateError::PageNotHeld { page });
+            }
+            if self.pages.is_shared(page) {
+                return Err(StateError::PageShared { page, holders: self.pages.holders(page) });
+            }
         }
-        if self.pages.is_shared(page) {
-            return Err(StateError::PageShared { page, holders: self.pages.holders(page) });
-        }
-        let blocks = self.kv.iter().flat_map(|layer| [&layer.keys, &layer.values]);
-        write_entries("a page", blocks, page, data)
+        let tensors = kv::tensors(&self.kv);
+        check_len("a page", &tensors, blocks.iter().map(|block| block.len()))?;
+        Ok(write_entries(&tensors, pages, blocks)?)
     }
 
-    /// Appends the recurrent state of a point, [`StateLayout::bytes_per_sequence`] bytes.
+    /// Writes all bytes of one page.
     ///
     /// # Errors
-    /// [`StateError::NotAPoint`], or a device that cannot be read.
-    pub fn read_point(&self, point: PointId, into: &mut Vec<u8>) -> Result<(), StateError> {
-        let slot = self.recurrent_slots.point(point)?;
-        into.reserve(self.layout.bytes_per_sequence() as usize);
-        for tensor in self.recurrent.iter().flat_map(LayerRecurrent::tensors) {
-            bytes::read(tensor, slot, into)?;
-        }
-        Ok(())
+    /// As for [`write_pages`](Self::write_pages).
+    pub fn write_page(&mut self, page: u32, data: &[u8]) -> Result<(), StateError> {
+        self.write_pages(&[page], &[data])
     }
 
-    /// Writes the recurrent state of a point, as [`read_point`](Self::read_point) appends it.
+    /// Reads the recurrent state of a point into [`StateLayout::bytes_per_sequence`] bytes.
+    ///
+    /// # Errors
+    /// [`StateError::NotAPoint`], [`StateError::Bytes`], or a device that cannot be read.
+    pub fn read_point(&self, point: PointId, block: &mut [u8]) -> Result<(), StateError> {
+        let slot = self.recurrent_slots.point(point)?;
+        let tensors = recurrent::tensors(&self.recurrent);
+        check_len("a sequence", &tensors, [block.len()])?;
+        Ok(read_entries(&tensors, &[slot], &mut [block])?)
+    }
+
+    /// Writes the recurrent state of a point, as [`read_point`](Self::read_point) reads it.
     ///
     /// # Errors
     /// [`StateError::NotAPoint`], [`StateError::Bytes`], or a device that cannot be written.
@@ -95,13 +110,37 @@ impl StatePool {
         write_slot(&self.recurrent, self.recurrent_slots.point(point)?, data)
     }
 
-    /// Writes the recurrent state of a sequence, as [`read_point`](Self::read_point) appends it; that
-    /// it is the state after the sequence's tokens is the caller's to know.
+    /// Writes the recurrent state of a sequence, as [`read_point`](Self::read_point) reads it; that it
+    /// is the state after the sequence's tokens is the caller's to know.
     ///
     /// # Errors
     /// [`StateError::NotOpen`], [`StateError::Bytes`], or a device that cannot be written.
     pub fn write_recurrent(&mut self, id: SequenceId, data: &[u8]) -> Result<(), StateError> {
         write_slot(&self.recurrent, self.recurrent_slot(id)?, data)
+    }
+
+    /// Clears the tokens from `tokens` on in the bytes of a page.
+    fn clear_behind(&self, block: &mut [u8], tokens: usize) {
+        let page_tokens = self.layout.page_tokens;
+        let part = (page_tokens, tokens);
+        let mut rest = block;
+        for (group, layer) in layers(&self.layout).zip(&self.kv) {
+            let keys;
+            let values;
+            (keys, rest) = rest.split_at_mut(bytes::entry_len(&layer.keys));
+            (values, rest) = rest.split_at_mut(bytes::entry_len(&layer.values));
+            match self.order {
+                BlockOrder::Tokens => {
+                    clear_tokens(keys, group, (KvSide::Keys, group.key_dim), part);
+                    clear_tokens(values, group, (KvSide::Values, group.value_dim), part);
+                }
+                BlockOrder::Lanes => {
+                    // Of keys, every row has an element or a word of each token, in either type.
+                    clear_columns(keys, page_tokens, tokens);
+                    clear_values(values, group, page_tokens, tokens);
+                }
+            }
+        }
     }
 }
 
@@ -114,28 +153,22 @@ pub(super) fn write_slot(
     slot: u32,
     data: &[u8],
 ) -> Result<(), StateError> {
-    write_entries("a sequence", layers.iter().flat_map(LayerRecurrent::tensors), slot, data)
+    let tensors = recurrent::tensors(layers);
+    check_len("a sequence", &tensors, [data.len()])?;
+    Ok(write_entries(&tensors, &[slot], &[data])?)
 }
 
-/// Writes entry `index` of each tensor, one after another.
-fn write_entries<'a>(
+/// Refuses blocks that are not as long as entries of all tensors together.
+fn check_len(
     what: &'static str,
-    tensors: impl Iterator<Item = &'a Tensor> + Clone,
-    index: u32,
-    data: &[u8],
+    tensors: &[&Tensor],
+    found: impl IntoIterator<Item = usize>,
 ) -> Result<(), StateError> {
-    let len = |tensor: &Tensor| tensor.dims()[1..].iter().product::<usize>() * bytes::ELEMENT;
-    let (expected, found) = (tensors.clone().map(len).sum::<usize>() as u64, data.len() as u64);
-    if found != expected {
-        return Err(StateError::Bytes { what, expected, found });
-    }
-    let mut rest = data;
-    for tensor in tensors {
-        let (entry, after) = rest.split_at(len(tensor));
-        bytes::write(tensor, index, entry)?;
-        rest = after;
-    }
-    Ok(())
+    let expected = tensors.iter().map(|tensor| bytes::entry_len(tensor)).sum::<usize>() as u64;
+    let mut found = found.into_iter().map(|len| len as u64);
+    found
+        .find(|found| *found != expected)
+        .map_or(Ok(()), |found| Err(StateError::Bytes { what, expected, found }))
 }
 
 /// The group of each attention layer.

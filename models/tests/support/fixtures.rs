@@ -72,9 +72,18 @@ impl Fixture {
     }
 }
 
+/// Names the folder of fixtures on a machine where tests are carried to.
+const FOLDER_VARIABLE: &str = "SCONCE_FIXTURES";
+
+/// The folder of fixtures.
+fn root() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    std::env::var_os(FOLDER_VARIABLE).map_or_else(built, PathBuf::from)
+}
+
 /// Every folder with a `golden.json` and every GGUF file beside its `.golden.json`, sorted by name.
 pub(crate) fn all() -> Vec<Fixture> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = root();
     let mut found: Vec<Fixture> = std::fs::read_dir(&root)
         .unwrap()
         .map(|entry| entry.unwrap().path())

@@ -1,9 +1,9 @@
 //! Snapshots as a caller sees them: restore points with a name, made, listed, dropped and moved to
 //! another server.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sconce_cache::Tier;
 
 use crate::request::Request;
@@ -59,5 +59,5 @@ pub struct SnapshotFile {
     pub bytes: u64,
     /// Records as on disk: one or more of spans in order, then the state at the end, if the model
     /// has such.
-    pub content: Vec<Arc<[u8]>>,
+    pub content: Vec<Bytes>,
 }

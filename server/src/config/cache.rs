@@ -93,22 +93,38 @@ impl Default for CacheConfig {
     }
 }
 
+/// What everything on the device may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DeviceBudget {
+    /// Most bytes; `None` for no limit.
+    pub(super) bytes: Option<u64>,
+    /// Bytes of memory that the device has to itself; `None` where it computes in main memory.
+    pub(super) own_memory: Option<u64>,
+}
+
+impl DeviceBudget {
+    /// What of `bytes` on the device is in main memory.
+    fn of_main_memory(self, bytes: u64) -> u64 {
+        if self.own_memory.is_some() { 0 } else { bytes }
+    }
+}
+
 impl CacheConfig {
-    /// The bytes of each tier on `machine`, where everything on the device has `memory_budget`.
+    /// The bytes of each tier on `machine`, where everything on the device has `budget`.
     ///
     /// # Errors
     /// The first setting that breaks a rule, or asks for a share of what is not known.
     pub(super) fn plan(
         &self,
-        memory_budget: Option<u64>,
+        budget: DeviceBudget,
         machine: &Machine,
         check: &Checker<'_>,
     ) -> Result<CachePlan, ConfigError> {
         let (spacing, tail) = (self.restore_point_spacing, self.tail_spacing);
         check.zero_or("restore_point_spacing", spacing, SPACING_MIN, SPACING_MAX)?;
         check.zero_or("tail_spacing", tail, TAIL_MIN, TAIL_MAX)?;
-        let device = self.device(memory_budget, machine, check)?;
-        let host = self.host(device, memory_budget, machine, check)?;
+        let device = self.device(budget, machine, check)?;
+        let host = self.host(device, budget, machine, check)?;
         Ok(CachePlan {
             device,
             host,
@@ -124,15 +140,15 @@ impl CacheConfig {
         (!self.directory.as_os_str().is_empty()).then(|| self.directory.clone())
     }
 
-    /// State on the device is within its memory budget; and on the CPU, the only backend of this
-    /// build, within main memory.
+    /// State on the device is within its memory budget, and within its memory.
     fn device(
         &self,
-        memory_budget: Option<u64>,
+        budget: DeviceBudget,
         machine: &Machine,
         check: &Checker<'_>,
     ) -> Result<u64, ConfigError> {
-        let most = memory_budget.into_iter().chain(machine.memory).min();
+        let memory = budget.own_memory.or(machine.memory);
+        let most = budget.bytes.into_iter().chain(memory).min();
         let key = ["cache", "device"];
         let bytes = match self.device {
             Auto::Auto => return Ok(most.map_or(u64::MAX, |most| DEVICE_SHARE.of(most))),
@@ -148,11 +164,11 @@ impl CacheConfig {
         }
     }
 
-    /// On the CPU the device's memory is the host's, so that both together are within it.
+    /// Within main memory; where the device computes in it too, so that both together are.
     fn host(
         &self,
         device: u64,
-        memory_budget: Option<u64>,
+        budget: DeviceBudget,
         machine: &Machine,
         check: &Checker<'_>,
     ) -> Result<u64, ConfigError> {
@@ -160,13 +176,15 @@ impl CacheConfig {
         let bytes = match (self.host, machine.memory) {
             (Auto::Given(amount), memory) => check.bytes(&key, amount, memory)?,
             (Auto::Auto, Some(memory)) => {
-                let left = memory.saturating_sub(memory_budget.unwrap_or(device));
+                let taken = budget.bytes.unwrap_or(device);
+                let left = memory.saturating_sub(budget.of_main_memory(taken));
                 return Ok(HOST_SHARE.of(memory).min(left));
             }
             // Nobody could say when it is too much.
             (Auto::Auto, None) => return Ok(0),
         };
-        let left = machine.memory.map(|memory| memory.saturating_sub(device));
+        let taken = budget.of_main_memory(device);
+        let left = machine.memory.map(|memory| memory.saturating_sub(taken));
         match left.filter(|left| bytes > *left) {
             None => Ok(bytes),
             Some(left) => {
@@ -222,7 +240,8 @@ mod tests {
     const GIB: u64 = 1 << 30;
     /// Free space of [`MACHINE`].
     const FREE: u64 = 500 * GIB;
-    const MACHINE: Machine = Machine { memory: Some(10 * GIB), disk: |_| Ok(FREE) };
+    const MACHINE: Machine =
+        Machine { memory: Some(10 * GIB), device_memory: |_| None, disk: |_| Ok(FREE) };
 
     fn plan_of(text: &str) -> CachePlan {
         load_on(&MACHINE, text, Vec::new()).expect(text).1.cache
@@ -251,6 +270,21 @@ mod tests {
         let budget = "[engine]\nmemory_budget = \"9728MiB\"";
         assert_eq!(tiers(budget), (4864 << 20, 512 << 20, 0));
         assert_eq!(tiers("[engine]\nmemory_budget = \"64GiB\""), (5 * GIB, 0, 0));
+    }
+
+    #[test]
+    fn a_device_with_memory_of_its_own_leaves_the_host_all_of_its() {
+        let machine = Machine { device_memory: |_| Some(100 * GIB), ..MACHINE };
+        let plan = |text| load_on(&machine, text, Vec::new()).expect(text).1;
+        let unset = plan("");
+        assert_eq!(unset.engine.memory_budget, Some(80 * GIB));
+        assert_eq!((unset.cache.device, unset.cache.host), (40 * GIB, GIB));
+        let given =
+            plan("[engine]\nmemory_budget = \"90%\"\n[cache]\ndevice = \"80GiB\"\nhost = \"9GiB\"");
+        assert_eq!(given.engine.memory_budget, Some(90 * GIB));
+        assert_eq!((given.cache.device, given.cache.host), (80 * GIB, 9 * GIB));
+        refused_on(&machine, "[cache]\nhost = \"11GiB\"", &["`cache.host`", "10GiB"]);
+        refused_on(&machine, "[cache]\ndevice = \"101GiB\"", &["`cache.device`", "80GiB"]);
     }
 
     #[test]
@@ -310,7 +344,11 @@ mod tests {
 
     #[test]
     fn a_share_of_what_is_not_known_is_refused() {
-        let unknown = Machine { memory: None, disk: |_| Err(ErrorKind::PermissionDenied.into()) };
+        let unknown = Machine {
+            memory: None,
+            device_memory: |_| None,
+            disk: |_| Err(ErrorKind::PermissionDenied.into()),
+        };
         refused_on(&unknown, "[cache]\ndevice = \"25%\"", &["`cache.device`", "byte size"]);
         refused_on(&unknown, "[cache]\nhost = \"25%\"", &["`cache.host`", "byte size"]);
         let directory = "[cache]\ndirectory = \"/c\"";

@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sconce_models::DeviceChoice;
+
 /// How deep the files of a directory are looked for.
 const DEPTH_MAX: usize = 4;
 
@@ -13,6 +15,8 @@ const DEPTH_MAX: usize = 4;
 pub(crate) struct Machine {
     /// Bytes of main memory that this process may use; `None` where the system does not tell.
     pub(crate) memory: Option<u64>,
+    /// Bytes of memory that a device has to itself; `None` where it computes in main memory.
+    pub(crate) device_memory: fn(DeviceChoice) -> Option<u64>,
     /// Bytes that the files of a directory may take: what is free on its file system, with what
     /// they take already, so that a server that starts again is not given less.
     pub(crate) disk: fn(&Path) -> io::Result<u64>,
@@ -21,7 +25,8 @@ pub(crate) struct Machine {
 impl Machine {
     /// This machine, now.
     pub(crate) fn read() -> Self {
-        Self { memory: memory(Path::new("/")), disk: room_for }
+        let (memory, device_memory) = (memory(Path::new("/")), DeviceChoice::own_memory);
+        Self { memory, device_memory, disk: room_for }
     }
 }
 

@@ -4,6 +4,7 @@
 use sconce_models::{DeviceChoice, DeviceError};
 use sconce_server::serve::{DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan};
 
+use super::cache::DeviceBudget;
 use super::machine::Machine;
 use super::size::{Amount, Share};
 use super::{Auto, Config, ConfigError, Layers};
@@ -20,7 +21,7 @@ const PREFILL_CHUNK_MAX: usize = 1 << 16;
 const CONTEXT_MAX: usize = 1 << 24;
 /// Most connections.
 const CONNECTIONS_MAX: usize = 1 << 20;
-/// Of the machine's memory: the memory budget, unless set. The rest is for the system, and for what
+/// Of the memory where the models compute: the memory budget, unless set. The rest is for the system, and for what
 /// the edge holds.
 const MEMORY_SHARE: Share = Share::percent(80);
 /// Longest name of a model.
@@ -56,7 +57,9 @@ impl Config {
         check.range("server", "connections_max", server.connections_max, CONNECTIONS_MAX)?;
         let streams = server.streams_per_connection_max as usize;
         check.range("server", "streams_per_connection_max", streams, CONNECTIONS_MAX)?;
-        let memory_budget = self.memory_budget(machine, &check)?;
+        let own_memory = (machine.device_memory)(device);
+        let memory_budget = self.memory_budget(own_memory.or(machine.memory), &check)?;
+        let budget = DeviceBudget { bytes: memory_budget, own_memory };
         Ok(ServePlan {
             listen: server.listen.clone(),
             models: self.model_plans(&check)?,
@@ -69,7 +72,7 @@ impl Config {
                 context_length_max: engine.context_length_max,
                 threads: engine.threads.given(),
             },
-            cache: self.cache.plan(memory_budget, machine, &check)?,
+            cache: self.cache.plan(budget, machine, &check)?,
             precision: engine.precision.into(),
             limits: Limits {
                 request_seconds_max: server.request_time_max.0,
@@ -81,16 +84,17 @@ impl Config {
         })
     }
 
-    /// `None` where none is set and the machine does not tell what it has.
+    /// A share of the memory where the models compute; `None` where none is set and the machine does
+    /// not tell what it has.
     fn memory_budget(
         &self,
-        machine: &Machine,
+        memory: Option<u64>,
         check: &Checker<'_>,
     ) -> Result<Option<u64>, ConfigError> {
         match self.engine.memory_budget {
-            Auto::Auto => Ok(machine.memory.map(|memory| MEMORY_SHARE.of(memory))),
+            Auto::Auto => Ok(memory.map(|memory| MEMORY_SHARE.of(memory))),
             Auto::Given(amount) => {
-                check.bytes(&["engine", "memory_budget"], amount, machine.memory).map(Some)
+                check.bytes(&["engine", "memory_budget"], amount, memory).map(Some)
             }
         }
     }

@@ -6,8 +6,11 @@ use super::machine::Machine;
 use super::*;
 
 /// A machine that tells nothing of itself.
-const UNKNOWN: Machine =
-    Machine { memory: None, disk: |_| Err(std::io::ErrorKind::Unsupported.into()) };
+const UNKNOWN: Machine = Machine {
+    memory: None,
+    device_memory: |_| None,
+    disk: |_| Err(std::io::ErrorKind::Unsupported.into()),
+};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();

@@ -2,39 +2,40 @@
 
 use std::ops::Range;
 
-use candle_core::cuda_backend::{CudaStorage, WrapErr};
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 
 use crate::error::Result;
 
-/// Copies `values` over as many elements of a storage of f32, which has them. They are taken when this
-/// returns.
-pub(crate) fn from_host(
+/// Copies `values` over as many elements of a storage of f32 or u32, which has them. They are taken when
+/// this returns.
+pub(crate) fn from_host<T: CudaDType + DeviceRepr>(
     storage: &mut CudaStorage,
     range: Range<usize>,
-    values: &[f32],
+    values: &[T],
 ) -> Result<()> {
     if values.is_empty() {
         return Ok(());
     }
     let stream = storage.device.cuda_stream();
-    let mut target = storage.as_cuda_slice_mut::<f32>()?.slice_mut(range);
+    let mut target = storage.as_cuda_slice_mut::<T>()?.slice_mut(range);
     // Not from pinned memory, so the driver has made a copy when it returns.
     stream.memcpy_htod(values, &mut target).w()?;
     Ok(())
 }
 
-/// Copies as many elements of a storage of f32 out as `values` are, when all that was started before
+/// Copies as many elements of a storage of f32 or u32 out as `values` are, when all that was started before
 /// is done.
-pub(crate) fn to_host(
+pub(crate) fn to_host<T: CudaDType + DeviceRepr>(
     storage: &CudaStorage,
     range: Range<usize>,
-    values: &mut [f32],
+    values: &mut [T],
 ) -> Result<()> {
     if values.is_empty() {
         return Ok(());
     }
     let stream = storage.device.cuda_stream();
-    let source = storage.as_cuda_slice::<f32>()?.slice(range);
+    let source = storage.as_cuda_slice::<T>()?.slice(range);
     stream.memcpy_dtoh(&source, values).w()?;
     stream.synchronize().w()?;
     Ok(())

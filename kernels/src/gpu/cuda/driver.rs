@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_int};
 
-use candle_core::cuda_backend::cudarc::driver::{CudaContext, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use candle_core::{CudaDevice, Device};
 
 use super::modules::said;
@@ -35,6 +35,14 @@ pub(crate) fn count() -> Result<usize, DeviceError> {
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Ok(0),
         Err(error) => Err(DeviceError::driver(said(error))),
     }
+}
+
+/// Bytes of memory of the GPU of a number; none if it is not there.
+pub(crate) fn memory(number: usize) -> Option<u64> {
+    let number = c_int::try_from(number).ok()?;
+    let device = result::device::get(number).ok()?;
+    // SAFETY: the driver has just given the device, whose number was counted before.
+    unsafe { result::device::total_mem(device) }.ok().map(|bytes| bytes as u64)
 }
 
 /// The GPU of a number, with a stream of its own, whichever thread uses it.

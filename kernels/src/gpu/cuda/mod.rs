@@ -4,7 +4,9 @@
 mod copy;
 mod driver;
 mod modules;
+mod pinned;
 mod steps;
+mod transfer;
 
 use std::ffi::c_void;
 use std::fmt;
@@ -16,9 +18,11 @@ use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice};
 use candle_core::{CudaDevice, DType};
 
 pub(crate) use self::copy::{from_host, to_host};
-pub(crate) use self::driver::{count, open};
+pub(crate) use self::driver::{count, memory, open};
 use self::modules::{Modules, said};
+pub(crate) use self::pinned::Pinned;
 use self::steps::Steps;
+use self::transfer::Transfer;
 use super::call::{ARGUMENTS_MAX, Grid};
 use super::step::{Argument, Recording};
 use crate::error::Error;
@@ -33,6 +37,8 @@ struct State {
     stream: Arc<CudaStream>,
     modules: Modules,
     steps: Mutex<Steps>,
+    /// From the first copy of entries on.
+    transfer: Mutex<Option<Transfer>>,
 }
 
 /// Devices that operators have run on. A process opens few.
@@ -59,7 +65,12 @@ impl Cuda {
             return gpu;
         }
         let modules = Modules::new(stream.context().clone());
-        let state = Box::leak(Box::new(State { stream, modules, steps: Mutex::default() }));
+        let state = Box::leak(Box::new(State {
+            stream,
+            modules,
+            steps: Mutex::default(),
+            transfer: Mutex::default(),
+        }));
         devices.push(state);
         Self(state)
     }

@@ -10,19 +10,20 @@ use candle_metal_kernels::RESOURCE_OPTIONS;
 use candle_metal_kernels::metal::Buffer;
 use objc2_metal::{MTLResource, MTLStorageMode};
 
+use crate::entries::Word;
 use crate::error::{Error, Result};
 
-/// Copies `values` over as many elements of a storage of f32, which has them. They are taken when this
-/// returns.
-pub(crate) fn from_host(
+/// Copies `values` over as many elements of a storage of f32 or u32, which has them. They are taken when
+/// this returns.
+pub(crate) fn from_host<T: Word>(
     storage: &mut MetalStorage,
     range: Range<usize>,
-    values: &[f32],
+    values: &[T],
 ) -> Result<()> {
     if values.is_empty() {
         return Ok(());
     }
-    let (start, bytes) = (range.start * size_of::<f32>(), size_of_val(values));
+    let (start, bytes) = (range.start * size_of::<T>(), size_of_val(values));
     let (device, data) = (storage.device(), values.as_ptr().cast());
     // Of its own: one of the tensor library's might be handed on before it is read.
     let staged = device.metal_device().new_buffer_with_data(data, bytes, RESOURCE_OPTIONS);
@@ -31,22 +32,22 @@ pub(crate) fn from_host(
     Ok(())
 }
 
-/// Copies as many elements of a storage of f32 out as `values` are, when all that was started before
+/// Copies as many elements of a storage of f32 or u32 out as `values` are, when all that was started before
 /// is done.
-pub(crate) fn to_host(
+pub(crate) fn to_host<T: Word>(
     storage: &MetalStorage,
     range: Range<usize>,
-    values: &mut [f32],
+    values: &mut [T],
 ) -> Result<()> {
     if values.is_empty() {
         return Ok(());
     }
-    let (start, bytes) = (range.start * size_of::<f32>(), size_of_val(values));
+    let (start, bytes) = (range.start * size_of::<T>(), size_of_val(values));
     let device = storage.device();
     let mut copy = |buffer: &Buffer, start: usize| -> Result<()> {
         device.flush_and_wait_current()?;
         // SAFETY: the buffer has the range, and nothing on the GPU writes it.
-        unsafe { at(buffer, start).copy_to_nonoverlapping(values.as_mut_ptr(), values.len()) };
+        unsafe { at(buffer, start).copy_to_nonoverlapping(values.as_mut_ptr().cast(), bytes) };
         Ok(())
     };
     if shared(storage.buffer()) {
@@ -59,13 +60,13 @@ pub(crate) fn to_host(
 }
 
 /// Whether the host may touch it.
-fn shared(buffer: &Buffer) -> bool {
+pub(super) fn shared(buffer: &Buffer) -> bool {
     buffer.as_ref().storageMode() == MTLStorageMode::Shared
 }
 
 /// A place in a buffer that the host may touch.
-fn at(buffer: &Buffer, start: usize) -> *mut f32 {
-    buffer.contents().wrapping_add(start).cast()
+pub(super) fn at(buffer: &Buffer, start: usize) -> *mut u8 {
+    buffer.contents().cast::<u8>().wrapping_add(start)
 }
 
 fn failed(op: &'static str, error: &dyn std::error::Error) -> Error {

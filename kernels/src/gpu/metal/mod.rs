@@ -3,6 +3,7 @@
 //! decided elsewhere.
 
 mod copy;
+mod entries;
 mod kernels;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use candle_metal_kernels::metal::{Buffer, ComputeCommandEncoder};
 use objc2_metal::MTLSize;
 
 pub(crate) use self::copy::{from_host, to_host};
+pub(crate) use self::entries::is_open_to_host;
 use self::kernels::Kernels;
 use super::call::{ARGUMENTS_MAX, Grid};
 use super::step::{Argument, Recording};

@@ -10,7 +10,7 @@ use super::*;
 
 /// One step of a random history; indices choose among what there is.
 #[derive(Debug, Clone)]
-enum Action {
+pub(super) enum Action {
     Open,
     Extend(Index, usize),
     Reserve(Index, usize),
@@ -32,7 +32,7 @@ enum Action {
     ResumeStored(Index),
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub(super) fn action() -> impl Strategy<Value = Action> {
     let which = any::<Index>;
     prop_oneof![
         1 => Just(Action::Open),
@@ -209,15 +209,13 @@ impl World {
     }
 
     fn copy_out(&self, held: &Held) -> Stored {
-        let page = |(index, page): (usize, &u32)| {
-            let mut bytes = Vec::new();
-            let tokens = held.values.len() - index * PAGE;
-            self.pool.read_page(*page, tokens, &mut bytes).unwrap();
-            bytes
-        };
-        let pages = held.pages.iter().enumerate().map(page).collect();
+        let tokens = |(index, page): (usize, &u32)| (*page, held.values.len() - index * PAGE);
+        let wanted: Vec<_> = held.pages.iter().enumerate().map(tokens).collect();
+        let mut pages = vec![vec![7; self.pool.layout().bytes_per_page() as usize]; wanted.len()];
+        let mut blocks: Vec<_> = pages.iter_mut().map(Vec::as_mut_slice).collect();
+        self.pool.read_pages(&wanted, &mut blocks).unwrap();
         let point = held.point.map(|point| {
-            let mut bytes = Vec::new();
+            let mut bytes = vec![7; self.pool.layout().bytes_per_sequence() as usize];
             self.pool.read_point(point, &mut bytes).unwrap();
             bytes
         });
@@ -227,9 +225,8 @@ impl World {
     fn apply_to_stored(&mut self, index: usize, action: &Action) -> Result<(), StateError> {
         let Stored { values, pages: bytes, point } = &self.stored[index];
         let pages = self.pool.take_pages(bytes.len())?;
-        for (page, bytes) in pages.iter().zip(bytes) {
-            self.pool.write_page(*page, bytes)?;
-        }
+        let blocks: Vec<_> = bytes.iter().map(Vec::as_slice).collect();
+        self.pool.write_pages(&pages, &blocks)?;
         if let Action::ResumeStored(_) = action {
             let point = match point {
                 Some(bytes) if !values.is_empty() => PrefixPoint::Bytes(bytes),
@@ -297,7 +294,7 @@ fn values_of(stored: &Stored) -> Vec<f32> {
 }
 
 /// Plays a history, then lets everything go.
-fn play(pool: StatePool, actions: &[Action]) -> Result<(), TestCaseError> {
+pub(super) fn play(pool: StatePool, actions: &[Action]) -> Result<(), TestCaseError> {
     let mut world = World::new(pool);
     for action in actions {
         world.apply(action);

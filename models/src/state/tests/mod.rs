@@ -1,5 +1,7 @@
 //! A pool of tiny pages, and what it takes to write to them and to read them back.
 
+#[cfg(feature = "emulate")]
+mod emulated;
 mod histories;
 mod holders;
 mod pages;

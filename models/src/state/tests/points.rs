@@ -3,7 +3,7 @@
 use super::*;
 
 fn bytes_of(pool: &StatePool, point: PointId) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = vec![7; pool.layout().bytes_per_sequence() as usize];
     pool.read_point(point, &mut bytes).unwrap();
     bytes
 }
@@ -58,7 +58,7 @@ fn a_saved_point_keeps_what_the_sequence_had() {
     assert_eq!(filled(&pool, pool.point_slot(point).unwrap()), 2.0);
     pool.release_point(point).unwrap();
     assert!(matches!(pool.point_slot(point), Err(StateError::NotAPoint(id)) if id == point));
-    assert!(pool.read_point(point, &mut Vec::new()).is_err());
+    assert!(matches!(pool.read_point(point, &mut []), Err(StateError::NotAPoint(_))));
     assert!(pool.release_point(point).is_err());
 }
 

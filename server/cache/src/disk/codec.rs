@@ -3,7 +3,8 @@
 //! grows only as bytes arrive.
 
 use std::io::{self, Read};
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::error::RecordFault;
 use super::record::{
@@ -20,7 +21,7 @@ pub struct Record {
     /// What it says about its payload.
     pub header: RecordHeader,
     /// The payload.
-    pub payload: Vec<Arc<[u8]>>,
+    pub payload: Vec<Bytes>,
 }
 
 /// The record as pieces that follow one another: head and tokens, the pieces of `payload`
@@ -29,28 +30,25 @@ pub struct Record {
 /// # Errors
 /// [`RecordFault::Field`] if a number of the header is outside of its bounds, or the payload is not
 /// as long as the header says.
-pub fn encode(header: &RecordHeader, payload: &[Arc<[u8]>]) -> Result<Vec<Arc<[u8]>>, RecordFault> {
+pub fn encode(header: &RecordHeader, payload: &[Bytes]) -> Result<Vec<Bytes>, RecordFault> {
     check_payload(header, payload)?;
     let encoded = header.encode()?;
     let trailer = trailer(encoded.head.checksum, payload);
     let mut pieces = Vec::with_capacity(payload.len() + 2);
-    pieces.push(Arc::from(encoded.bytes));
+    pieces.push(Bytes::from(encoded.bytes));
     pieces.extend(payload.iter().cloned());
-    pieces.push(Arc::from(trailer));
+    pieces.push(Bytes::from_owner(trailer));
     Ok(pieces)
 }
 
 /// Whether the pieces together are as long as the header says.
-pub(super) fn check_payload(
-    header: &RecordHeader,
-    payload: &[Arc<[u8]>],
-) -> Result<(), RecordFault> {
+pub(super) fn check_payload(header: &RecordHeader, payload: &[Bytes]) -> Result<(), RecordFault> {
     let bytes: u64 = payload.iter().map(|piece| piece.len() as u64).sum();
     within("bytes of the payload", bytes, header.payload_bytes, header.payload_bytes)
 }
 
 /// What follows the payload.
-pub(super) fn trailer(head_checksum: u128, payload: &[Arc<[u8]>]) -> [u8; CHECKSUM_BYTES] {
+pub(super) fn trailer(head_checksum: u128, payload: &[Bytes]) -> [u8; CHECKSUM_BYTES] {
     let mut checksum = PayloadChecksum::new(head_checksum);
     payload.iter().for_each(|piece| checksum.update(piece));
     checksum.value().to_le_bytes()
@@ -162,7 +160,7 @@ impl Decoder {
             Stage::Payload(mut partial) => {
                 partial.checksum.update(bytes);
                 partial.missing -= bytes.len() as u64;
-                partial.pieces.push(Arc::from(bytes.as_slice()));
+                partial.pieces.push(Bytes::copy_from_slice(bytes.as_slice()));
                 partial.next()
             }
             Stage::Trailer(partial) => {
@@ -213,7 +211,7 @@ impl Stage {
 struct Partial {
     header: RecordHeader,
     head: Head,
-    pieces: Vec<Arc<[u8]>>,
+    pieces: Vec<Bytes>,
     missing: u64,
     checksum: PayloadChecksum,
 }
@@ -281,22 +279,20 @@ impl<'a> Source<'a> {
     }
 
     /// Reads and verifies the payload that follows the tokens.
-    pub(super) fn payload(&mut self, head: &Head) -> Result<Arc<[u8]>, ReadError> {
+    pub(super) fn payload(&mut self, head: &Head) -> Result<Bytes, ReadError> {
         let bytes = usize::try_from(head.payload_bytes).map_err(|_| RecordFault::Field {
             field: "bytes of the payload",
             expected: format!("0 to {}", usize::MAX),
             found: head.payload_bytes,
         })?;
-        // Collecting into the `Arc` saves the copy that turning a `Vec` into one would cost.
-        let mut payload: Arc<[u8]> = std::iter::repeat_n(0, bytes).collect();
-        let content = Arc::get_mut(&mut payload).expect("nobody else has it yet");
-        self.fill(content, head.record_bytes())?;
+        let mut payload = vec![0; bytes];
+        self.fill(&mut payload, head.record_bytes())?;
         let mut trailer = [0; CHECKSUM_BYTES];
         self.fill(&mut trailer, head.record_bytes())?;
         let mut checksum = PayloadChecksum::new(head.checksum);
-        checksum.update(content);
+        checksum.update(&payload);
         verify("payload", u128::from_le_bytes(trailer), checksum.value())?;
-        Ok(payload)
+        Ok(payload.into())
     }
 
     /// A file that ends early is a fault of the record, not of the disk.

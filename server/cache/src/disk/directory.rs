@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use super::codec::{ReadError, Source};
 use super::error::{DiskError, RecordFault};
 use super::files::{Files, Lock};
@@ -135,7 +137,7 @@ impl Directory {
     ///
     /// # Errors
     /// As [`Directory::read_head`].
-    pub(super) fn read_payload(&self, id: RecordId, head: u128) -> Result<Arc<[u8]>, DiskError> {
+    pub(super) fn read_payload(&self, id: RecordId, head: u128) -> Result<Bytes, DiskError> {
         self.read_with(id, |mut source| {
             let head = same_head(&mut source, head)?;
             source.tokens(&head)?;

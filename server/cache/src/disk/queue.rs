@@ -5,8 +5,10 @@
 //! owner (`tier`), which knows sizes; what is done is bounded by what was asked for.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::directory::RecordId;
 use super::error::DiskError;
@@ -14,7 +16,7 @@ use super::record::EncodedHeader;
 
 /// An operation for the I/O thread.
 pub(super) enum Job {
-    Write { id: RecordId, header: EncodedHeader, payload: Vec<Arc<[u8]>> },
+    Write { id: RecordId, header: EncodedHeader, payload: Vec<Bytes> },
     Read { id: RecordId, ticket: u64, head: u128 },
     Remove { id: RecordId },
     Manifest { bytes: Vec<u8> },
@@ -59,7 +61,7 @@ pub(super) enum Done {
     Read {
         id: RecordId,
         ticket: u64,
-        result: Result<Arc<[u8]>, DiskError>,
+        result: Result<Bytes, DiskError>,
         removed: bool,
     },
     Remove {

@@ -1,6 +1,6 @@
 //! What the disk tier tells its owner: operations that have come to their end, counters, status.
 
-use std::sync::Arc;
+use bytes::Bytes;
 
 use super::directory::RecordId;
 use super::error::DiskError;
@@ -32,7 +32,7 @@ pub enum Completion {
         id: RecordId,
         /// The payload; or why there is none. After [`DiskError::Record`] the record is no longer in
         /// the tier, after other errors it is.
-        result: Result<Arc<[u8]>, DiskError>,
+        result: Result<Bytes, DiskError>,
     },
 }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
+
 use super::codec;
 use super::directory::{Directory, RecordId};
 use super::error::{DiskError, RecordFault};
@@ -173,7 +175,7 @@ impl DiskTier {
     pub fn write(
         &mut self,
         header: RecordHeader,
-        payload: Vec<Arc<[u8]>>,
+        payload: Vec<Bytes>,
     ) -> Result<RecordId, DiskError> {
         self.absorb();
         self.check_writes()?;
@@ -227,11 +229,7 @@ impl DiskTier {
 
     /// Waits for one read; the other completions are left for [`DiskTier::poll`]. `None` if it is
     /// not done by `deadline`, or was handed out before.
-    pub fn wait(
-        &mut self,
-        ticket: Ticket,
-        deadline: Instant,
-    ) -> Option<Result<Arc<[u8]>, DiskError>> {
+    pub fn wait(&mut self, ticket: Ticket, deadline: Instant) -> Option<Result<Bytes, DiskError>> {
         loop {
             self.absorb();
             let place = self.ready.iter().position(

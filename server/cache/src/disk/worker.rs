@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::codec;
 use super::directory::{Directory, RecordId};
 use super::error::{DiskError, RecordFault};
@@ -90,7 +92,7 @@ impl Worker {
         &self,
         id: RecordId,
         header: &EncodedHeader,
-        payload: &[Arc<[u8]>],
+        payload: &[Bytes],
     ) -> Result<(), DiskError> {
         let trailer = codec::trailer(header.head.checksum, payload);
         let mut pieces: Vec<&[u8]> = Vec::with_capacity(payload.len() + 2);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use sconce_cache::disk::{Completion, DiskError, DiskTier, RecordHeader, RecordId};
 
 use super::hands::Moving;
@@ -34,7 +35,7 @@ struct Staged {
     bytes: u64,
     /// How many wait for it or have yet to use it.
     wanted: usize,
-    content: Option<Result<Arc<[u8]>, String>>,
+    content: Option<Result<Bytes, String>>,
 }
 
 impl Disk {
@@ -64,7 +65,7 @@ impl Disk {
     pub(crate) fn write(
         &mut self,
         header: RecordHeader,
-        pieces: Vec<Arc<[u8]>>,
+        pieces: Vec<Bytes>,
         pages: Range<usize>,
     ) -> Result<Arc<Record>, String> {
         let bytes = DiskTier::file_bytes(&header);
@@ -124,7 +125,7 @@ impl Disk {
     ///
     /// # Errors
     /// It was not, or could not be.
-    pub(crate) fn staged(&self, record: &Record) -> Result<Arc<[u8]>, Moving> {
+    pub(crate) fn staged(&self, record: &Record) -> Result<Bytes, Moving> {
         match self.staged.get(&record.id).and_then(|staged| staged.content.as_ref()) {
             Some(Ok(bytes)) => Ok(bytes.clone()),
             Some(Err(problem)) => Err(Moving::Stays(problem.clone())),

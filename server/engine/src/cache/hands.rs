@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sconce_cache::disk::{RecordHeader, RecordKind};
 use sconce_cache::{Place, Refused, Storage, Tier};
 use sconce_models::{PAGE_TOKENS, PointId, StatePool};
@@ -58,32 +59,25 @@ impl Hands<'_> {
     }
 
     /// Takes pages of the pool and fills them.
-    pub(crate) fn fill_pages(&mut self, pages: &[Arc<[u8]>]) -> Result<Vec<u32>, Problem> {
+    pub(crate) fn fill_pages(&mut self, pages: &[Bytes]) -> Result<Vec<u32>, Problem> {
         let pool = self.pool()?;
         let taken = pool.take_pages(pages.len()).map_err(|error| error.to_string())?;
-        for (&page, bytes) in taken.iter().zip(pages) {
-            if let Err(error) = pool.write_page(page, bytes) {
-                release(pool, &taken);
-                return Err(error.to_string());
-            }
+        let blocks: Vec<&[u8]> = pages.iter().map(AsRef::as_ref).collect();
+        if let Err(error) = pool.write_pages(&taken, &blocks) {
+            release(pool, &taken);
+            return Err(error.to_string());
         }
         Ok(taken)
     }
 
     /// Copies of the pages of a span, wherever it lies.
-    pub(crate) fn copy_pages(&mut self, span: &Span) -> Result<Vec<Arc<[u8]>>, Moving> {
+    pub(crate) fn copy_pages(&mut self, span: &Span) -> Result<Vec<Bytes>, Moving> {
         match &span.pages {
             Pages::Host(pages) => Ok(pages.clone()),
             Pages::Device(pages) => {
-                let pool = self.pool()?;
-                let mut buffer = Vec::new();
-                let copies = span.page_range().zip(pages).map(|(index, &page)| {
-                    buffer.clear();
-                    pool.read_page(page, span.tokens_in_page(index), &mut buffer)
-                        .map_err(|error| error.to_string())?;
-                    Ok(Arc::from(buffer.as_slice()))
-                });
-                copies.collect::<Result<_, Problem>>().map_err(Moving::from)
+                let tokens = span.page_range().map(|index| span.tokens_in_page(index));
+                let wanted: Vec<_> = pages.iter().copied().zip(tokens).collect();
+                Ok(copied(self.pool()?, &wanted)?)
             }
             Pages::Disk(extents) => {
                 let (disk, wanted) = (self.disk()?, span.page_range());
@@ -94,7 +88,7 @@ impl Hands<'_> {
                     let pages = record.pages.clone().zip(bytes.chunks_exact(page_bytes));
                     for (index, page) in pages.filter(|(index, _)| wanted.contains(index)) {
                         // Of two files with the same page, the later has more of its tokens.
-                        copies[index - wanted.start] = Some(Arc::from(page));
+                        copies[index - wanted.start] = Some(Bytes::copy_from_slice(page));
                     }
                 }
                 let whole: Option<_> = copies.into_iter().collect();
@@ -106,7 +100,7 @@ impl Hands<'_> {
     /// Writes pages to files, none of them too large.
     fn write_pages(
         &mut self,
-        pages: &[Arc<[u8]>],
+        pages: &[Bytes],
         tokens: &Range<usize>,
         place: &Place<'_>,
     ) -> Result<Vec<Extent>, Problem> {
@@ -166,13 +160,14 @@ impl Hands<'_> {
     }
 
     /// The bytes of a point, wherever it lies.
-    pub(crate) fn point_bytes_of(&mut self, point: &Point) -> Result<Arc<[u8]>, Moving> {
+    pub(crate) fn point_bytes_of(&mut self, point: &Point) -> Result<Bytes, Moving> {
         match point {
             Point::Host(bytes) => Ok(bytes.clone()),
             Point::Device(id) => {
-                let mut buffer = Vec::new();
-                self.pool()?.read_point(*id, &mut buffer).map_err(|error| error.to_string())?;
-                Ok(buffer.into())
+                let pool = self.pool()?;
+                let mut buffer = pool.host_buffer(pool.layout().bytes_per_sequence() as usize);
+                pool.read_point(*id, &mut buffer).map_err(|error| error.to_string())?;
+                Ok(Bytes::from_owner(buffer))
             }
             Point::Disk(record) => self.disk()?.staged(record),
         }
@@ -198,6 +193,18 @@ impl Hands<'_> {
             disk.release(record);
         }
     }
+}
+
+/// Copies of pages of a pool, of each so many tokens.
+fn copied(pool: &StatePool, pages: &[(u32, usize)]) -> Result<Vec<Bytes>, Problem> {
+    let size = pool.layout().bytes_per_page() as usize;
+    let mut buffers: Vec<_> = pages.iter().map(|_| pool.host_buffer(size)).collect();
+    let mut blocks: Vec<&mut [u8]> = buffers.iter_mut().map(|buffer| &mut **buffer).collect();
+    pool.read_pages(pages, &mut blocks).map_err(|error| error.to_string())?;
+    if let Some(buffer) = buffers.iter().find(|buffer| buffer.is_detour()) {
+        tracing::debug!(bytes = buffer.len(), "memory that is not locked: copies will be slow");
+    }
+    Ok(buffers.into_iter().map(Bytes::from_owner).collect())
 }
 
 /// Why a payload did not move.

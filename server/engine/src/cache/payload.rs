@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sconce_cache::disk::RecordId;
 use sconce_models::{PAGE_TOKENS, PointId};
 
@@ -26,7 +27,7 @@ pub(crate) enum Pages {
     /// Pages of the model's pool.
     Device(Vec<u32>),
     /// Copies of their bytes.
-    Host(Vec<Arc<[u8]>>),
+    Host(Vec<Bytes>),
     /// Files, in the order of their pages.
     Disk(Vec<Extent>),
 }
@@ -55,7 +56,7 @@ pub(crate) enum Point {
     /// A slot of the model's pool.
     Device(PointId),
     /// A copy of its bytes.
-    Host(Arc<[u8]>),
+    Host(Bytes),
     /// A file.
     Disk(Arc<Record>),
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sconce_cache::disk::{DecodeLimits, Decoder, RecordHeader, RecordKind, encode};
 use sconce_cache::{
     Adopted, DomainId, LeaseId, Place, Refused, SnapshotSpec, SnapshotView, Storage as _, Tier,
@@ -22,7 +23,7 @@ use crate::status::LoadedModel;
 const EXPORTS_MAX: usize = 4;
 
 /// Bytes of pages in order.
-type HostPages = Vec<Arc<[u8]>>;
+type HostPages = Vec<Bytes>;
 
 /// An export that waits for files to be read.
 pub(crate) struct Export {
@@ -46,7 +47,7 @@ pub(crate) struct Import {
     tokens: Vec<u32>,
     salt: Option<String>,
     spans: Vec<(Range<usize>, HostPages)>,
-    point: Option<Arc<[u8]>>,
+    point: Option<Bytes>,
 }
 
 impl Import {
@@ -88,7 +89,7 @@ impl Import {
     }
 
     /// Takes in a record that follows those before.
-    fn take(&mut self, header: RecordHeader, payload: &[Arc<[u8]>]) -> Result<(), String> {
+    fn take(&mut self, header: RecordHeader, payload: &[Bytes]) -> Result<(), String> {
         let (start, end) = (header.start as usize, header.tokens.len());
         if !header.tokens.starts_with(&self.tokens) || self.point.is_some() {
             return Err("expected records of one path, found another".to_owned());
@@ -109,7 +110,7 @@ impl Import {
                     let found = bytes.len();
                     return Err(format!("expected {pages} pages of one size, found {found} bytes"));
                 }
-                let cut = bytes.chunks(bytes.len() / pages).map(Arc::from).collect();
+                let cut = bytes.chunks(bytes.len() / pages).map(Bytes::copy_from_slice).collect();
                 self.spans.push((start..end, cut));
             }
             RecordKind::Point if end == self.tokens.len() => self.point = Some(bytes.into()),
@@ -262,7 +263,7 @@ impl Cache {
         };
         let mut content = Vec::new();
         let mut covered = 0;
-        let mut add = |kind, place: &Place<'_>, payload: &[Arc<[u8]>]| {
+        let mut add = |kind, place: &Place<'_>, payload: &[Bytes]| {
             let header = header(kind, place, payload);
             let pieces = encode(&header, payload).map_err(|fault| damaged(fault.to_string()))?;
             content.extend(pieces);
@@ -373,7 +374,7 @@ fn moved<P>(
     if tier == Tier::Host { Ok(payload) } else { move_there(payload) }
 }
 
-fn header(kind: RecordKind, place: &Place<'_>, payload: &[Arc<[u8]>]) -> RecordHeader {
+fn header(kind: RecordKind, place: &Place<'_>, payload: &[Bytes]) -> RecordHeader {
     RecordHeader {
         fingerprint: place.domain.fingerprint,
         // Another server counts its own instances.

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use bytes::Bytes;
 use sconce_cache::Tier;
 use sconce_cache::disk::{DecodeLimits, Decoder, RecordHeader, RecordKind, encode};
 use sconce_models::Precision;
@@ -282,6 +282,6 @@ fn forged(header: &RecordHeader, number: usize) -> Vec<u8> {
         _ if header.kind == RecordKind::Span => header.page_tokens /= 2,
         _ => header.payload_bytes = 4,
     }
-    let payload: Arc<[u8]> = vec![7; header.payload_bytes as usize].into();
+    let payload = Bytes::from(vec![7; header.payload_bytes as usize]);
     encode(&header, &[payload]).unwrap().concat()
 }

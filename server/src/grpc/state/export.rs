@@ -1,7 +1,5 @@
 //! A snapshot as a stream: header, chunks, trailer with the digest of the content.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::{Stream, stream};
 use sconce_engine::SnapshotFile;
@@ -33,7 +31,7 @@ pub(super) fn messages(
 /// What is yet to be sent.
 struct Parts {
     header: Option<Part>,
-    blocks: std::vec::IntoIter<Arc<[u8]>>,
+    blocks: std::vec::IntoIter<Bytes>,
     /// The rest of the block that is being sent.
     open: Bytes,
     digest: Option<Sha256>,
@@ -60,7 +58,7 @@ impl Parts {
         }
         while self.open.is_empty() {
             match self.blocks.next() {
-                Some(block) => self.open = Bytes::from_owner(block),
+                Some(block) => self.open = block,
                 None => return self.digest.take().map(|digest| self.trailer(digest)),
             }
         }
@@ -93,7 +91,7 @@ mod tests {
             pinned: false,
             ttl: None,
             bytes,
-            content: blocks.iter().map(|&block| block.into()).collect(),
+            content: blocks.iter().map(|block| Bytes::copy_from_slice(block)).collect(),
         }
     }
 

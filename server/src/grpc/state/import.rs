@@ -1,8 +1,6 @@
 //! A snapshot from a stream: the order and the sizes of its messages are checked as they come, and
 //! its digest before anything is kept. Memory is taken as content arrives, never as announced.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use sconce_engine::{SnapshotFile, SnapshotInfo};
 use sconce_proto::v1::import_snapshot_request::Part;
@@ -123,7 +121,7 @@ impl Assembly {
 
     fn close_block(&mut self) {
         if !self.open.is_empty() {
-            self.file.content.push(Arc::from(self.open.as_slice()));
+            self.file.content.push(Bytes::copy_from_slice(&self.open));
             self.open.clear();
         }
     }

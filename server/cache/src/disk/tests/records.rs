@@ -1,7 +1,6 @@
 //! The format: what is written is what is read, and nothing else is.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -69,7 +68,7 @@ fn every_field_stands_where_the_table_says() {
         page_tokens: 64,
         payload_bytes: 4,
     };
-    let bytes = whole(&encode(&header, &[Arc::from(*b"wxyz")]).unwrap());
+    let bytes = whole(&encode(&header, &[Bytes::from_static(b"wxyz")]).unwrap());
     let tokens = [10_u32, 11, 12].map(u32::to_le_bytes).concat();
     let mut expected = b"\x89sconce\n\x01\0\0\0".to_vec();
     expected.extend((HEAD_BYTES as u32 + 2).to_le_bytes());
@@ -97,7 +96,7 @@ fn the_pieces_of_the_payload_are_shared_and_not_copied() {
     let pieces = encode(&header, &payload).unwrap();
     assert_eq!(pieces.len(), payload.len() + 2);
     for (given, piece) in payload.iter().zip(&pieces[1..]) {
-        assert!(Arc::ptr_eq(given, piece));
+        assert_eq!(given.as_ptr(), piece.as_ptr());
     }
 }
 
@@ -113,7 +112,7 @@ fn a_long_payload_arrives_in_pieces_of_bounded_size() {
 #[test]
 fn a_header_out_of_bounds_is_not_written() {
     let fine = span(1, 10, 4, 3);
-    let bytes: [Arc<[u8]>; 1] = [Arc::from([1, 2, 3])];
+    let bytes: [Bytes; 1] = [Bytes::from_static(&[1, 2, 3])];
     encode(&fine, &bytes).unwrap();
     let refused = |header: RecordHeader, expected: &str| {
         assert_eq!(encode(&header, &bytes).unwrap_err().to_string(), expected);

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::disk::{
     Completion, DiskConfig, DiskError, DiskTier, Notify, RecordHeader, RecordId, RecordKind,
 };
@@ -47,15 +49,17 @@ pub(super) fn point(fingerprint: u64, end: u32, bytes: u64) -> RecordHeader {
 }
 
 /// Bytes that differ from record to record, in three pieces.
-pub(super) fn payload(header: &RecordHeader) -> Vec<Arc<[u8]>> {
+pub(super) fn payload(header: &RecordHeader) -> Vec<Bytes> {
     let seed = header.fingerprint ^ u64::from(header.start) << 20 ^ header.payload_bytes;
     let bytes: Vec<u8> =
         (0..header.payload_bytes).map(|i| (i.wrapping_mul(seed | 1) >> 3) as u8).collect();
     let third = bytes.len() / 3;
-    [&bytes[..third], &bytes[third..2 * third], &bytes[2 * third..]].map(Arc::from).to_vec()
+    [&bytes[..third], &bytes[third..2 * third], &bytes[2 * third..]]
+        .map(Bytes::copy_from_slice)
+        .to_vec()
 }
 
-pub(super) fn whole(pieces: &[Arc<[u8]>]) -> Vec<u8> {
+pub(super) fn whole(pieces: &[Bytes]) -> Vec<u8> {
     pieces.concat()
 }
 

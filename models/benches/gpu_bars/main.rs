@@ -1,0 +1,57 @@
+//! Operators and a model of 80 billion random parameters on a GPU, each beside what bounds it, measured
+//! in turn in the same run. `kernels/gpu_check.sh` runs it; `docs/PERFORMANCE.md` says what it means.
+//!
+//!     gpu_bars --device cuda [--seconds N] [--peer PYTHON SCRIPT] [--table FILE] [PART ..]
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what was measured is its output")]
+#![cfg_attr(test, allow(dead_code, unused_imports, reason = "`tests/gpu_bars.rs` runs the tests"))]
+
+mod measure;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use measure::{Outcome, Request, Sizes, run};
+use sconce_models::DeviceChoice;
+
+fn main() -> ExitCode {
+    match measured() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("gpu_bars: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures what the arguments ask for; returns whether every bar was met.
+fn measured() -> Outcome<bool> {
+    let mut request = Request::new(DeviceChoice::Cpu, Sizes::full());
+    let (mut device, mut table) = (None, None);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--device" => device = Some(value()?.parse::<DeviceChoice>()?),
+            "--seconds" => request.time = Duration::from_secs(value()?.parse()?),
+            "--peer" => request.peer = Some([value()?, value()?]),
+            "--table" => table = Some(value()?),
+            // What cargo passes to benchmarks.
+            "--bench" => (),
+            part if !part.starts_with('-') => request.parts.push(part.to_owned()),
+            other => return Err(format!("unknown argument {other}").into()),
+        }
+    }
+    // Sizes are a GPU's: on a processor each row would take minutes.
+    let device = device.ok_or("--device names a GPU, as `cuda` or `metal`")?;
+    if matches!(device, DeviceChoice::Cpu | DeviceChoice::Auto) {
+        return Err(format!("the bars are those of GPUs, found --device {device}").into());
+    }
+    request.device = device.resolve()?;
+    let found = run(&request, &mut |row| println!("{row}"))?;
+    if let Some(file) = table {
+        std::fs::write(file, found.markdown())?;
+    }
+    Ok(found.is_met())
+}
