@@ -26,6 +26,8 @@ pub use self::host::HostBuffer;
 pub(crate) use self::scratch::{counters, scratch};
 pub use self::step::step;
 use self::step::{Argument, Recording};
+#[cfg(feature = "emulate")]
+pub use self::step::{RecordedStep, last_step};
 use crate::access::{Element, location};
 use crate::entries::Copies;
 use crate::error::Error;
