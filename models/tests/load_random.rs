@@ -82,7 +82,10 @@ fn random_weights_are_not_quantized_and_their_shape_must_be_known() {
     let format = QuantizeFormat::ALL[0];
     let quantized = LoadOptions { quantize: Some(format), ..options(Precision::Fast) };
     let load = |config, options: &LoadOptions| {
-        load_random(config, 1, options, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
+        load_random(config, 1, options, &mut |_| ControlFlow::Continue(()))
+            .err()
+            .unwrap()
+            .to_string()
     };
     assert!(load(config(), &quantized).contains("quantize"));
     let unknown = load(json!({"model_type": "abacus"}), &options(Precision::Fast));

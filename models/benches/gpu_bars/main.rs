@@ -2,6 +2,7 @@
 //! in turn in the same run. `kernels/gpu_check.sh` runs it; `docs/PERFORMANCE.md` says what it means.
 //!
 //!     gpu_bars --device cuda [--seconds N] [--peer PYTHON SCRIPT] [--table FILE] [PART ..]
+//!     gpu_bars --device cuda --probe      whether there is such a device
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what was measured is its output")]
 #![cfg_attr(test, allow(dead_code, unused_imports, reason = "`tests/gpu_bars.rs` runs the tests"))]
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
 /// Measures what the arguments ask for; returns whether every bar was met.
 fn measured() -> Outcome<bool> {
     let mut request = Request::new(DeviceChoice::Cpu, Sizes::full());
-    let (mut device, mut table) = (None, None);
+    let (mut device, mut table, mut probe) = (None, None, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
@@ -37,6 +38,7 @@ fn measured() -> Outcome<bool> {
             "--seconds" => request.time = Duration::from_secs(value()?.parse()?),
             "--peer" => request.peer = Some([value()?, value()?]),
             "--table" => table = Some(value()?),
+            "--probe" => probe = true,
             // What cargo passes to benchmarks.
             "--bench" => (),
             part if !part.starts_with('-') => request.parts.push(part.to_owned()),
@@ -49,6 +51,9 @@ fn measured() -> Outcome<bool> {
         return Err(format!("the bars are those of GPUs, found --device {device}").into());
     }
     request.device = device.resolve()?;
+    if probe {
+        return Ok(request.device.open().map(|_| true)?);
+    }
     let found = run(&request, &mut |row| println!("{row}"))?;
     if let Some(file) = table {
         std::fs::write(file, found.markdown())?;

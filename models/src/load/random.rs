@@ -69,13 +69,17 @@ impl RandomPart {
         }
     }
 
-    /// Bytes of the matrix.
-    pub(super) fn bytes(&self) -> u64 {
+    /// Bytes of the matrix on a device.
+    ///
+    /// # Errors
+    /// A device without operators.
+    pub(super) fn bytes(&self, device: &Device) -> Result<u64, Error> {
         let RandomRows { rows, cols, .. } = self.source;
-        match self.orientation {
-            Orientation::AsStored => Matrix::bytes_for(self.format(), rows, cols),
-            Orientation::Turned => Matrix::bytes_for(self.format(), cols, rows),
-        }
+        let [rows, cols] = match self.orientation {
+            Orientation::AsStored => [rows, cols],
+            Orientation::Turned => [cols, rows],
+        };
+        Ok(Matrix::bytes_on(self.format(), rows, cols, device)?)
     }
 
     /// Elements of the matrix.
@@ -127,7 +131,7 @@ mod tests {
             let part = random.part(("w", 0), [24, 128], orientation);
             let matrix = part.pack(&Device::Cpu).unwrap();
             assert_eq!(matrix.format(), part.format());
-            assert_eq!(matrix.bytes() as u64, part.bytes());
+            assert_eq!(matrix.bytes() as u64, part.bytes(&Device::Cpu).unwrap());
             assert_eq!((matrix.rows() * matrix.cols()) as u64, part.elements());
         }
     }

@@ -188,12 +188,13 @@ impl<'a> Weights<'a> {
                 Error::format(self.checkpoint.path().display(), name, expected, available)
             })?;
             let part = random.part((name, index), [rows, cols], orientation);
-            self.bytes += part.bytes();
+            let bytes = part.bytes(self.device)?;
+            self.bytes += bytes;
             self.parameters += part.elements();
-            self.work.matrix(self.used, part.format(), part.bytes(), part.elements());
-            *self.formats.entry(random::FORMAT.to_owned()).or_default() += part.bytes();
+            self.work.matrix(self.used, part.format(), bytes, part.elements());
+            *self.formats.entry(random::FORMAT.to_owned()).or_default() += bytes;
             matrices.push(match &self.packing {
-                Some(packing) => part.pack(packing.device)?,
+                Some(_) => part.pack(self.device)?,
                 None => Matrix::pack_dense(&Nothing, &Device::Cpu)?,
             });
             self.report()?;
@@ -270,9 +271,9 @@ impl<'a> Weights<'a> {
         self.parameters += elements as u64;
         self.work.tensor(bytes);
         Ok(match &self.packing {
-            Some(packing) => {
+            Some(_) => {
                 let (values, shape) = make(random.values(name, elements));
-                Tensor::from_vec(values, shape, packing.device)?
+                Tensor::from_vec(values, shape, self.device)?
             }
             None => Tensor::from_vec(Vec::<f32>::new(), 0, &Device::Cpu)?,
         })

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::{
     Activation, ActivationBuffer, ActivationType, ExpertProduct, Matrix, PairInput, RouterOptions,
     Routing, Scoring, combine_experts, expert_matmul, expert_matmuls, gate_mul, gpu,
@@ -24,7 +24,8 @@ struct Experts {
     down: Vec<Matrix>,
 }
 
-/// What a block of rows is computed in.
+/// What a block of rows is computed in. It outlives steps: what they launch reads it after they were
+/// recorded.
 struct Buffers {
     x: Tensor,
     hidden: Tensor,
@@ -32,8 +33,9 @@ struct Buffers {
     up: Tensor,
     gated: Tensor,
     down: Tensor,
+    /// Activations of the rows and of the pairs, as the products read them.
+    prepared: [ActivationBuffer; 2],
     rows: usize,
-    width: usize,
 }
 
 impl Experts {
@@ -54,19 +56,17 @@ impl Experts {
     }
 
     /// Adds what `routing` chooses to the residual stream.
-    fn forward(&self, buffers: &Buffers, routing: &Routing, device: &Device) -> Outcome<()> {
-        let Buffers { x, hidden, gate, up, gated, down, rows, width } = buffers;
-        let (pairs, kind) = (routing.pairs(), ActivationType::Int8);
-        let mut prepared = ActivationBuffer::new(*rows, x.dims()[1], kind, device)?;
-        let x = prepared.prepare_experts(x, *rows, &[&self.gate, &self.up])?;
+    fn forward(&self, buffers: &mut Buffers, routing: &Routing) -> Outcome<()> {
+        let Buffers { x, hidden, gate, up, gated, down, prepared, rows } = buffers;
+        let ([of_rows, of_pairs], pairs) = (prepared, routing.pairs());
+        let x = of_rows.prepare_experts(x, *rows, &[&self.gate, &self.up])?;
         let products = [
             ExpertProduct { out: gate, experts: &self.gate },
             ExpertProduct { out: up, experts: &self.up },
         ];
         expert_matmuls(&products, &x, routing, PairInput::Rows)?;
         gate_mul(gated, gate, up, Activation::Silu, pairs)?;
-        let mut prepared = ActivationBuffer::new(pairs, *width, kind, device)?;
-        let x = prepared.prepare_experts(gated, pairs, &[&self.down])?;
+        let x = of_pairs.prepare_experts(gated, pairs, &[&self.down])?;
         expert_matmul(down, &x, &self.down, routing, PairInput::Pairs)?;
         Ok(combine_experts(hidden, down, routing)?)
     }
@@ -76,6 +76,7 @@ impl Buffers {
     fn new(bench: &Bench, rows: usize) -> Outcome<Self> {
         let ([_, choices, width], dim) = (bench.sizes.experts, bench.sizes.hidden);
         let (pairs, device) = (rows * choices, &bench.device);
+        let prepared = |rows, dim| ActivationBuffer::new(rows, dim, ActivationType::Int8, device);
         Ok(Self {
             x: make::rows(rows, dim, 9, device)?,
             hidden: make::zeros((rows, dim), device)?,
@@ -83,8 +84,8 @@ impl Buffers {
             up: make::zeros((pairs, width), device)?,
             gated: make::zeros((pairs, width), device)?,
             down: make::zeros((pairs, dim), device)?,
+            prepared: [prepared(rows, dim)?, prepared(pairs, width)?],
             rows,
-            width,
         })
     }
 }
@@ -133,7 +134,7 @@ pub(crate) fn decode(bench: &mut Bench) -> Outcome<()> {
 fn decode_of(bench: &Bench, layers: &[Experts], rows: usize) -> Outcome<Row> {
     let device = &bench.device;
     let [experts, choices, width] = bench.sizes.experts;
-    let buffers = Buffers::new(bench, rows)?;
+    let mut buffers = Buffers::new(bench, rows)?;
     let mut turns = routings(bench, rows, layers.len() * TURNS)?;
     let read = turns.iter().map(|(routing, _)| chosen(routing)).sum::<Outcome<usize>>()?;
     let units = turns.len();
@@ -142,7 +143,7 @@ fn decode_of(bench: &Bench, layers: &[Experts], rows: usize) -> Outcome<Row> {
         gpu::step(device, || {
             for (index, (routing, logits)) in turns.iter_mut().enumerate() {
                 routing.route(logits, None, &router(choices), rows)?;
-                layers[index % layers.len()].forward(&buffers, routing, device)?;
+                layers[index % layers.len()].forward(&mut buffers, routing)?;
             }
             Ok(())
         })
@@ -163,13 +164,13 @@ pub(crate) fn prefill(bench: &mut Bench) -> Outcome<()> {
     let [_, choices, width] = bench.sizes.experts;
     let (rows, size) = (bench.sizes.expert_tokens, bench.sizes.square);
     let experts = Experts::new(bench, 0)?;
-    let buffers = Buffers::new(bench, rows)?;
+    let mut buffers = Buffers::new(bench, rows)?;
     let mut turns = routings(bench, rows, 1)?;
     let mut ours = bench.clock.work(&device, 1, || {
         gpu::step(&device, || {
             let (routing, logits) = &mut turns[0];
             routing.route(logits, None, &router(choices), rows)?;
-            experts.forward(&buffers, routing, &device)
+            experts.forward(&mut buffers, routing)
         })
     });
     let flops = 6.0 * (rows * choices) as f64 * (width * bench.sizes.hidden) as f64;

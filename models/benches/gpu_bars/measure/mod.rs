@@ -5,6 +5,7 @@ mod delta;
 mod experts;
 mod make;
 mod model;
+mod pages;
 mod peaks;
 mod peer;
 mod products;
@@ -61,13 +62,14 @@ pub(crate) struct Bench {
 type Part = fn(&mut Bench) -> Outcome<()>;
 
 /// The parts, the quick ones first.
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("delta-decode", delta::decode),
     ("delta-prefill", delta::prefill),
     ("gemv", products::gemv),
     ("experts-decode", experts::decode),
     ("experts-prefill", experts::prefill),
     ("model", model::measure),
+    ("pages", pages::measure),
 ];
 
 /// Measures all that is asked for, and hands each row to `heard` when it is there.

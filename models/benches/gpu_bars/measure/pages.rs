@@ -1,0 +1,70 @@
+//! The state of a long conversation to the host and back, against plain copies of as many bytes between
+//! the same memories.
+
+use candle_core::Device;
+use sconce_kernels::gpu::HostBuffer;
+use sconce_models::Model;
+
+use super::clock::{Clock, Side, Work, median, median_ratio};
+use super::model::load;
+use super::table::{bandwidth, time};
+use super::{Bar, Bench, Outcome, Row};
+
+/// Moves a conversation out and in, against copies.
+pub(crate) fn measure(bench: &mut Bench) -> Outcome<()> {
+    let mut model = load(bench)?;
+    let row = moves(bench, model.as_mut())?;
+    bench.table.push(row);
+    Ok(())
+}
+
+fn moves(bench: &Bench, model: &mut dyn Model) -> Outcome<Row> {
+    let (tokens, clock) = (bench.sizes.conversation, &bench.clock);
+    let pool = model.state_mut();
+    let (page_tokens, page_bytes) = (pool.layout().page_tokens, pool.layout().bytes_per_page());
+    let pages = pool.take_pages(pool.layout().pages_for(tokens))?;
+    let id = pool.open()?;
+    let point = pool.save_point(id)?;
+    let pages_bytes = pages.len() * page_bytes as usize;
+    let bytes = pages_bytes + pool.layout().bytes_per_sequence() as usize;
+    let mut host = pool.host_buffer(pages_bytes);
+    let full: Vec<(u32, usize)> = pages.iter().map(|page| (*page, page_tokens)).collect();
+    let mut recurrent = Vec::new();
+    let mut ours = clock.work(&bench.device, 1, || {
+        let mut blocks: Vec<&mut [u8]> = host.chunks_exact_mut(page_bytes as usize).collect();
+        pool.read_pages(&full, &mut blocks)?;
+        recurrent.clear();
+        pool.read_point(point, &mut recurrent)?;
+        let blocks: Vec<&[u8]> = host.chunks_exact(page_bytes as usize).collect();
+        pool.write_pages(&pages, &blocks)?;
+        Ok(pool.write_point(point, &recurrent)?)
+    });
+    let mut plain = copies(&bench.device, clock, bytes)?;
+    let [found, copied] = clock.in_turn([&mut ours, &mut plain as &mut dyn Side])?;
+    let both = 2.0 * bytes as f64;
+    let told = format!("{}, {}", time(median(&found)), bandwidth(both, median(&found)));
+    let peer = format!("pinned copies, {}", bandwidth(both, median(&copied)));
+    let work = format!("page out and in, {tokens} tokens, {:.0} MB", bytes as f64 / 1e6);
+    let ratio = median_ratio(&copied, &found);
+    Ok(Row::told(work, told, peer).ratio(ratio, Some(Bar::AtLeast(0.8))))
+}
+
+/// One copy of `bytes` bytes to the host and one back.
+fn copies(device: &Device, clock: &Clock, bytes: usize) -> Outcome<Work<'static>> {
+    let mut host = HostBuffer::new(device, bytes);
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        let stream = gpu.cuda_stream();
+        let mut memory = stream.alloc_zeros::<u8>(bytes)?;
+        return Ok(clock.work(device, 1, move || {
+            stream.memcpy_dtoh(&memory, &mut host[..])?;
+            Ok(stream.memcpy_htod(&host[..], &mut memory)?)
+        }));
+    }
+    let mut memory = vec![0_u8; bytes];
+    Ok(clock.work(device, 1, move || {
+        host.copy_from_slice(&memory);
+        memory.copy_from_slice(&host);
+        Ok(())
+    }))
+}
