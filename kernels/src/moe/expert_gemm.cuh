@@ -11,8 +11,8 @@
 // Floor: 2 * pairs * outputs * inputs operations over the rate of `mma.sync` with 1 part, or the
 // bytes of the weights over the bandwidth, which are about as long with 40 pairs for an expert: 256 *
 // 64 codes in nibbles are 9 KB for 40 * 256 * 128 operations, some 500 clocks of tensor cores. Memory
-// answers after more than that, so the weights of the next two steps are on their way into
-// registers, 16 KB; accumulators leave room for no second block beside. Activations come from the
+// answers after more than that, so with 1 part the weights of the next two steps are on their way
+// into registers, 16 KB; accumulators leave room for no second block beside. Activations come from the
 // second-level cache, again for every 256 outputs; `matmul_round` halves them, to 2 bytes each, with
 // which that cache moves 1.4 GB for 906 MB of weights. 16 bytes of shared memory serve 4 `mma`.
 #pragma once
@@ -92,7 +92,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
   static constexpr unsigned OCTETS = PAIRS * (EXPERT_GEMM_INPUTS / 8) / EXPERT_GEMM_THREADS;
   static constexpr unsigned STAGE = PAIRS * EXPERT_GEMM_STRIDE;
   // Steps whose weights are on their way, as many as there are registers for.
-  static constexpr unsigned AHEAD = S == Store::WORDS ? 1 : 2;
+  static constexpr unsigned AHEAD = XP == 1 ? 2 : 1;
 
   // Activations of a step in parts, and their sums over each half of a window.
   struct Shared {
