@@ -39,6 +39,14 @@ struct Copying<'a> {
     transfer: &'a Transfer,
 }
 
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        // Also where a panic has skipped `finish`: copies under way write to what the caller lends. A
+        // failure is one of the stream, which its next use reports.
+        let _ = self.transfer.stream.synchronize();
+    }
+}
+
 impl Cuda {
     /// Hands its copies to `body`, which ends by waiting for them.
     pub(crate) fn copying(
