@@ -64,7 +64,7 @@ fn columns_beyond_those_that_a_block_holds_match_the_reference() {
         let x = activations(6, rows, cols);
         for format in [formats()[0], formats()[5], formats()[13]] {
             let source = Affine { rows: outputs, cols, format, seed: 4 };
-            let pack = || Matrix::pack_affine(&source, &Device::Cpu).unwrap();
+            let pack = || Matrix::pack_affine(&source, &device()).unwrap();
             let case = format!("{format:?} {rows}x{cols}x{outputs}");
             assert_matches(pack, &x, &case, |kind| expected(&source, &x, kind));
         }
