@@ -28,6 +28,7 @@ pub mod memory;
 pub mod moe;
 pub mod peaks;
 pub mod pool;
+pub mod prepare_attention;
 pub mod random_words;
 mod recurrence;
 pub mod rms_norm;
@@ -50,7 +51,7 @@ pub use entries::{
     Packing, clear_entry, copy_entry, gather_entries, read_entries, scatter_entries, write_entries,
 };
 pub use error::{Error, Result};
-pub use gate_mul::{Activation, gate_mul};
+pub use gate_mul::{Activation, GateProduct, gate_mul, gate_muls};
 pub use gated_delta::{Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, gated_delta};
 pub use gated_delta_step::{
     GatedDeltaStates, GatedDeltaStepInputs, GatedDeltaStepOptions, gated_delta_step,
@@ -70,6 +71,7 @@ pub use moe::{
 };
 pub use peaks::{PeakOptions, Peaks};
 pub use pool::Pool;
+pub use prepare_attention::{AttentionRows, HeadNorms, prepare_attention};
 pub use recurrence::{Emit, Recurrence, RecurrentSegment};
 pub use rms_norm::rms_norm;
 pub use rms_norm_gated::rms_norm_gated;

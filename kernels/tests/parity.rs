@@ -35,6 +35,8 @@ mod moe;
 mod moe_gpu;
 #[path = "parity/odd_sizes.rs"]
 mod odd_sizes;
+#[path = "parity/prepare_attention.rs"]
+mod prepare_attention;
 #[path = "parity/products.rs"]
 mod products;
 #[path = "parity/random_matrix.rs"]
@@ -66,6 +68,7 @@ const COVERED: &[&str] = &[
     "latent_attention",
     "matmul",
     "moe",
+    "prepare_attention",
     "random_words",
     "rms_norm",
     "rms_norm_gated",

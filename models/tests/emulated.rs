@@ -15,6 +15,8 @@ mod golden;
 #[path = "support/stepping.rs"]
 mod stepping;
 
+use sconce_kernels::gpu::{Language, emulate};
+use sconce_models::{Batch, LoadOptions, Precision};
 use sconce_kernels::gpu::{HostBuffer, Language, emulate};
 use sconce_models::{LoadOptions, Model, Precision, Prefix, PrefixPoint, SequenceId};
 
@@ -26,11 +28,11 @@ const LOGPROB_BOUND: f64 = 1e-3;
 /// Tokens of a step: emulated threads are slow, and their number grows with this.
 const STEP_TOKENS_MAX: usize = 512;
 
-/// Steps the first prompt of a fixture beside its golden answer, in both languages.
-fn compare(name: &str) {
+/// Steps a prompt of a fixture beside its golden answer, in both languages.
+fn compare(name: &str, prompt: usize) {
     let all = fixtures::all();
     let fixture = all.iter().find(|fixture| fixture.name == name).unwrap();
-    let prompt = &fixture.golden["prompts"][0];
+    let prompt = &fixture.golden["prompts"][prompt];
     let options = LoadOptions { step_tokens_max: STEP_TOKENS_MAX, ..options(Precision::Exact) };
     for language in [Language::Cuda, Language::Metal] {
         let worst = emulate(language, || {
@@ -46,7 +48,7 @@ macro_rules! emulated {
     ($($test:ident: $($fixture:literal),+;)*) => {
         $(#[test]
         fn $test() {
-            $(compare($fixture);)+
+            $(compare($fixture, 0);)+
         })*
     };
 }
@@ -62,6 +64,39 @@ emulated! {
     qwen3_5_moe_answers_as_on_the_cpu: "gguf_qwen35moe_f32.gguf", "gguf_qwen35moe_iq4_nl.gguf";
 }
 
+#[test]
+fn a_prompt_longer_than_a_chunk_of_the_delta_rule_is_answered_as_on_the_cpu() {
+    compare("qwen3_next_f32", 1);
+}
+
+/// A step of a decoded token and a prompt has both forms of a gated delta layer.
+#[test]
+fn a_token_decoded_beside_a_prompt_is_answered_as_alone() {
+    let prompts: [&[u32]; 2] = [&[3, 1, 4, 1, 5, 9, 2], &[6, 5, 3, 5, 8]];
+    for language in [Language::Cuda, Language::Metal] {
+        emulate(language, || {
+            let mut model = load(&stepping::fixture("qwen3_next_f32"), &options(Precision::Exact));
+            let model = model.as_mut();
+            let [first, second] = [(); 2].map(|()| model.state_mut().open().unwrap());
+            stepping::feed(model, first, prompts[0]);
+            let mut batch = Batch::default();
+            for (id, tokens) in [(first, &[7][..]), (second, prompts[1])] {
+                let at = model.state().len(id).unwrap();
+                model.state_mut().reserve(id, tokens.len()).unwrap();
+                batch.push(id, at, tokens, true);
+            }
+            let mut logits = model.forward(&batch).unwrap();
+            let found = [0, 1].map(|row| golden::logprobs(logits.row(row).unwrap()));
+            let alone = [(); 2].map(|()| model.state_mut().open().unwrap());
+            stepping::feed(model, alone[0], prompts[0]);
+            let expected = [(alone[0], &[7][..]), (alone[1], prompts[1])]
+                .map(|(id, tokens)| golden::logprobs(&stepping::feed(model, id, tokens)));
+            for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+                assert!((found - expected).abs() <= LOGPROB_BOUND, "{found} for {expected}");
+            }
+        });
+    }
+}
 /// Feeds a prompt, has its state leave the pool after so many tokens and come back to other pages and
 /// another slot, and compares what follows with a run that was left alone.
 fn assert_resumes(name: &str, len: usize) {

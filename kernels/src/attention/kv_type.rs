@@ -39,7 +39,7 @@ impl BlockOrder {
 
 impl KvSide {
     /// Columns that share a scale in 8 bits.
-    pub fn group(self) -> usize {
+    pub const fn group(self) -> usize {
         match self {
             Self::Keys => KEY_GROUP,
             Self::Values => VALUE_GROUP,

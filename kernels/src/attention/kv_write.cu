@@ -1,13 +1,7 @@
 // `write_kv`: a warp for each head of each new row, of keys and of values in one launch. 4 bytes are
 // read for each element, and 4 or about 1.1 written; the floor is those bytes over the bandwidth.
 // Lanes take elements side by side, so that both sides of a copy are whole lines.
-#include "../gpu/cuda.cuh"
-
-// What a code of zero is, and the largest code beside it.
-constexpr int ZERO_CODE = 128;
-constexpr float CODE_MAX = 127.0f;
-// Below, all elements of a group count as zeros.
-constexpr float ZERO = 1e-30f;
+#include "kv_write.cuh"
 
 // The head of a row that a warp writes, and where.
 struct NewHead {
@@ -46,35 +40,6 @@ extern "C" __global__ void __launch_bounds__(128)
   for (unsigned i = threadIdx.x % WARP; i < head.dim; i += WARP) to[i] = head.from[i];
 }
 
-// Rounds a group of at most 64 elements, two to a lane; lane 0 writes the scale.
-__device__ __forceinline__ void round_group(unsigned char* codes, unsigned* scale,
-                                            const float* from, unsigned len) {
-  const unsigned lane = threadIdx.x % WARP;
-  float element[2];
-  float largest = 0.0f;
-  bool finite = true;
-#pragma unroll
-  for (unsigned i = 0; i < 2; ++i) {
-    const unsigned at = lane + i * WARP;
-    element[i] = at < len ? from[at] : 0.0f;
-    largest = fmaxf(largest, fabsf(element[i]));
-    finite = finite && isfinite(element[i]);
-  }
-  largest = warp_max(largest);
-  finite = __all_sync(ALL_LANES, finite);
-  const bool zeros = !finite || largest < ZERO;
-  const float inverse = zeros ? 0.0f : CODE_MAX / largest;
-#pragma unroll
-  for (unsigned i = 0; i < 2; ++i) {
-    const unsigned at = lane + i * WARP;
-    const int code = zeros ? 0 : __float2int_rn(element[i] * inverse);
-    if (at < len) codes[at] = static_cast<unsigned char>(code + ZERO_CODE);
-  }
-  // The bits of the NaN that the CPU writes.
-  const unsigned bits = zeros ? 0u : __float_as_uint(largest / CODE_MAX);
-  if (lane == 0) *scale = finite ? bits : 0x7fc00000u;
-}
-
 extern "C" __global__ void __launch_bounds__(128)
     write_kv_int8(unsigned* keys, unsigned* values, const float* k, const float* v,
                   const unsigned* slots, unsigned rows, unsigned kv_heads, unsigned page_tokens,
@@ -89,6 +54,9 @@ extern "C" __global__ void __launch_bounds__(128)
   unsigned* scales = block + page_tokens * words + head.offset * groups;
   for (unsigned i = 0; i < groups; ++i) {
     const unsigned first = i * group;
-    round_group(codes + first, scales + i, head.from + first, min(group, head.dim - first));
+    const unsigned lane = threadIdx.x % WARP, len = min(group, head.dim - first);
+    const float low = lane < len ? head.from[first + lane] : 0.0f;
+    const float high = lane + WARP < len ? head.from[first + lane + WARP] : 0.0f;
+    round_group(codes + first, scales + i, low, high, len);
   }
 }

@@ -2,12 +2,6 @@
 // are read for each element, and 4 or about 1.1 written; the floor is those bytes over the bandwidth.
 // Threads take elements side by side, so that both sides of a copy are whole lines.
 
-// What a code of zero is, and the largest code beside it.
-constant constexpr int KV_ZERO_CODE = 128;
-constant constexpr float KV_CODE_MAX = 127.0f;
-// Below, all elements of a group count as zeros.
-constant constexpr float KV_ZERO = 1e-30f;
-
 // Which head of which row a simdgroup writes, and where.
 struct NewHead {
   ulong from, block;
@@ -53,24 +47,6 @@ kernel void write_kv_f32(device float* keys [[buffer(0)]],
   for (uint i = index % SIMD; i < head.dim; i += SIMD) to[i] = from[i];
 }
 
-// Rounds a group of at most 64 elements, two to a thread; the first one writes the scale.
-inline void round_group(device uchar* codes, device uint* scale, device const float* from, uint len,
-                        uint lane) {
-  const float low = lane < len ? from[lane] : 0.0f;
-  const float high = lane + SIMD < len ? from[lane + SIMD] : 0.0f;
-  const float largest = simd_max(max(fabs(low), fabs(high)));
-  const bool finite = simd_all(isfinite(low) && isfinite(high));
-  const bool zeros = !finite || largest < KV_ZERO;
-  const float inverse = zeros ? 0.0f : precise::divide(KV_CODE_MAX, largest);
-  const int low_code = zeros ? 0 : int(rint(low * inverse));
-  const int high_code = zeros ? 0 : int(rint(high * inverse));
-  if (lane < len) codes[lane] = uchar(low_code + KV_ZERO_CODE);
-  if (lane + SIMD < len) codes[lane + SIMD] = uchar(high_code + KV_ZERO_CODE);
-  // The bits of the NaN that the CPU writes.
-  const uint bits = zeros ? 0u : as_type<uint>(precise::divide(largest, KV_CODE_MAX));
-  if (lane == 0) *scale = finite ? bits : 0x7fc00000u;
-}
-
 kernel void write_kv_int8(device uint* keys [[buffer(0)]],
                           device uint* values [[buffer(1)]],
                           device const float* k [[buffer(2)]],
@@ -98,6 +74,9 @@ kernel void write_kv_int8(device uint* keys [[buffer(0)]],
   device uint* scales = block + page_tokens * words + head.offset * groups;
   for (uint i = 0; i < groups; ++i) {
     const uint first = i * width;
-    round_group(codes + first, scales + i, from + first, min(width, head.dim - first), index % SIMD);
+    const uint lane = index % SIMD, len = min(width, head.dim - first);
+    const float low = lane < len ? from[first + lane] : 0.0f;
+    const float high = lane + SIMD < len ? from[first + lane + SIMD] : 0.0f;
+    round_group(codes + first, scales + i, low, high, len, lane);
   }
 }

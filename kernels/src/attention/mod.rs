@@ -12,7 +12,7 @@ mod kv_type;
 pub(crate) mod operands;
 pub(crate) mod page;
 pub mod reference;
-mod write;
+pub(crate) mod write;
 
 use candle_core::Tensor;
 

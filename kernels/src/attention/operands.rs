@@ -54,7 +54,7 @@ fn pool(op: &'static str, operand: &'static str, side: KvSide, tensor: &Tensor) 
 }
 
 /// Rows of new keys or values, one for each slot.
-pub(super) fn new_rows(
+pub(crate) fn new_rows(
     op: &'static str,
     operand: &'static str,
     shape: &Shape,

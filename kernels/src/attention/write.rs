@@ -22,7 +22,7 @@ const _: () = assert!(
 );
 
 /// Writes rows of new keys into their blocks, transposed.
-pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
+pub(crate) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
     for_heads(keys, k, slots, shape, KvSide::Keys, |block, offset, k| {
         for (line, k) in block.chunks_exact_mut(shape.page_tokens).zip(k) {
             line[offset] = *k;
@@ -31,19 +31,19 @@ pub(super) fn keys(keys: &mut [f32], k: &[f32], slots: &[u32], shape: &Shape) {
 }
 
 /// Writes rows of new values into their blocks.
-pub(super) fn values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape) {
+pub(crate) fn values(values: &mut [f32], v: &[f32], slots: &[u32], shape: &Shape) {
     for_heads(values, v, slots, shape, KvSide::Values, |block, offset, v| {
         block[shape.value_in_block(offset, 0)..][..v.len()].copy_from_slice(v);
     });
 }
 
 /// Writes rows of new keys into their blocks, in 8 bits.
-pub(super) fn key_codes(keys: &mut [u32], k: &[f32], slots: &[u32], shape: &Shape) {
+pub(crate) fn key_codes(keys: &mut [u32], k: &[f32], slots: &[u32], shape: &Shape) {
     codes(keys, k, slots, shape, KvSide::Keys);
 }
 
 /// Writes rows of new values into their blocks, in 8 bits.
-pub(super) fn value_codes(values: &mut [u32], v: &[f32], slots: &[u32], shape: &Shape) {
+pub(crate) fn value_codes(values: &mut [u32], v: &[f32], slots: &[u32], shape: &Shape) {
     codes(values, v, slots, shape, KvSide::Values);
 }
 

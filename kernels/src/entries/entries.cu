@@ -1,7 +1,7 @@
 // Operators on entries of a pool: four words a thread, in loads and stores of 16 bytes where all of
-// them start at such places; blocks [entries, parts of an entry]. Words are moved as they are. Bound by
-// memory: 8 bytes move for each word, 4 where it is cleared. A batch of pages, 16 MB, has blocks for
-// all multiprocessors many times over, each thread with one load under way.
+// them start at such places; blocks [entries, parts of an entry]. Words are moved as they are. Bound
+// by memory: 8 bytes move for each word, 4 where it is cleared. A batch of pages, 16 MB, has blocks
+// for all multiprocessors many times over, each thread with one load under way.
 #include "../gpu/cuda.cuh"
 
 // Copies the four words from `first` on of an entry of `len` words.

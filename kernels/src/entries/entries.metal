@@ -1,9 +1,10 @@
 // Operators on entries of a pool: four words a thread, in loads and stores of 16 bytes where all of
-// them start at such places; threadgroups [entries, parts of an entry]. Words are moved as they are.
-// Bound by memory: 8 bytes move for each word, 4 where it is cleared.
+// them start at such places; threadgroups [entries, parts of an entry]. Words are moved as they
+// are. Bound by memory: 8 bytes move for each word, 4 where it is cleared.
 
 // Copies the four words from `first` on of an entry of `len` words.
-inline void entries_move(device uint* to, device const uint* from, uint first, uint len, bool wide) {
+inline void entries_move(device uint* to, device const uint* from, uint first, uint len,
+                         bool wide) {
   if (wide) {
     if (first < len) {
       *reinterpret_cast<device uint4*>(to + first) =

@@ -1,6 +1,6 @@
-//! Entries of pools to the memory of the host and back, many at once. On a GPU they are packed into one
-//! of two buffers while the other is copied; where the host can touch the GPU's memory, and on the
-//! CPU, they are copied as they lie.
+//! Entries of pools to the memory of the host and back, many at once. On a GPU they are packed into
+//! one of two buffers while the other is copied; where the host can touch the GPU's memory, and on
+//! the CPU, they are copied as they lie.
 
 use std::ops::Range;
 
@@ -29,7 +29,7 @@ pub(crate) trait Copies {
 
     /// Copies parts of a lane, when the kernels that were started have packed it, to where each is to
     /// be. They are there when [`finish`](Self::finish) has returned.
-    fn to_host(
+    fn copy_out(
         &mut self,
         lane: usize,
         staging: &Tensor,
@@ -38,8 +38,7 @@ pub(crate) trait Copies {
 
     /// Copies the other way, when the kernels that were started are done with the lane; those started
     /// from then on find it there.
-    fn from_host(&mut self, lane: usize, staging: &Tensor, parts: &[(Range<usize>, &[u8])])
-    -> Done;
+    fn copy_in(&mut self, lane: usize, staging: &Tensor, parts: &[(Range<usize>, &[u8])]) -> Done;
 
     /// Kernels that read a lane were started.
     fn after_unpacking(&mut self, lane: usize) -> Done;
@@ -172,15 +171,11 @@ impl Plan {
             self.pack(batch, pools, |pool, packing| {
                 gather_entries(staging, pool, &entries[batch.entries.clone()], packing)
             })?;
-            let blocks = blocks[batch.entries.clone()].iter_mut();
-            let part = |(index, block): (usize, &mut &mut [u8])| {
-                (batch.place(index), std::ptr::from_mut(&mut block[batch.bytes.clone()]))
-            };
-            let parts: Vec<_> = blocks.enumerate().map(part).collect();
-            // SAFETY: parts of different blocks, which nothing else touches before the next batch.
-            let mut parts: Vec<_> =
-                parts.into_iter().map(|(place, part)| (place, unsafe { &mut *part })).collect();
-            self.said(copies.to_host(lane, staging, &mut parts))?;
+            let blocks = blocks[batch.entries.clone()].iter_mut().enumerate();
+            let mut parts: Vec<_> = blocks
+                .map(|(index, block)| (batch.place(index), &mut block[batch.bytes.clone()]))
+                .collect();
+            self.said(copies.copy_out(lane, staging, &mut parts))?;
         }
         Ok(())
     }
@@ -199,7 +194,7 @@ impl Plan {
             let parts: Vec<_> = blocks
                 .map(|(index, block)| (batch.place(index), &block[batch.bytes.clone()]))
                 .collect();
-            self.said(copies.from_host(lane, staging, &parts))?;
+            self.said(copies.copy_in(lane, staging, &parts))?;
             self.pack(batch, pools, |pool, packing| {
                 scatter_entries(pool, staging, &entries[batch.entries.clone()], packing)
             })?;

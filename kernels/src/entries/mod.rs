@@ -122,8 +122,8 @@ pub fn copy_entry(pool: &Tensor, from: u32, to: u32) -> Result<()> {
         return gpu::copy(gpu, (pool, floats), [from, to], len);
     }
     match floats {
-        true => write::<f32, _>(OP, pool, |pool| Ok(cpu::copy(pool, [from, to], len))),
-        false => write::<u32, _>(OP, pool, |pool| Ok(cpu::copy(pool, [from, to], len))),
+        true => copy::<f32>(OP, pool, [from, to], len),
+        false => copy::<u32>(OP, pool, [from, to], len),
     }
 }
 
@@ -139,8 +139,8 @@ pub fn clear_entry(pool: &Tensor, entry: u32) -> Result<()> {
         return gpu::clear(gpu, (pool, floats), entry, len);
     }
     match floats {
-        true => write::<f32, _>(OP, pool, |pool| Ok(cpu::clear(pool, entry, len))),
-        false => write::<u32, _>(OP, pool, |pool| Ok(cpu::clear(pool, entry, len))),
+        true => clear::<f32>(OP, pool, entry, len),
+        false => clear::<u32>(OP, pool, entry, len),
     }
 }
 
@@ -171,6 +171,20 @@ fn scatter<T: Word>(
 ) -> Result<()> {
     write::<T, _>(op, pool, |pool| {
         cpu::scatter(pool, packed, entries, shape);
+        Ok(())
+    })
+}
+
+fn copy<T: Word>(op: &'static str, pool: &Tensor, from_to: [u32; 2], len: usize) -> Result<()> {
+    write::<T, _>(op, pool, |pool| {
+        cpu::copy(pool, from_to, len);
+        Ok(())
+    })
+}
+
+fn clear<T: Word>(op: &'static str, pool: &Tensor, entry: u32, len: usize) -> Result<()> {
+    write::<T, _>(op, pool, |pool| {
+        cpu::clear(pool, entry, len);
         Ok(())
     })
 }

@@ -34,10 +34,11 @@ pub enum KeyHeads {
 /// How the rule is computed; equal but for rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// Token by token. The bits do not depend on how a sequence is cut.
+    /// Token by token. The bits do not depend on how a sequence is cut: what models use on the CPU.
     Sequential,
     /// In chunks of 64 tokens, counted from the first row of a segment, as matrix products. The bits
-    /// depend on where segments start, not on states copied out of them.
+    /// depend on where segments start, not on states copied out of them: what models use on GPUs for
+    /// segments of more than one token.
     Chunked,
 }
 

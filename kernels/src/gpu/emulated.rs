@@ -68,14 +68,14 @@ impl Copies for AtOnce {
         Ok(())
     }
 
-    fn to_host(
+    fn copy_out(
         &mut self,
         _lane: usize,
         staging: &Tensor,
         parts: &mut [(Range<usize>, &mut [u8])],
     ) -> Result<(), String> {
         let copy = || {
-            let view = View::new("to_host", "staging", staging)?;
+            let view = View::new("copy_out", "staging", staging)?;
             let bytes = bytes_of(view.elements::<u32>()?);
             for (place, part) in parts {
                 part.copy_from_slice(&bytes[place.clone()]);
@@ -85,13 +85,13 @@ impl Copies for AtOnce {
         copy().map_err(|error: crate::Error| error.to_string())
     }
 
-    fn from_host(
+    fn copy_in(
         &mut self,
         _lane: usize,
         staging: &Tensor,
         parts: &[(Range<usize>, &[u8])],
     ) -> Result<(), String> {
-        let copied = write::<u32, _>("from_host", staging, |words| {
+        let copied = write::<u32, _>("copy_in", staging, |words| {
             let bytes = bytes_of_mut(words);
             for (place, part) in parts {
                 bytes[place.clone()].copy_from_slice(part);

@@ -26,6 +26,8 @@ pub use self::host::HostBuffer;
 pub(crate) use self::scratch::{counters, scratch};
 pub use self::step::step;
 use self::step::{Argument, Recording};
+#[cfg(feature = "emulate")]
+pub use self::step::{RecordedStep, last_step};
 use crate::access::{Element, location};
 use crate::entries::Copies;
 use crate::error::Error;
@@ -193,13 +195,13 @@ impl Gpu {
         entries: &[u32],
         blocks: &mut [&mut [u8]],
     ) -> Result<(), Error> {
-        let _ = (pools, entries, blocks);
+        let _ = (pools, entries, &blocks);
         match self {
             #[cfg(feature = "metal")]
             // SAFETY: the caller's promise.
             Self::Metal(gpu) => unsafe { gpu.read_openly(pools, entries, blocks) },
             #[allow(unreachable_patterns, reason = "in a build with Metal alone")]
-            _ => Ok(()),
+            _ => Err(closed("read_entries")),
         }
     }
 
@@ -222,7 +224,7 @@ impl Gpu {
             // SAFETY: the caller's promise.
             Self::Metal(gpu) => unsafe { gpu.write_openly(pools, entries, blocks) },
             #[allow(unreachable_patterns, reason = "in a build with Metal alone")]
-            _ => Ok(()),
+            _ => Err(closed("write_entries")),
         }
     }
 
@@ -285,6 +287,11 @@ impl Gpu {
         }
         Ok(())
     }
+}
+
+/// Why the host does not touch the memory of a GPU.
+fn closed(op: &'static str) -> Error {
+    Error::Device { op, what: "the host may not touch the memory of this GPU".to_owned() }
 }
 
 /// A list that a call's kernels read.

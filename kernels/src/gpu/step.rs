@@ -71,8 +71,8 @@ pub(crate) struct Recording {
     pub(crate) arguments: Vec<Argument>,
     /// All lists, each at its place.
     pub(crate) lists: Vec<u32>,
-    /// Where the lists are that came last.
-    recent: VecDeque<Range<usize>>,
+    /// Operators and places of the lists that came last.
+    recent: VecDeque<(&'static str, Range<usize>)>,
 }
 
 impl Recording {
@@ -83,10 +83,13 @@ impl Recording {
         self.recent.clear();
     }
 
-    /// The place of a list, where an equal one is already if there is one; none if there is no room.
-    fn list(&mut self, words: &[u32]) -> Option<u32> {
-        let equal = |place: &&Range<usize>| &self.lists[(*place).clone()] == words;
-        if let Some(place) = self.recent.iter().find(equal) {
+    /// The place of a list, where the operator has an equal one already if there is one; none if there
+    /// is no room. Lists of different operators that happen to be equal in a step are not in the next.
+    fn list(&mut self, op: &'static str, words: &[u32]) -> Option<u32> {
+        let equal = |(of, place): &&(&'static str, Range<usize>)| {
+            *of == op && &self.lists[place.clone()] == words
+        };
+        if let Some((_, place)) = self.recent.iter().find(equal) {
             return Some(place.start as u32);
         }
         let start = self.lists.len();
@@ -97,7 +100,7 @@ impl Recording {
         self.lists.extend_from_slice(words);
         self.lists.resize(start + room, 0);
         self.recent.truncate(LISTS_COMPARED - 1);
-        self.recent.push_front(start..start + words.len());
+        self.recent.push_front((op, start..start + words.len()));
         Some(start as u32)
     }
 }
@@ -148,7 +151,7 @@ pub fn step<T, E: From<Error>>(
 /// Where a list of the step that is being recorded will be; none outside of steps.
 pub(super) fn list(op: &'static str, words: &[u32]) -> Option<Result<u32, Error>> {
     RECORDING.with_borrow_mut(|recording| {
-        let place = recording.as_mut()?.list(words);
+        let place = recording.as_mut()?.list(op, words);
         Some(place.ok_or_else(|| Error::Shape {
             op,
             operand: "lists",
@@ -175,30 +178,57 @@ pub(super) fn record(
     })
 }
 
+/// The launches of a step, for tests: how many there are, and whether those of two steps are equal, so
+/// that a graph of the first would be the second.
+#[cfg(feature = "emulate")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedStep {
+    launches: Vec<Launch>,
+    arguments: Vec<Argument>,
+}
+
+#[cfg(feature = "emulate")]
+impl RecordedStep {
+    /// Names of the operators whose kernels were launched, in their order.
+    pub fn operators(&self) -> Vec<&'static str> {
+        self.launches.iter().map(|launch| launch.op).collect()
+    }
+}
+
+/// What the last step recorded that ended on this thread; nothing if there was none.
+#[cfg(feature = "emulate")]
+pub fn last_step() -> RecordedStep {
+    SPARE.with_borrow(|recording| RecordedStep {
+        launches: recording.launches.clone(),
+        arguments: recording.arguments.clone(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn equal_lists_share_a_place_and_a_growing_one_keeps_its() {
+    fn equal_lists_of_an_operator_share_a_place_and_a_growing_one_keeps_its() {
         let mut recording = Recording::default();
         let tables: [Vec<u32>; 2] = [(0..70).collect(), vec![7; 3]];
-        assert_eq!(recording.list(&tables[0]), Some(0));
-        assert_eq!(recording.list(&tables[1]), Some(128));
-        assert_eq!(recording.list(&tables[0]), Some(0));
-        assert_eq!(recording.list(&[7; 4]), Some(192));
-        assert_eq!(recording.list(&[]), Some(256));
+        assert_eq!(recording.list("op", &tables[0]), Some(0));
+        assert_eq!(recording.list("op", &tables[1]), Some(128));
+        assert_eq!(recording.list("op", &tables[0]), Some(0));
+        assert_eq!(recording.list("other", &tables[1]), Some(192));
+        assert_eq!(recording.list("op", &[7; 4]), Some(256));
+        assert_eq!(recording.list("op", &[]), Some(320));
         assert_eq!(recording.lists[128..131], [7; 3]);
         recording.clear();
-        assert_eq!(recording.list(&(0..100).collect::<Vec<_>>()), Some(0));
-        assert_eq!(recording.list(&[7; 9]), Some(128));
+        assert_eq!(recording.list("op", &(0..100).collect::<Vec<_>>()), Some(0));
+        assert_eq!(recording.list("op", &[7; 9]), Some(128));
     }
 
     #[test]
     fn lists_without_room_are_refused() {
         let mut recording = Recording::default();
-        assert_eq!(recording.list(&vec![1; LIST_WORDS_MAX]), Some(0));
-        assert_eq!(recording.list(&[2]), None);
+        assert_eq!(recording.list("op", &vec![1; LIST_WORDS_MAX]), Some(0));
+        assert_eq!(recording.list("op", &[2]), None);
     }
 
     #[test]

@@ -11,12 +11,12 @@
 //
 // Floor: the bytes of the weight over the bandwidth. An H200 takes 4.8 TB/s * 0.8 us = 3.8 MB on
 // their way to reach it, 29 KB for each of 132 multiprocessors. A warp has two units of 16 rows,
-// 2 KB, on their way, and asks for the next one when it has computed with one. 64 registers let four
-// blocks of 8 warps into a multiprocessor: 4 * 8 * 2 KB = 64 KB; the 128 of four tiles two, 32 KB.
+// 2 KB, on their way, and asks for the next one when it has computed with one. 80 registers let three
+// blocks of 8 warps into a multiprocessor: 3 * 8 * 2 KB = 48 KB; the 128 of four tiles two, 32 KB.
 // Matrices are small: 2048 inputs in nibbles are 16 units, two for each of 8 warps, so that all a
 // warp will ever load is asked for at once. 4096 outputs are 256 blocks, 31 KB for each
-// multiprocessor in one wave, 16384 are 1024, in two, whose ends overlap: blocks of 16 outputs are as
-// small as tensor cores allow, and leave the least behind at the end.
+// multiprocessor in one wave, 16384 are 1024, nearly three, whose ends overlap: blocks of 16 outputs
+// are as small as tensor cores allow, and leave the least behind at the end.
 #pragma once
 
 #include "fragments.cuh"
@@ -258,21 +258,23 @@ template <Kind K, int TILES> struct Gemv {
   // Goes over all inputs with the other warps of `split`, of which this one is `part`.
   template <class Load>
   __device__ __forceinline__ void run(unsigned part, unsigned split, Load load_x) {
-    const unsigned units = (job.inputs + INPUTS - 1) / INPUTS;
+    const unsigned units = (job.inputs + INPUTS - 1) / INPUTS, turns = (units + split - 1) / split;
+    // Turns that find their activations in shared memory.
+    const unsigned held = gemv_inputs(TILES) / INPUTS / split;
     GemvUnit<K> unit[GEMV_DEPTH];
 #pragma unroll
     for (unsigned i = 0; i < GEMV_DEPTH; ++i)
       if (i * split + part < units) load(unit[i], i * split + part);
 #pragma unroll 1
-    for (unsigned turn = 0; turn < units; turn += GEMV_DEPTH * split)
+    for (unsigned first = 0; first < turns; first += GEMV_DEPTH)
 #pragma unroll
       for (unsigned i = 0; i < GEMV_DEPTH; ++i) {
-        // The warps have the units from `first` on; all of them wait for one another.
-        const unsigned first = turn + i * split, index = first + part;
-        if (first >= units) break;
-        if (first % (gemv_inputs(TILES) / INPUTS) == 0) {
+        // All warps of a block wait for one another.
+        const unsigned turn = first + i, index = turn * split + part;
+        if (turn >= turns) break;
+        if (turn % held == 0) {
           __syncthreads();
-          columns.fill(first * INPUTS, load_x);
+          columns.fill(turn / held * gemv_inputs(TILES), load_x);
           __syncthreads();
         }
         if (index < units) compute(unit[i], index);

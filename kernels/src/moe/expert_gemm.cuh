@@ -6,10 +6,15 @@
 // sixteens, so that an expert with 40 pairs costs 48. Activations are rounded to bf16 on their way
 // into shared memory (`XP` 1), or parted into three, which are together just what they are; codes
 // are exact, and a group's scale and bias multiply its sum of products and its sum of activations,
-// in f32. Weights in f16 and f32 have parts as well (`WP`). While a block multiplies, the next 64
-// inputs are on their way into registers. Floor: 2 * pairs * outputs * inputs operations over the
-// rate of `mma.sync` with 1 part; 16 bytes of shared memory serve 4 of them. Activations come from
-// the second-level cache, 4 bytes each for 256 outputs, weights from memory once.
+// in f32. Weights in f16 and f32 have parts as well (`WP`).
+//
+// Floor: 2 * pairs * outputs * inputs operations over the rate of `mma.sync` with 1 part, or the
+// bytes of the weights over the bandwidth, which are about as long with 40 pairs for an expert: 256 *
+// 64 codes in nibbles are 9 KB for 40 * 256 * 128 operations, some 500 clocks of tensor cores. Memory
+// answers after more than that, so with 1 part the weights of the next two steps are on their way
+// into registers, 16 KB; accumulators leave room for no second block beside. Activations come from the
+// second-level cache, again for every 256 outputs; `matmul_round` halves them, to 2 bytes each, with
+// which that cache moves 1.4 GB for 906 MB of weights. 16 bytes of shared memory serve 4 `mma`.
 #pragma once
 
 #include "experts.cuh"
@@ -86,6 +91,8 @@ template <Store S, int WP, int XP> struct ExpertGemm {
   // Octets of a step that a thread parts.
   static constexpr unsigned OCTETS = PAIRS * (EXPERT_GEMM_INPUTS / 8) / EXPERT_GEMM_THREADS;
   static constexpr unsigned STAGE = PAIRS * EXPERT_GEMM_STRIDE;
+  // Steps whose weights are on their way, as many as there are registers for.
+  static constexpr unsigned AHEAD = XP == 1 ? 2 : 1;
 
   // Activations of a step in parts, and their sums over each half of a window.
   struct Shared {
@@ -96,6 +103,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
   const ExpertJob& job;
   Shared& shared;
   const unsigned lane, q, first_pair, count;
+  // Activations of a step, in f32 or as they were rounded before, in the first four words.
   float x[OCTETS][8];
 
   __device__ __forceinline__ ExpertGemm(const ExpertJob& job, Shared& shared, unsigned first_pair)
@@ -107,7 +115,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
     return job.first_output + threadIdx.x / WARP * 32 + 8 * i + lane / 4;
   }
 
-  // Loads a step.
+  // Loads the weights of a step.
   __device__ __forceinline__ void fetch(ExpertStep<S>& step, unsigned index) {
     const WeightFormat format = job.weight.format;
     const unsigned group = (index * EXPERT_GEMM_INPUTS >> format.group_log2()) + q;
@@ -123,11 +131,23 @@ template <Store S, int WP, int XP> struct ExpertGemm {
         step.scales[i] = load_scale(weight.scales + row * weight.scale_words, group, format);
       fetch_row(step.words[i], weight.codes + row * weight.row_words, index);
     }
+  }
+
+  // Loads the activations of a step.
+  __device__ __forceinline__ void fetch_x(unsigned index) {
 #pragma unroll
     for (unsigned i = 0; i < OCTETS; ++i) {
       const unsigned at = threadIdx.x + i * EXPERT_GEMM_THREADS, pair = at / 8;
-      const float* row = pair < count ? job.input(first_pair + pair) : nullptr;
-      expert_octet(x[i], job, row, index * EXPERT_GEMM_INPUTS + at % 8 * 8);
+      const unsigned column = index * EXPERT_GEMM_INPUTS + at % 8 * 8;
+      if (XP == 1 && job.rounded) {
+        uint4 part = make_uint4(0, 0, 0, 0);
+        if (pair < count && column < job.inputs) part = *job.part(first_pair + pair, column);
+        x[i][0] = __uint_as_float(part.x), x[i][1] = __uint_as_float(part.y);
+        x[i][2] = __uint_as_float(part.z), x[i][3] = __uint_as_float(part.w);
+      } else {
+        const float* row = pair < count ? job.input(first_pair + pair) : nullptr;
+        expert_octet(x[i], job, row, column);
+      }
     }
   }
 
@@ -163,7 +183,11 @@ template <Store S, int WP, int XP> struct ExpertGemm {
       float sum = 0.0f;
 #pragma unroll
       for (int part = 0; part < XP; ++part) {
-        const uint4 four = next_part(x[i]);
+        const uint4 four =
+            XP == 1 && job.rounded
+                ? make_uint4(__float_as_uint(x[i][0]), __float_as_uint(x[i][1]),
+                             __float_as_uint(x[i][2]), __float_as_uint(x[i][3]))
+                : next_part(x[i]);
         unsigned short* to = &shared.x[stage][part][pair * EXPERT_GEMM_STRIDE + 8 * octet];
         *reinterpret_cast<uint4*>(to) = four;
         sum += sum_of_part(four);
@@ -296,17 +320,27 @@ __device__ __forceinline__ void expert_gemm(const ExpertJob& job,
   for (unsigned first = 0; first < job.pairs; first += Work::PAIRS) {
     Work work(job, shared, first);
     float sums[2][Work::TILES][4] = {};
-    ExpertStep<S> next;
-    if (steps > 0) work.fetch(next, 0);
+    // Weights come from memory, activations from a cache, half as far away.
+    ExpertStep<S> next[Work::AHEAD];
+    if (steps > 0) work.fetch_x(0);
+#pragma unroll
+    for (unsigned i = 0; i < Work::AHEAD; ++i)
+      if (i < steps) work.fetch(next[i], i);
     // The last step of the pairs before may be at work on this stage.
     __syncthreads();
-    for (unsigned index = 0; index < steps; ++index) {
-      work.store(index % 2);
-      __syncthreads();
-      const ExpertStep<S> step = next;
-      if (index + 1 < steps) work.fetch(next, index + 1);
-      work.compute(sums, step, index % 2);
-    }
+#pragma unroll 1
+    for (unsigned turn = 0; turn < steps; turn += 2)
+#pragma unroll
+      for (unsigned stage = 0; stage < 2; ++stage) {
+        const unsigned index = turn + stage;
+        if (index >= steps) break;
+        work.store(stage);
+        __syncthreads();
+        const ExpertStep<S> step = next[stage % Work::AHEAD];
+        if (index + 1 < steps) work.fetch_x(index + 1);
+        if (index + Work::AHEAD < steps) work.fetch(next[stage % Work::AHEAD], index + Work::AHEAD);
+        work.compute(sums, step, stage);
+      }
     work.write(sums);
   }
 }

@@ -7,8 +7,8 @@
 //
 // Floor: the bytes of the chosen experts over the bandwidth. Ten experts of 512 x 2048 in nibbles,
 // gate and up, are 640 blocks of 8 warps with two units each, 4.8 blocks for each of 132
-// multiprocessors, of which four are at work at once with all they read on its way, 64 KB; down,
-// with 4 units in a row, is as many bytes in half the launch, 640 blocks of 8 warps with one unit.
+// multiprocessors, of which three are at work at once with all they read on its way, 48 KB; down,
+// with 4 units in a row, is 320 blocks with 64 outputs each, 2.4 for each, all at once.
 #pragma once
 
 #include "../matmul/gemv.cuh"

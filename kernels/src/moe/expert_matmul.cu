@@ -21,7 +21,7 @@ EXPERT_GEMV(iq4_nl, IQ4_NL, 3)
 EXPERT_GEMV(e4m3, E4M3, 3)
 EXPERT_GEMV(bf16, BF16, 3)
 EXPERT_GEMV(f16, F16, 3)
-EXPERT_GEMV(f32, F32, 3)
+EXPERT_GEMV(f32, F32, 2)
 
 #define EXPERT_GEMM(NAME, STORE, WP, XP)                                                          \
   extern "C" __global__ void __launch_bounds__(EXPERT_GEMM_THREADS)                               \

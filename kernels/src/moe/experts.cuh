@@ -18,12 +18,13 @@ struct ExpertStack {
       const unsigned *codes_1, const unsigned *scales_1, unsigned row_words_1,                  \
       unsigned scale_words_1, unsigned format_1, unsigned outputs_1, const float *x,            \
       const unsigned *pair_rows, const uint4 *blocks, unsigned inputs, unsigned gather,         \
-      unsigned vectors
+      unsigned reading
+// `reading` is 1 if four activations begin at a multiple of 16 bytes, 2 if they are rounded.
 // The work of block (x, y): the pairs of block x of the list, `OUTPUTS` outputs from tile y on.
 #define EXPERT_JOB(OUTPUTS)                                                                     \
   expert_job({out_0, codes_0, scales_0, row_words_0, scale_words_0, format_0, outputs_0},       \
              {out_1, codes_1, scales_1, row_words_1, scale_words_1, format_1, outputs_1}, x,    \
-             pair_rows, blocks[blockIdx.x], inputs, gather != 0, vectors != 0, OUTPUTS)
+             pair_rows, blocks[blockIdx.x], inputs, gather != 0, reading, OUTPUTS)
 
 struct ExpertJob {
   float* out;              // of the first pair
@@ -32,17 +33,23 @@ struct ExpertJob {
   Weight weight;           // of the expert
   unsigned outputs, inputs, first_output, pairs;
   bool vectors;            // four activations begin at a multiple of 16 bytes
+  bool rounded;            // `x` has rows in bf16, filled up to windows of 32 inputs
 
   // The activations of a pair.
   __device__ __forceinline__ const float* input(unsigned pair) const {
     return x + static_cast<size_t>(rows ? rows[pair] : pair) * inputs;
+  }
+  // The octet from `column` on of those of a pair that were rounded before.
+  __device__ __forceinline__ const uint4* part(unsigned pair, unsigned column) const {
+    const size_t row = rows ? rows[pair] : pair;
+    return reinterpret_cast<const uint4*>(x) + (row * ((inputs + 31) / 32 * 4) + column / 8);
   }
 };
 
 __device__ __forceinline__ ExpertJob expert_job(ExpertStack stack, ExpertStack second,
                                                 const float* x, const unsigned* pair_rows,
                                                 uint4 block, unsigned inputs, bool gather,
-                                                bool vectors, unsigned outputs_of_tile) {
+                                                unsigned reading, unsigned outputs_of_tile) {
   unsigned tile = blockIdx.y;
   const unsigned tiles = (stack.outputs + outputs_of_tile - 1) / outputs_of_tile;
   if (tile >= tiles) {
@@ -52,7 +59,9 @@ __device__ __forceinline__ ExpertJob expert_job(ExpertStack stack, ExpertStack s
   const size_t expert = block.x;
   ExpertJob job;
   job.out = stack.out + static_cast<size_t>(block.y) * stack.outputs;
-  job.x = gather ? x : x + static_cast<size_t>(block.y) * inputs;
+  // Words of a row; those of rounded ones are pairs.
+  const size_t row_words = reading & 2 ? (inputs + 31) / 32 * 16 : inputs;
+  job.x = gather ? x : x + block.y * row_words;
   job.rows = gather ? pair_rows + block.y : nullptr;
   job.weight.codes = stack.codes + expert * stack.outputs * stack.row_words;
   job.weight.scales = stack.scales + expert * stack.outputs * stack.scale_words;
@@ -63,7 +72,8 @@ __device__ __forceinline__ ExpertJob expert_job(ExpertStack stack, ExpertStack s
   job.inputs = inputs;
   job.first_output = tile * outputs_of_tile;
   job.pairs = block.z;
-  job.vectors = vectors;
+  job.vectors = reading & 1;
+  job.rounded = reading & 2;
   return job;
 }
 

@@ -7,7 +7,7 @@ use crate::simd::{Kernel, LANES, Simd, dispatch};
 /// Elements that a task takes at least.
 const TASK_MIN: usize = 16 * 1024;
 
-pub(super) fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
+pub(crate) fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], eps: f32) {
     let isa = Isa::current();
     let per_task = TASK_MIN.next_multiple_of(weight.len());
     let tasks = x.len().div_ceil(per_task);

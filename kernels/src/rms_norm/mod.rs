@@ -1,6 +1,6 @@
 //! Root mean square layer normalization, Zhang and Sennrich, 2019.
 
-mod cpu;
+pub(crate) mod cpu;
 pub(crate) mod gpu;
 pub mod reference;
 

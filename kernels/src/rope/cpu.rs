@@ -6,7 +6,7 @@ use crate::pool::Pool;
 /// Elements that a task takes at least.
 const TASK_MIN: usize = 16 * 1024;
 
-pub(super) fn rope(x: &mut [f32], angles: Angles<'_>, head_dim: usize, layout: RopeLayout) {
+pub(crate) fn rope(x: &mut [f32], angles: Angles<'_>, head_dim: usize, layout: RopeLayout) {
     let half = angles.half;
     if half == 0 || x.is_empty() {
         return;

@@ -1,7 +1,7 @@
 //! Rotary position embedding, Su et al., "RoFormer", 2021. The angles are the caller's: scalings of
 //! the frequencies live with the models.
 
-mod cpu;
+pub(crate) mod cpu;
 mod gpu;
 pub mod reference;
 

@@ -54,7 +54,10 @@ impl Backend {
     pub(crate) fn device(self) -> Device {
         match self {
             Self::Cpu(_) => Device::Cpu,
-            _ => device(),
+            #[cfg(any(feature = "cuda", feature = "metal"))]
+            Self::Gpu => device(),
+            #[cfg(feature = "emulate")]
+            Self::Emulated(_) => Device::Cpu,
         }
     }
 

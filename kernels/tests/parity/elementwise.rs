@@ -1,7 +1,10 @@
 //! Rows of the tables of `add`, `add_bias`, `add_gated`, `scale` and `gate_mul`.
 
 use sconce_kernels::gate_mul::reference;
-use sconce_kernels::{Activation, Error, add, add_bias, add_gated, gate_mul, scale, write_rows};
+use sconce_kernels::{
+    Activation, Error, GateProduct, add, add_bias, add_gated, gate_mul, gate_muls, scale,
+    write_rows,
+};
 
 use crate::common::{Backend, Random, bits, compare, displaced, poisoned, tensor, values, vector};
 
@@ -182,4 +185,45 @@ fn an_input_that_is_the_output_is_refused() {
     assert!(matches!(add_gated(&x, &other, &gate, 2), Err(Error::Aliased { .. })));
     let wide = poisoned(2, 2);
     assert!(matches!(add_gated(&x, &other, &wide, 2), Err(Error::Shape { .. })));
+}
+
+#[test]
+fn two_products_have_the_bits_of_each_alone() {
+    for [first, second] in
+        [[(3, 40), (1, 24)], [(2, 1030), (7, 33)], [(0, 8), (2, 8)], [(5, 3), (0, 4)]]
+    {
+        let mut random = Random::new((first.1 + second.1) as u64);
+        let mut rows = |(rows, dim): (usize, usize)| {
+            [(); 2].map(|()| tensor(&random.numbers((rows + 1) * dim), dim))
+        };
+        let ([gate, x], [other_gate, other_x]) = (rows(first), rows(second));
+        for backend in Backend::all() {
+            let outs = || [first, second].map(|(rows, dim)| poisoned(rows + 1, dim));
+            let ([alone, other_alone], [out, other]) = (outs(), outs());
+            backend.with(|| {
+                gate_mul(&alone, &gate, &x, Activation::Silu, first.0).unwrap();
+                gate_mul(&other_alone, &other_gate, &other_x, Activation::Silu, second.0).unwrap();
+                let products = [
+                    GateProduct { out: &out, gate: &gate, x: &x, rows: first.0 },
+                    GateProduct { out: &other, gate: &other_gate, x: &other_x, rows: second.0 },
+                ];
+                gate_muls(products, Activation::Silu).unwrap();
+            });
+            assert_eq!(bits(&values(&out)), bits(&values(&alone)), "{backend} {first:?}");
+            assert_eq!(bits(&values(&other)), bits(&values(&other_alone)), "{backend} {second:?}");
+        }
+    }
+}
+
+#[test]
+fn products_that_share_an_output_are_refused() {
+    let (out, gate, x) = (poisoned(2, 4), poisoned(2, 4), poisoned(2, 4));
+    let product = GateProduct { out: &out, gate: &gate, x: &x, rows: 1 };
+    let found = gate_muls([product; 2], Activation::Silu);
+    assert!(matches!(found, Err(Error::Aliased { operand: "out", .. })));
+    let found = gate_muls(
+        [product, GateProduct { out: &x, gate: &gate, x: &gate, rows: 1 }],
+        Activation::Silu,
+    );
+    assert!(matches!(found, Err(Error::Aliased { operand: "x", .. })));
 }

@@ -56,6 +56,21 @@ fn many_rows_in_ragged_blocks_match_the_reference() {
     }
 }
 
+#[test]
+fn columns_beyond_those_that_a_block_holds_match_the_reference() {
+    // Of 2048 at a time there are two, of 1024, for more than 8 parts, three.
+    let (outputs, cols) = (20, 2176);
+    for rows in [1, 3, 9] {
+        let x = activations(6, rows, cols);
+        for format in [formats()[0], formats()[5], formats()[13]] {
+            let source = Affine { rows: outputs, cols, format, seed: 4 };
+            let pack = || Matrix::pack_affine(&source, &device()).unwrap();
+            let case = format!("{format:?} {rows}x{cols}x{outputs}");
+            assert_matches(pack, &x, &case, |kind| expected(&source, &x, kind));
+        }
+    }
+}
+
 /// Checks that rows have the bits in a batch of `count` that they have in a batch of `few`.
 fn assert_same_bits(weight: &Matrix, kind: ActivationType, few: usize, count: usize, case: &str) {
     let (cols, outputs) = (weight.cols(), weight.rows());

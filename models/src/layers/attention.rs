@@ -3,13 +3,15 @@
 
 use candle_core::Tensor;
 use sconce_kernels::{
-    AttentionOptions, KvPages, Mode, PageTable, RopeLayout, paged_attention, rope, write_kv,
+    AttentionOptions, AttentionRows, HeadNorms, KvPages, Mode, PageTable, paged_attention,
+    prepare_attention,
 };
 
 use super::decoder::LayerStep;
 use super::linear::Linear;
 use super::mlp::Output;
 use super::norm::{NormKind, RmsNorm};
+use super::rope::RopeTable;
 use super::workspace::{Allocator, Workspace};
 use crate::error::Error;
 use crate::load::weights::Weights;
@@ -70,7 +72,6 @@ pub(crate) struct Attention {
     o_proj: Linear,
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
-    shape: AttentionShape,
     kind: AttentionKind,
 }
 
@@ -83,8 +84,6 @@ pub(crate) struct AttentionBuffers {
     pub(crate) queries: Tensor,
     /// Keys, as projected.
     pub(crate) k: Tensor,
-    /// Keys, as they are cached.
-    pub(crate) keys: Tensor,
     /// Values.
     pub(crate) v: Tensor,
 }
@@ -104,9 +103,30 @@ impl AttentionBuffers {
             q: allocator.buffer(q)?,
             queries: allocator.buffer(q)?,
             k: allocator.buffer(kv)?,
-            keys: allocator.buffer(kv)?,
             v: allocator.buffer(kv)?,
         })
+    }
+
+    /// Makes of `q` the queries, and of `k` and `v` what is cached of the rows: normalizes heads by
+    /// the norms of queries and of keys, if there are any, and turns them.
+    ///
+    /// # Errors
+    /// The operator refused.
+    pub(crate) fn prepare(
+        &self,
+        angles: &RopeTable,
+        norms: Option<(&RmsNorm, &RmsNorm)>,
+        kv: KvPages<'_>,
+        slots: &[u32],
+    ) -> Result<(), Error> {
+        let RopeTable { cos, sin, .. } = angles;
+        let rows = AttentionRows { q: &self.q, k: &self.k, v: &self.v, cos, sin };
+        let norms = norms.map(|(q, k)| {
+            // Both have the epsilon of the model.
+            let ((q, eps), (k, _)) = (q.parts(), k.parts());
+            HeadNorms { q, k, eps }
+        });
+        Ok(prepare_attention(&self.queries, rows, norms, kv, slots)?)
     }
 }
 
@@ -133,7 +153,7 @@ impl Attention {
             kind.qk_norm.map(|of| RmsNorm::load(weights, &name, shape.head_dim, of)).transpose()
         };
         let (q_norm, k_norm) = (norm("q_norm")?, norm("k_norm")?);
-        Ok(Self { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm, shape, kind })
+        Ok(Self { q_proj, k_proj, v_proj, o_proj, q_norm, k_norm, kind })
     }
 
     /// Adds the attention of the normalized rows to the residual stream, or writes it to
@@ -150,25 +170,17 @@ impl Attention {
         let rows = at.rows();
         self.project(work, rows)?;
         let buffers = work.attention.as_ref().expect("the workspace was made for attention");
-        let queries = normed(&self.q_norm, &buffers.queries, &buffers.q, rows)?;
-        let keys = normed(&self.k_norm, &buffers.keys, &buffers.k, rows)?;
-
-        let table = &at.ropes[self.kind.rope];
-        let head_dim = self.shape.head_dim;
-        rope(queries, &table.cos, &table.sin, head_dim, RopeLayout::Half, rows)?;
-        rope(keys, &table.cos, &table.sin, head_dim, RopeLayout::Half, rows)?;
-
         let layer = at.kv(self.kind.kv_layer);
         let kv = KvPages { keys: &layer.keys, values: &layer.values };
-        write_kv(kv, keys, &buffers.v, &at.step.slots)?;
+        let angles = &at.ropes[self.kind.rope];
+        let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
+        buffers.prepare(angles, norms, kv, &at.step.slots)?;
         let table = PageTable { segments: &at.step.segments, pages: &at.step.pages };
         let options = AttentionOptions { scale: self.kind.scale, window: self.kind.window };
-        // Whichever of the two the queries are not in.
-        let attended = if self.q_norm.is_some() { &buffers.q } else { &buffers.queries };
-        paged_attention(attended, queries, kv, table, options)?;
+        paged_attention(&buffers.q, &buffers.queries, kv, table, options)?;
 
         let o_proj = &self.o_proj;
-        let x = work.activations.prepare(attended, rows, &[&o_proj.weight])?;
+        let x = work.activations.prepare(&buffers.q, rows, &[&o_proj.weight])?;
         let (out, mode) = match output {
             Output::Add => (&work.hidden, Mode::Add),
             Output::Branch => (&work.branch, Mode::Store),
@@ -185,16 +197,4 @@ impl Attention {
         let layers = [(q, &buffers.q), (k, &buffers.k), (v, &buffers.v)];
         Linear::forward_all(layers, &x, rows)
     }
-}
-
-/// Where `x` is after its norm: in `out`, or where it was if there is none.
-fn normed<'a>(
-    norm: &Option<RmsNorm>,
-    out: &'a Tensor,
-    x: &'a Tensor,
-    rows: usize,
-) -> Result<&'a Tensor, Error> {
-    let Some(norm) = norm else { return Ok(x) };
-    norm.forward(out, x, rows)?;
-    Ok(out)
 }

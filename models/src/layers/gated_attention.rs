@@ -5,8 +5,7 @@
 use std::sync::Arc;
 
 use sconce_kernels::{
-    Activation, AttentionOptions, KvPages, Mode, PageTable, RopeLayout, gate_mul, paged_attention,
-    rope, write_kv,
+    Activation, AttentionOptions, KvPages, Mode, PageTable, gate_mul, paged_attention,
 };
 
 use super::attention::AttentionShape;
@@ -74,16 +73,10 @@ impl GatedAttention {
         let rows = at.rows();
         self.project(work, rows)?;
         let buffers = work.attention.as_ref().expect("the workspace was made for attention");
-        self.q_norm.forward(&buffers.queries, &buffers.q, rows)?;
-        self.k_norm.forward(&buffers.keys, &buffers.k, rows)?;
-
-        let (angles, head_dim) = (&at.ropes[0], self.shape.head_dim);
-        for heads in [&buffers.queries, &buffers.keys] {
-            rope(heads, &angles.cos, &angles.sin, head_dim, RopeLayout::Half, rows)?;
-        }
         let layer = at.kv(self.kv_layer);
         let kv = KvPages { keys: &layer.keys, values: &layer.values };
-        write_kv(kv, &buffers.keys, &buffers.v, &at.step.slots)?;
+        let norms = Some((&self.q_norm, &self.k_norm));
+        buffers.prepare(&at.ropes[0], norms, kv, &at.step.slots)?;
         let table = PageTable { segments: &at.step.segments, pages: &at.step.pages };
         let options = AttentionOptions { scale: self.shape.scale(), window: None };
         paged_attention(&buffers.q, &buffers.queries, kv, table, options)?;

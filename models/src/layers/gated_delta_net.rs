@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use sconce_kernels::{
-    Form, GatedDeltaInputs, GatedDeltaOptions, KeyHeads, Mode, Recurrence, gated_delta,
+    Form, GatedDeltaInputs, GatedDeltaOptions, GatedDeltaStates, GatedDeltaStepInputs,
+    GatedDeltaStepOptions, KeyHeads, Mode, Recurrence, gated_delta, gated_delta_step, gpu,
     rms_norm_gated, short_conv,
 };
 
@@ -241,7 +242,8 @@ impl GatedDeltaNet {
     }
 
     /// Adds the layer's result for the normalized rows to the residual stream, and advances the state
-    /// of the step's sequences.
+    /// of the step's sequences: on the CPU token by token, so that bits do not depend on how a sequence
+    /// is cut; on a GPU single tokens in one launch, longer segments in chunks.
     ///
     /// # Errors
     /// An operator refused.
@@ -249,22 +251,69 @@ impl GatedDeltaNet {
         let rows = at.rows();
         self.project(work, rows)?;
         let buffers = work.delta.as_ref().expect("the workspace was made for gated delta layers");
-        let state = at.recurrent(self.layer);
-        let recurrence = Recurrence { segments: &at.step.recurrent, emits: &at.step.emits };
-        short_conv(&buffers.convolved, &buffers.qkv, &self.conv1d, &state.conv, recurrence)?;
-        let inputs = GatedDeltaInputs {
-            qkv: &buffers.convolved,
-            a: &buffers.a,
-            b: &buffers.b,
-            rate: &self.rate,
-            dt_bias: &self.dt_bias,
-        };
-        gated_delta(&buffers.read, inputs, &state.delta, recurrence, self.options)?;
-        let (norm, eps) = (&self.norm, self.rms_norm_eps);
-        rms_norm_gated(&buffers.gated, &buffers.read, &buffers.z, norm, eps, rows)?;
+        let step = at.step;
+        match gpu::is_gpu(buffers.qkv.device()) {
+            false => {
+                let all = Recurrence { segments: &step.recurrent, emits: &step.emits };
+                self.mix(buffers, at, all, Form::Sequential)?;
+            }
+            true => {
+                let (long, single) = (step.long.recurrence(), step.single.recurrence());
+                // Its norm is over all rows: what it leaves in those of single tokens is replaced.
+                if !long.segments.is_empty() {
+                    self.mix(buffers, at, long, Form::Chunked)?;
+                }
+                if !single.segments.is_empty() {
+                    self.mix_single(buffers, at, single)?;
+                }
+            }
+        }
         let out_proj = &self.out_proj;
         let x = work.activations.prepare(&buffers.gated, rows, &[&out_proj.weight])?;
         out_proj.forward(&work.hidden, &x, rows, Mode::Add)
+    }
+
+    /// Takes segments through convolution, rule and norm, one after another.
+    fn mix(
+        &self,
+        buffers: &DeltaBuffers,
+        at: &LayerStep<'_>,
+        recurrence: Recurrence<'_>,
+        form: Form,
+    ) -> Result<(), Error> {
+        let state = at.recurrent(self.layer);
+        short_conv(&buffers.convolved, &buffers.qkv, &self.conv1d, &state.conv, recurrence)?;
+        let inputs = self.inputs(buffers, &buffers.convolved);
+        let options = GatedDeltaOptions { form, ..self.options };
+        gated_delta(&buffers.read, inputs, &state.delta, recurrence, options)?;
+        let (norm, eps) = (&self.norm, self.rms_norm_eps);
+        Ok(rms_norm_gated(&buffers.gated, &buffers.read, &buffers.z, norm, eps, at.rows())?)
+    }
+
+    /// The same for segments of one token, at once.
+    fn mix_single(
+        &self,
+        buffers: &DeltaBuffers,
+        at: &LayerStep<'_>,
+        recurrence: Recurrence<'_>,
+    ) -> Result<(), Error> {
+        let state = at.recurrent(self.layer);
+        let inputs = GatedDeltaStepInputs {
+            rule: self.inputs(buffers, &buffers.qkv),
+            conv: &self.conv1d,
+            gate: &buffers.z,
+            norm: &self.norm,
+        };
+        let states = GatedDeltaStates { conv: &state.conv, delta: &state.delta };
+        let GatedDeltaOptions { key_heads, key_dim, value_dim, head_map, .. } = self.options;
+        let eps = self.rms_norm_eps;
+        let options = GatedDeltaStepOptions { key_heads, key_dim, value_dim, head_map, eps };
+        Ok(gated_delta_step(&buffers.gated, inputs, states, recurrence, options)?)
+    }
+
+    fn inputs<'a>(&'a self, buffers: &'a DeltaBuffers, qkv: &'a Tensor) -> GatedDeltaInputs<'a> {
+        let DeltaBuffers { a, b, .. } = buffers;
+        GatedDeltaInputs { qkv, a, b, rate: &self.rate, dt_bias: &self.dt_bias }
     }
 
     /// Everything that is projected from the normalized rows.

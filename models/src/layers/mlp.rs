@@ -1,7 +1,7 @@
 //! The gated MLP: `down(act(gate(x)) * up(x))`.
 
 use candle_core::Tensor;
-use sconce_kernels::{Activation, Mode, gate_mul};
+use sconce_kernels::{Activation, GateProduct, Mode, gate_mul};
 
 use super::linear::Linear;
 use super::workspace::{Allocator, Workspace};
@@ -120,13 +120,54 @@ impl Mlp {
         rows: usize,
         output: Output,
     ) -> Result<(), Error> {
-        let (gate, up, down) = (&self.gate_proj, &self.up_proj, &self.down_proj);
+        self.project(work, rows)?;
+        let buffers = work.mlp.as_mut().expect("the workspace was made for an MLP");
+        let GateProduct { out, gate, x, .. } = self.product(buffers, rows)?;
+        gate_mul(out, gate, x, self.activation, rows)?;
+        self.finish(work, rows, output)
+    }
+
+    /// Projects the normalized rows: gate and up.
+    ///
+    /// # Errors
+    /// An operator refused.
+    pub(crate) fn project(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
+        let (gate, up) = (&self.gate_proj, &self.up_proj);
         let buffers = work.mlp.as_mut().expect("the workspace was made for an MLP");
         let buffers = buffers.of(gate.weight.rows())?;
         let x = work.activations.prepare(&work.normed, rows, &[&gate.weight, &up.weight])?;
-        Linear::forward_all([(gate, &buffers.gate), (up, &buffers.up)], &x, rows)?;
-        gate_mul(&buffers.gated, &buffers.gate, &buffers.up, self.activation, rows)?;
-        let x = work.activations.prepare(&buffers.gated, rows, &[&down.weight])?;
+        Linear::forward_all([(gate, &buffers.gate), (up, &buffers.up)], &x, rows)
+    }
+
+    /// What is to be computed between [`project`](Self::project) and [`finish`](Self::finish), which
+    /// may go along with products of others.
+    ///
+    /// # Errors
+    /// The device cannot allocate.
+    pub(crate) fn product<'a>(
+        &self,
+        buffers: &'a mut MlpBuffers,
+        rows: usize,
+    ) -> Result<GateProduct<'a>, Error> {
+        let WidthBuffers { gate, up, gated, .. } = buffers.of(self.gate_proj.weight.rows())?;
+        Ok(GateProduct { out: gated, gate, x: up, rows })
+    }
+
+    /// Projects the product back: adds the result to the residual stream, or writes it to
+    /// `work.branch`.
+    ///
+    /// # Errors
+    /// An operator refused.
+    pub(crate) fn finish(
+        &self,
+        work: &mut Workspace,
+        rows: usize,
+        output: Output,
+    ) -> Result<(), Error> {
+        let down = &self.down_proj;
+        let buffers = work.mlp.as_mut().expect("the workspace was made for an MLP");
+        let gated = &buffers.of(self.gate_proj.weight.rows())?.gated;
+        let x = work.activations.prepare(gated, rows, &[&down.weight])?;
         let (out, mode) = match output {
             Output::Add => (&work.hidden, Mode::Add),
             Output::Branch => (&work.branch, Mode::Store),

@@ -4,9 +4,9 @@
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::{
-    Activation, ActivationBuffer, Activations, ExpertProduct, Matrix, Mode, PairInput,
-    RouterOptions, Routing, add_gated, combine_experts, expert_matmul, expert_matmuls, gate_mul,
-    matmul,
+    Activation, ActivationBuffer, Activations, ExpertProduct, GateProduct, Matrix, Mode, PairInput,
+    Product, RouterOptions, Routing, add_gated, combine_experts, expert_matmul, expert_matmuls,
+    gate_mul, gate_muls, matmuls,
 };
 
 use super::experts::Experts;
@@ -199,37 +199,82 @@ impl Moe {
     /// An operator refused.
     pub(crate) fn forward(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
         let size = work.moe.as_ref().expect("the workspace was made for experts").block_rows;
+        // What the shared expert does goes along with the others, where all rows are one block.
+        let shared = self.shared.as_ref().filter(|_| rows <= size);
         for block in 0..rows.div_ceil(size) {
-            self.add_experts(work, block, size.min(rows - block * size))?;
+            let rows = size.min(rows - block * size);
+            self.route(work, block, rows, shared)?;
+            self.project(work, block, rows, shared)?;
+            self.combine(work, block)?;
         }
-        match &self.shared {
-            Some(shared) => shared.add(work, rows),
-            None => Ok(()),
+        match (&self.shared, shared) {
+            (Some(all), None) => all.add(work, rows),
+            (_, Some(shared)) => shared.finish(work, rows),
+            (None, None) => Ok(()),
         }
     }
 
-    /// Adds the chosen experts' results for the leading `rows` rows of a block.
-    fn add_experts(&self, work: &mut Workspace, block: usize, rows: usize) -> Result<(), Error> {
-        let Experts { gate_proj, up_proj, down_proj } = &self.experts;
+    /// Chooses the experts of a block's leading `rows` rows, and computes the gate of the shared one.
+    fn route(
+        &self,
+        work: &mut Workspace,
+        block: usize,
+        rows: usize,
+        shared: Option<&SharedExpert>,
+    ) -> Result<(), Error> {
         let buffers = work.moe.as_mut().expect("the workspace was made for experts");
-        let RowBlock { normed, hidden } = &buffers.blocks[block];
-
         // In f32 whatever the precision: a choice of experts is not to hang on rounding.
-        matmul(&buffers.logits, &Activations::exact(normed, rows)?, &self.gate, Mode::Store)?;
+        let x = Activations::exact(&buffers.blocks[block].normed, rows)?;
+        let router = Product { out: &buffers.logits, weight: &self.gate };
+        match shared.and_then(|shared| shared.gate.as_ref()) {
+            Some(gate) => {
+                let gate = Product { out: &buffers.shared_gate, weight: &gate.weight };
+                matmuls(&[router, gate], &x, Mode::Store)?;
+            }
+            None => matmuls(&[router], &x, Mode::Store)?,
+        }
         let correction = self.e_score_correction_bias.as_ref();
-        buffers.routing.route(&buffers.logits, correction, &self.router, rows)?;
+        Ok(buffers.routing.route(&buffers.logits, correction, &self.router, rows)?)
+    }
 
+    /// Gate times up of the chosen experts, and of the shared one.
+    fn project(
+        &self,
+        work: &mut Workspace,
+        block: usize,
+        rows: usize,
+        shared: Option<&SharedExpert>,
+    ) -> Result<(), Error> {
+        let Experts { gate_proj, up_proj, .. } = &self.experts;
+        let buffers = work.moe.as_ref().expect("the workspace was made for experts");
         let (routing, pairs) = (&buffers.routing, buffers.routing.pairs());
+        let normed = &buffers.blocks[block].normed;
         let x = work.activations.prepare_experts(normed, rows, &[gate_proj, up_proj])?;
         let gate_up = [
             ExpertProduct { out: &buffers.gate, experts: gate_proj },
             ExpertProduct { out: &buffers.up, experts: up_proj },
         ];
         expert_matmuls(&gate_up, &x, routing, PairInput::Rows)?;
-        gate_mul(&buffers.gated, &buffers.gate, &buffers.up, self.activation, pairs)?;
+        let Some(shared) = shared else {
+            let MoeBuffers { gated, gate, up, .. } = buffers;
+            return Ok(gate_mul(gated, gate, up, self.activation, pairs)?);
+        };
+        shared.mlp.project(work, rows)?;
+        let MoeBuffers { gated: out, gate, up: x, .. } =
+            work.moe.as_ref().expect("the workspace was made for experts");
+        let experts = GateProduct { out, gate, x, rows: pairs };
+        let mlp = work.mlp.as_mut().expect("the workspace was made for a shared expert");
+        Ok(gate_muls([experts, shared.mlp.product(mlp, rows)?], self.activation)?)
+    }
+
+    /// Adds the chosen experts' results for a block.
+    fn combine(&self, work: &mut Workspace, block: usize) -> Result<(), Error> {
+        let down_proj = &self.experts.down_proj;
+        let buffers = work.moe.as_mut().expect("the workspace was made for experts");
+        let (routing, pairs) = (&buffers.routing, buffers.routing.pairs());
         let x = buffers.activations.prepare_experts(&buffers.gated, pairs, &[down_proj])?;
         expert_matmul(&buffers.down, &x, down_proj, routing, PairInput::Pairs)?;
-        Ok(combine_experts(hidden, &buffers.down, routing)?)
+        Ok(combine_experts(&buffers.blocks[block].hidden, &buffers.down, routing)?)
     }
 }
 
@@ -256,17 +301,23 @@ impl SharedExpert {
         Ok(Self { mlp, gate: Some(gate) })
     }
 
-    /// Adds its result for the normalized rows to the residual stream.
+    /// Adds its result for the normalized rows to the residual stream, whatever the others do.
     fn add(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
         let Some(gate) = &self.gate else { return self.mlp.forward(work, rows, Output::Add) };
         self.mlp.forward(work, rows, Output::Branch)?;
         let buffers = work.moe.as_ref().expect("the workspace was made for experts");
-        gate.forward(
-            &buffers.shared_gate,
-            &Activations::exact(&work.normed, rows)?,
-            rows,
-            Mode::Store,
-        )?;
+        let x = Activations::exact(&work.normed, rows)?;
+        gate.forward(&buffers.shared_gate, &x, rows, Mode::Store)?;
+        Ok(add_gated(&work.hidden, &work.branch, &buffers.shared_gate, rows)?)
+    }
+
+    /// The same after its gate, and gate times up, were computed along with the others'.
+    fn finish(&self, work: &mut Workspace, rows: usize) -> Result<(), Error> {
+        if self.gate.is_none() {
+            return self.mlp.finish(work, rows, Output::Add);
+        }
+        self.mlp.finish(work, rows, Output::Branch)?;
+        let buffers = work.moe.as_ref().expect("the workspace was made for experts");
         Ok(add_gated(&work.hidden, &work.branch, &buffers.shared_gate, rows)?)
     }
 }

@@ -41,6 +41,11 @@ impl RmsNorm {
         Ok(Self { weight, eps })
     }
 
+    /// The weight as a factor, `[dim]`, and what is added to the mean of the squares.
+    pub(crate) fn parts(&self) -> (&Tensor, f32) {
+        (&self.weight, self.eps)
+    }
+
     /// Normalizes the leading `rows` of `x` into `out`, both `[capacity, n * dim]`, each run of `dim`
     /// elements on its own.
     ///

@@ -1,7 +1,7 @@
 //! What a batch means to the operators: its rules checked, then the position and slot of every row
 //! and the pages that every segment reads.
 
-use sconce_kernels::{Emit, RecurrentSegment, attention};
+use sconce_kernels::{Emit, Recurrence, RecurrentSegment, attention};
 
 use crate::error::Error;
 use crate::model::{Batch, Segment};
@@ -33,10 +33,41 @@ pub(crate) struct Step {
     pub(crate) recurrent: Vec<RecurrentSegment>,
     /// Recurrent states to copy out on the way, and their slots.
     pub(crate) emits: Vec<Emit>,
+    /// Of both the segments of one token, as in decoding.
+    pub(crate) single: RecurrentPart,
+    /// Of both the longer segments.
+    pub(crate) long: RecurrentPart,
     /// Rows whose logits are wanted.
     pub(crate) logits_rows: Vec<u32>,
     /// Sequences of the batch, to find one that comes twice.
     seen: Vec<SequenceId>,
+}
+
+/// Some of a step's recurrent segments, with their emits.
+#[derive(Debug, Default)]
+pub(crate) struct RecurrentPart {
+    segments: Vec<RecurrentSegment>,
+    emits: Vec<Emit>,
+}
+
+impl RecurrentPart {
+    fn new(segments: usize, emits: usize) -> Self {
+        Self { segments: Vec::with_capacity(segments), emits: Vec::with_capacity(emits) }
+    }
+
+    /// What it does to the states of a layer.
+    pub(crate) fn recurrence(&self) -> Recurrence<'_> {
+        Recurrence { segments: &self.segments, emits: &self.emits }
+    }
+
+    /// Takes those segments, and their emits, of which `len` says so.
+    fn take(&mut self, segments: &[RecurrentSegment], emits: &[Emit], len: impl Fn(usize) -> bool) {
+        for (index, segment) in segments.iter().enumerate().filter(|(_, found)| len(found.len)) {
+            let own = emits.iter().filter(|emit| emit.segment == index);
+            self.emits.extend(own.map(|emit| Emit { segment: self.segments.len(), ..*emit }));
+            self.segments.push(*segment);
+        }
+    }
 }
 
 impl Step {
@@ -51,6 +82,8 @@ impl Step {
             pages: Vec::with_capacity(layout.pages_max),
             recurrent: Vec::with_capacity(sequences),
             emits: Vec::with_capacity(layout.points_max),
+            single: RecurrentPart::new(sequences, layout.points_max),
+            long: RecurrentPart::new(sequences, layout.points_max),
             logits_rows: Vec::with_capacity(sequences),
             seen: Vec::with_capacity(sequences),
         }
@@ -78,7 +111,10 @@ impl Step {
             self.push(segment, state)?;
         }
         self.check_sequences()?;
-        self.push_emits(batch, state)
+        self.push_emits(batch, state)?;
+        self.single.take(&self.recurrent, &self.emits, |len| len == 1);
+        self.long.take(&self.recurrent, &self.emits, |len| len > 1);
+        Ok(())
     }
 
     fn clear(&mut self) {
@@ -88,6 +124,10 @@ impl Step {
         self.pages.clear();
         self.recurrent.clear();
         self.emits.clear();
+        for part in [&mut self.single, &mut self.long] {
+            part.segments.clear();
+            part.emits.clear();
+        }
         self.logits_rows.clear();
         self.seen.clear();
     }
@@ -245,6 +285,21 @@ mod tests {
         assert_eq!(step.segments[1], second);
         let slot = pool.recurrent_slot(batch.segments[1].sequence).unwrap();
         assert_eq!(step.recurrent[1], RecurrentSegment { first_row: 2, len: 1, slot });
+    }
+
+    #[test]
+    fn parts_of_recurrent_segments_keep_their_emits() {
+        let segment = |first_row, len| RecurrentSegment { first_row, len, slot: first_row as u32 };
+        let segments = [segment(0, 3), segment(3, 1), segment(4, 2), segment(6, 1)];
+        let emit = |segment, slot| Emit { segment, offset: 1, slot };
+        let emits = [emit(3, 7), emit(0, 8), emit(2, 9), emit(0, 10)];
+        let (mut single, mut long) = (RecurrentPart::default(), RecurrentPart::default());
+        single.take(&segments, &emits, |len| len == 1);
+        long.take(&segments, &emits, |len| len > 1);
+        assert_eq!(single.recurrence().segments, [segments[1], segments[3]]);
+        assert_eq!(single.recurrence().emits, [emit(1, 7)]);
+        assert_eq!(long.recurrence().segments, [segments[0], segments[2]]);
+        assert_eq!(long.recurrence().emits, [emit(0, 8), emit(0, 10), emit(1, 9)]);
     }
 
     #[test]

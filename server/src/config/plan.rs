@@ -21,8 +21,8 @@ const PREFILL_CHUNK_MAX: usize = 1 << 16;
 const CONTEXT_MAX: usize = 1 << 24;
 /// Most connections.
 const CONNECTIONS_MAX: usize = 1 << 20;
-/// Of the memory where the models compute: the memory budget, unless set. The rest is for the system, and for what
-/// the edge holds.
+/// Of the memory where the models compute: the memory budget, unless set. The rest is for the system,
+/// and for what the edge holds.
 const MEMORY_SHARE: Share = Share::percent(80);
 /// Longest name of a model.
 const MODEL_NAME_BYTES_MAX: usize = 128;

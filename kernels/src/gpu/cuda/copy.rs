@@ -7,8 +7,8 @@ use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
 
 use crate::error::Result;
 
-/// Copies `values` over as many elements of a storage of f32 or u32, which has them. They are taken when
-/// this returns.
+/// Copies `values` over as many elements of a storage of f32 or u32, which has them. They are taken
+/// when this returns.
 pub(crate) fn from_host<T: CudaDType + DeviceRepr>(
     storage: &mut CudaStorage,
     range: Range<usize>,
@@ -24,8 +24,8 @@ pub(crate) fn from_host<T: CudaDType + DeviceRepr>(
     Ok(())
 }
 
-/// Copies as many elements of a storage of f32 or u32 out as `values` are, when all that was started before
-/// is done.
+/// Copies as many elements of a storage of f32 or u32 out as `values` are, when all that was started
+/// before is done.
 pub(crate) fn to_host<T: CudaDType + DeviceRepr>(
     storage: &CudaStorage,
     range: Range<usize>,

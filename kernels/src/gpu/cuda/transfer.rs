@@ -39,6 +39,14 @@ struct Copying<'a> {
     transfer: &'a Transfer,
 }
 
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        // Also where a panic has skipped `finish`: copies under way write to what the caller lends. A
+        // failure is one of the stream, which its next use reports.
+        let _ = self.transfer.stream.synchronize();
+    }
+}
+
 impl Cuda {
     /// Hands its copies to `body`, which ends by waiting for them.
     pub(crate) fn copying(
@@ -66,7 +74,7 @@ impl Copies for Copying<'_> {
         self.kernels.wait(&self.transfer.emptied[lane]).map_err(said)
     }
 
-    fn to_host(
+    fn copy_out(
         &mut self,
         lane: usize,
         staging: &Tensor,
@@ -94,7 +102,7 @@ impl Copies for Copying<'_> {
         emptied[lane].record(stream).map_err(said)
     }
 
-    fn from_host(
+    fn copy_in(
         &mut self,
         lane: usize,
         staging: &Tensor,

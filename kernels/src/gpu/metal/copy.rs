@@ -13,8 +13,8 @@ use objc2_metal::{MTLResource, MTLStorageMode};
 use crate::entries::Word;
 use crate::error::{Error, Result};
 
-/// Copies `values` over as many elements of a storage of f32 or u32, which has them. They are taken when
-/// this returns.
+/// Copies `values` over as many elements of a storage of f32 or u32, which has them. They are taken
+/// when this returns.
 pub(crate) fn from_host<T: Word>(
     storage: &mut MetalStorage,
     range: Range<usize>,
@@ -32,8 +32,8 @@ pub(crate) fn from_host<T: Word>(
     Ok(())
 }
 
-/// Copies as many elements of a storage of f32 or u32 out as `values` are, when all that was started before
-/// is done.
+/// Copies as many elements of a storage of f32 or u32 out as `values` are, when all that was started
+/// before is done.
 pub(crate) fn to_host<T: Word>(
     storage: &MetalStorage,
     range: Range<usize>,

@@ -98,7 +98,7 @@ impl Copies for InOrder {
         Ok(())
     }
 
-    fn to_host(
+    fn copy_out(
         &mut self,
         _lane: usize,
         staging: &Tensor,
@@ -120,12 +120,7 @@ impl Copies for InOrder {
         Ok(())
     }
 
-    fn from_host(
-        &mut self,
-        _lane: usize,
-        staging: &Tensor,
-        parts: &[(Range<usize>, &[u8])],
-    ) -> Done {
+    fn copy_in(&mut self, _lane: usize, staging: &Tensor, parts: &[(Range<usize>, &[u8])]) -> Done {
         let end = parts.iter().map(|(place, _)| place.end).max().unwrap_or(0);
         let mut words = vec![0_u32; end / WORD];
         let bytes = bytes_of_mut(&mut words);

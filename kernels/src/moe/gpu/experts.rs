@@ -29,6 +29,9 @@ const SPLIT_UNITS: usize = 2;
 /// Of CUDA: columns of activations in shared memory at most.
 const GEMV_COLUMNS: usize = 8;
 
+/// Tells the kernels of CUDA for many pairs that activations were rounded before.
+const ROUNDED: u32 = 2;
+
 /// The pairs of a routing, and what they read.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Pairs<'a> {
@@ -74,11 +77,19 @@ fn launch(gpu: Gpu, products: &[ExpertProduct<'_>], kind: Kind, pairs: Pairs<'_>
     if products.len() == 1 {
         nothing(&mut call, x.tensor, products[0].experts)?;
     }
-    call.read::<f32>("x", x.tensor)?.read::<u32>("pair_rows", &lists.pair_rows)?;
-    call.read::<u32>("blocks", &lists.blocks)?;
-    let vectors = in_fours(inputs, &[x.tensor]);
-    call.size("x", inputs)?.word(u32::from(pairs.gather)).word(u32::from(vectors));
     let few = pairs.rows <= GEMV_ROWS_MAX || pairs.pairs <= GEMV_PAIRS_MAX * pairs.experts;
+    // Where weights are streamed, parting activations costs less than another launch.
+    let rounded = x.rounded.filter(|_| !few && planes(kind, x) == 1);
+    match rounded {
+        Some(rounded) => call.read::<u32>("x", rounded)?,
+        None => call.read::<f32>("x", x.tensor)?,
+    };
+    call.read::<u32>("pair_rows", &lists.pair_rows)?.read::<u32>("blocks", &lists.blocks)?;
+    let reading = match rounded {
+        Some(_) => ROUNDED,
+        None => u32::from(in_fours(inputs, &[x.tensor])),
+    };
+    call.size("x", inputs)?.word(u32::from(pairs.gather)).word(reading);
     let tiling = match (few, gpu.language()) {
         (true, language) => gemv(&mut call, language, kind, (inputs, planes(kind, x)))?,
         (false, Language::Cuda) => {
