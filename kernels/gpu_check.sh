@@ -249,8 +249,7 @@ SANITIZED=("$@")
 (($#)) || SANITIZED=(match)
 check parity "$PARITY_SECONDS_MAX" "$FOUND/parity" "${UNCARRIED[@]}" "$@"
 if ((! $#)); then
-  # One at a time: models of one process share a stream, on which steps are captured.
-  check golden "$GOLDEN_SECONDS_MAX" "$FOUND/golden_gpu" --test-threads 1
+  check golden "$GOLDEN_SECONDS_MAX" "$FOUND/golden_gpu"
   bars
 fi
 if [[ $METAL ]]; then
