@@ -16,9 +16,7 @@ mod golden;
 mod stepping;
 
 use sconce_kernels::gpu::{HostBuffer, Language, emulate};
-use sconce_kernels::gpu::{Language, emulate};
-use sconce_models::{Batch, LoadOptions, Precision};
-use sconce_models::{LoadOptions, Model, Precision, Prefix, PrefixPoint, SequenceId};
+use sconce_models::{Batch, LoadOptions, Model, Precision, Prefix, PrefixPoint, SequenceId};
 
 use stepping::{feed, fixture, load, options};
 
