@@ -1,7 +1,7 @@
 //! Rows of the table of `prepare_attention`: queries against the definition, and everything against the
 //! operators that it stands for, bit by bit.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use sconce_kernels::attention::{KvSide, KvType};
 use sconce_kernels::prepare_attention::reference;
 use sconce_kernels::rope::Angles;
@@ -10,7 +10,9 @@ use sconce_kernels::{
     write_kv, write_rows,
 };
 
-use crate::common::{Backend, Random, bits, compare, displaced, poisoned, tensor, values, vector};
+use crate::common::{
+    Backend, Random, bits, compare, device, displaced, poisoned, tensor, values, vector,
+};
 
 const EPS: f32 = 1e-6;
 const PAGE_TOKENS: usize = 16;
@@ -59,8 +61,8 @@ impl Case {
     fn pages(&self, side: KvSide) -> Tensor {
         let dims = (PAGES, self.kv_heads, PAGE_TOKENS, self.kv_type.row_len(side, self.dim));
         let pages = match self.kv_type {
-            KvType::F32 => Tensor::full(f32::NAN, dims, &Device::Cpu),
-            KvType::Int8 => Tensor::full(u32::MAX, dims, &Device::Cpu),
+            KvType::F32 => Tensor::full(f32::NAN, dims, &device()),
+            KvType::Int8 => Tensor::full(u32::MAX, dims, &device()),
         };
         pages.unwrap().contiguous().unwrap()
     }
