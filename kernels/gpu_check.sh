@@ -4,7 +4,7 @@
 #   parity      every row of the parity table on the GPU
 #   golden      whole models: every fixture of every architecture against its golden answers
 #   memcheck, racecheck
-#               the rows that compare with a reference under compute-sanitizer, where it is installed
+#               the rows that compare with a reference under compute-sanitizer, which is carried too
 #   bars        the benchmarks of docs/PERFORMANCE.md, each beside what bounds it or a peer
 # Executables are built on any machine before, and carried. On a Mac they are built there, and Metal's
 # own validation takes the place of the sanitizer.
@@ -15,14 +15,15 @@
 #   kernels/gpu_check.sh NAME..     run the rows with these words in their names; also after --metal
 #
 # Fails if a row fails, the sanitizer finds an error, or a bar is missed. Logs, and table.md for
-# docs/PERFORMANCE.md, are then in target/gpu_check/found. SCONCE_PARITY_DEVICE names another GPU, as
+# docs/PERFORMANCE.md, are then in target/gpu_found. SCONCE_PARITY_DEVICE names another GPU, as
 # `cuda:1`; SCONCE_PEER_PYTHON a Python with PyTorch and Triton. Carried code is for GPUs of 9.0 unless
 # SCONCE_CUDA_ARCHITECTURES names others, as kernels/build.rs does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 CARRIED=target/gpu_check
-FOUND=$CARRIED/found
+# What a run leaves.
+FOUND=target/gpu_found
 # What machines take.
 CARRIED_MIB_MAX=64
 SECONDS_MAX=600
@@ -34,6 +35,8 @@ BARS_SECONDS_MAX=240
 EXECUTABLES=(parity golden_gpu gpu_bars)
 # The rule that gated delta is held against, in Triton, with what it imports.
 PEERS=(fla-core==0.6.0 flash-linear-attention==0.6.0 einops==0.8.2)
+# compute-sanitizer of the toolkit that builds, for machines without one.
+SANITIZER=nvidia-cuda-sanitizer-api==13.0.85
 export SCONCE_PARITY_DEVICE=${SCONCE_PARITY_DEVICE:-cuda}
 export SCONCE_FIXTURES=$PWD/models/tests/fixtures
 
@@ -70,15 +73,25 @@ build_metal() {
   SECONDS=0
 }
 
+# Packages of PyPI in a folder.
+fetched() {
+  local folder=$1
+  shift
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+    --no-deps --no-compile --only-binary=:all: --target "$folder" "$@" >&2 ||
+    fail "pip cannot install $*: is PyPI within reach?"
+}
+
 build() {
   rm -rf "$CARRIED"
   export SCONCE_CUDA_ARCHITECTURES=${SCONCE_CUDA_ARCHITECTURES:-sm_90a}
   built cuda deploy/cuda/build.sh
   # Machine code is most of them, and packs to a quarter.
   (cd "$CARRIED" && strip --strip-debug "${EXECUTABLES[@]}" && gzip -9 "${EXECUTABLES[@]}")
-  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-    --no-deps --no-compile --target "$CARRIED/peers" "${PEERS[@]}" >&2 ||
-    fail "pip cannot install ${PEERS[*]}: is PyPI within reach?"
+  fetched "$CARRIED/peers" "${PEERS[@]}"
+  fetched "$CARRIED/unpacked" "$SANITIZER"
+  tar -C "$CARRIED/unpacked/nvidia/cu13" -czf "$CARRIED/sanitizer.tar.gz" bin lib
+  rm -r "$CARRIED/unpacked"
   local mib
   mib=$(du --summarize --block-size=1M "$CARRIED" | cut -f 1)
   echo "$CARRIED: $mib MiB, code for $SCONCE_CUDA_ARCHITECTURES"
@@ -92,17 +105,29 @@ unpack() {
   mkdir -p "$FOUND"
   for name in "${EXECUTABLES[@]}"; do
     if [[ -e $CARRIED/$name.gz ]]; then
-      gzip --decompress --stdout "$CARRIED/$name.gz" >"$CARRIED/$name"
-      chmod +x "$CARRIED/$name"
+      gzip --decompress --stdout "$CARRIED/$name.gz" >"$FOUND/$name"
+      chmod +x "$FOUND/$name"
+    elif [[ -x $CARRIED/$name ]]; then
+      cp "$CARRIED/$name" "$FOUND/$name"
     fi
-    [[ -x $CARRIED/$name ]] ||
+    [[ -x $FOUND/$name ]] ||
       fail "$CARRIED/$name is not there; kernels/gpu_check.sh --build makes it"
   done
 }
 
+# Finds compute-sanitizer: the machine's own, or the one that was carried.
+sanitizer() {
+  if ! command -v compute-sanitizer >/dev/null && [[ -e $CARRIED/sanitizer.tar.gz ]]; then
+    mkdir -p "$FOUND/sanitizer"
+    tar -C "$FOUND/sanitizer" -xzf "$CARRIED/sanitizer.tar.gz"
+    export PATH=$PWD/$FOUND/sanitizer/bin:$PATH
+  fi
+  command -v compute-sanitizer >/dev/null
+}
+
 # Ends here where there is no GPU, before a hundred rows say so.
 expect_device() {
-  if "$CARRIED/gpu_bars" --device "$SCONCE_PARITY_DEVICE" --probe; then return; fi
+  if "$FOUND/gpu_bars" --device "$SCONCE_PARITY_DEVICE" --probe; then return; fi
   fail "there is no GPU $SCONCE_PARITY_DEVICE to use here"
 }
 
@@ -152,7 +177,7 @@ check() {
     *) verdict=FAILED ;;
   esac
   ((status == 0)) || FAILED=1
-  told=$(grep -E '^test result:|ERROR SUMMARY' "$log" | sed 's/; [0-9]* ignored.*//' | paste -s -d ' ' - || true)
+  told=$(grep -E '^test result:|^bars: |ERROR SUMMARY' "$log" | sed 's/; [0-9]* ignored.*//' | paste -s -d ' ' - || true)
   line "$name" "$verdict" $((SECONDS - began)) "$told"
 }
 
@@ -168,7 +193,7 @@ bars() {
     export PYTHONPATH=$PWD/$CARRIED/peers${PYTHONPATH:+:$PYTHONPATH}
   fi
   rm -f "$FOUND/bars.md"
-  check bars "$BARS_SECONDS_MAX" "$CARRIED/gpu_bars" "${arguments[@]}"
+  check bars "$BARS_SECONDS_MAX" "$FOUND/gpu_bars" "${arguments[@]}"
 }
 
 # What was found, as text, and as Markdown in a file.
@@ -222,22 +247,21 @@ UNCARRIED=(--skip every_operator_has_a_reference_and_rows_here)
 # Without names, the sanitizer has the rows that compare with a reference: it takes its time.
 SANITIZED=("$@")
 (($#)) || SANITIZED=(match)
-check parity "$PARITY_SECONDS_MAX" "$CARRIED/parity" "${UNCARRIED[@]}" "$@"
+check parity "$PARITY_SECONDS_MAX" "$FOUND/parity" "${UNCARRIED[@]}" "$@"
 if ((! $#)); then
-  # One at a time: models of one process share a stream, on which steps are captured.
-  check golden "$GOLDEN_SECONDS_MAX" "$CARRIED/golden_gpu" --test-threads 1
+  check golden "$GOLDEN_SECONDS_MAX" "$FOUND/golden_gpu"
   bars
 fi
 if [[ $METAL ]]; then
   # Wrong calls end the process; what kernels read and write outside of buffers is told.
   check validation "$SECONDS_MAX" env MTL_DEBUG_LAYER=1 MTL_SHADER_VALIDATION=1 \
-    MTL_SHADER_VALIDATION_REPORT_TO_STDERR=1 "$CARRIED/parity" --nocapture "${SANITIZED[@]}"
-elif command -v compute-sanitizer >/dev/null; then
+    MTL_SHADER_VALIDATION_REPORT_TO_STDERR=1 "$FOUND/parity" --nocapture "${SANITIZED[@]}"
+elif sanitizer; then
   # Reads and writes outside of what was allocated and of shared memory; then races in that.
   for tool in memcheck racecheck; do
     # The rows on threads of their own would wait for one another's launches.
     check "$tool" "$SANITIZER_SECONDS_MAX" compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$CARRIED/parity" --test-threads 1 "${SANITIZED[@]}"
+      "$FOUND/parity" --test-threads 1 "${SANITIZED[@]}"
   done
 else
   line sanitizer "not run" 0 "no compute-sanitizer here"

@@ -15,10 +15,8 @@ mod golden;
 #[path = "support/stepping.rs"]
 mod stepping;
 
-use sconce_kernels::gpu::{Language, emulate};
-use sconce_models::{Batch, LoadOptions, Precision};
 use sconce_kernels::gpu::{HostBuffer, Language, emulate};
-use sconce_models::{LoadOptions, Model, Precision, Prefix, PrefixPoint, SequenceId};
+use sconce_models::{Batch, LoadOptions, Model, Precision, Prefix, PrefixPoint, SequenceId};
 
 use stepping::{feed, fixture, load, options};
 

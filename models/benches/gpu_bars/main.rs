@@ -9,10 +9,12 @@
 
 mod measure;
 
+use std::fs::File;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use measure::{Outcome, Request, Sizes, run};
+use measure::{HEADER, Outcome, Request, Sizes, run};
 use sconce_models::DeviceChoice;
 
 fn main() -> ExitCode {
@@ -54,9 +56,19 @@ fn measured() -> Outcome<bool> {
     if probe {
         return Ok(request.device.open().map(|_| true)?);
     }
-    let found = run(&request, &mut |row| println!("{row}"))?;
-    if let Some(file) = table {
-        std::fs::write(file, found.markdown())?;
+    // Row by row, so that a run that is cut short leaves what it had.
+    let mut table = table.map(File::create).transpose()?;
+    if let Some(file) = &mut table {
+        file.write_all(HEADER.as_bytes())?;
     }
+    let mut written = Ok(());
+    let found = run(&request, &mut |row| {
+        println!("{row}");
+        if let (Some(file), Ok(())) = (&mut table, &written) {
+            written = writeln!(file, "{}", row.markdown());
+        }
+    })?;
+    written?;
+    println!("{}", found.summary());
     Ok(found.is_met())
 }

@@ -124,6 +124,22 @@ impl Cuda {
         arguments: &[Argument],
         lists: u64,
     ) -> Result<(), String> {
+        // SAFETY: the caller's promise.
+        unsafe { self.start_on(self.stream(), kernel, grid, (arguments, lists)) }
+    }
+
+    /// Starts a kernel on a stream.
+    ///
+    /// # Safety
+    /// As for [`start`](Self::start), and the stream is this one or waits for it, if it runs what is
+    /// started there.
+    unsafe fn start_on(
+        self,
+        stream: &CudaStream,
+        kernel: &'static str,
+        grid: Grid,
+        (arguments, lists): (&[Argument], u64),
+    ) -> Result<(), String> {
         let Grid { blocks: [x, y, z], threads, shared } = grid;
         let function = self.0.modules.kernel(kernel, shared)?;
         let mut values = [0_u64; ARGUMENTS_MAX];
@@ -135,7 +151,6 @@ impl Cuda {
             values[index] = argument.value(lists);
             pointers[index] = (&raw mut values[index]).cast();
         }
-        let stream = self.stream();
         stream.context().bind_to_thread().map_err(said)?;
         let shared =
             u32::try_from(shared).map_err(|_| format!("{shared} bytes of shared memory"))?;

@@ -4,11 +4,12 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
-use candle_core::cuda_backend::cudarc::driver::CudaGraph;
 use candle_core::cuda_backend::cudarc::driver::sys::{
     CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
+use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, DriverError, result};
 use rustc_hash::FxBuildHasher;
 
 use super::modules::said;
@@ -31,6 +32,9 @@ pub(super) struct Steps {
     seen: VecDeque<u64>,
     /// The latest used first.
     graphs: VecDeque<Graph>,
+    /// Where steps are captured: on the GPU's own stream others may be copying meanwhile, as a load of
+    /// another model does, which a capture would take for a part of the step.
+    capturing: Option<Arc<CudaStream>>,
 }
 
 /// A step to be replayed. What it points to are the places of tensors, which a model keeps.
@@ -58,22 +62,52 @@ impl Steps {
             let graph = self.graphs.remove(index);
             self.graphs.extend(graph);
             self.graphs.rotate_right(1);
-            return self.graphs[0].graph.launch().map_err(|error| failed(said(error)));
+            return self.graphs[0].replay(gpu).map_err(|error| failed(said(error)));
         }
         if !self.seen.contains(&hash) {
             self.seen.truncate(SEEN_MAX - 1);
             self.seen.push_front(hash);
             // SAFETY: the caller's promise.
-            return unsafe { launch_all(gpu, recording, lists) };
+            return unsafe { launch_all(gpu, gpu.stream(), recording, lists) };
         }
         // SAFETY: the caller's promise.
-        let graph = unsafe { capture(gpu, recording, lists) }?;
-        graph.launch().map_err(|error| failed(said(error)))?;
+        let graph = unsafe { self.capture(gpu, recording, lists) }?;
         let Recording { launches, arguments, .. } = recording;
         let (launches, arguments) = (launches.clone(), arguments.clone());
+        let graph = Graph { hash, launches, arguments, graph };
+        graph.replay(gpu).map_err(|error| failed(said(error)))?;
         self.graphs.truncate(GRAPHS_MAX - 1);
-        self.graphs.push_front(Graph { hash, launches, arguments, graph });
+        self.graphs.push_front(graph);
         Ok(())
+    }
+
+    /// A graph of the launches, none of which runs yet.
+    ///
+    /// # Safety
+    /// As for [`submit`](Self::submit), each time that the graph is launched.
+    unsafe fn capture(
+        &mut self,
+        gpu: Cuda,
+        recording: &Recording,
+        lists: u64,
+    ) -> Result<CudaGraph, Error> {
+        let failed = |error| {
+            let what = format!("graph: {}", said(error));
+            Error::Device { op: "step", what }
+        };
+        let stream = match &self.capturing {
+            Some(stream) => stream,
+            None => self.capturing.insert(gpu.stream().context().new_stream().map_err(failed)?),
+        };
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(failed)?;
+        // SAFETY: the caller's promise; nothing runs on this stream.
+        let launched = unsafe { launch_all(gpu, stream, recording, lists) };
+        // Ended in any case: nothing else can be captured before.
+        let ended = stream.end_capture(CUgraphInstantiate_flags(0));
+        launched?;
+        let empty = || Error::Device { op: "step", what: "graph: is empty".to_owned() };
+        ended.map_err(failed)?.ok_or_else(empty)
     }
 
     /// Copies the lists of a step to their place, in the order of the stream: after all kernels that
@@ -97,6 +131,15 @@ impl Graph {
             && self.launches == recording.launches
             && self.arguments == recording.arguments
     }
+
+    /// Starts the step in the order of the GPU's stream.
+    fn replay(&self, gpu: Cuda) -> Result<(), DriverError> {
+        let stream = gpu.stream();
+        stream.context().bind_to_thread()?;
+        // SAFETY: the graph lives as long as this. Its kernels take what `Steps::submit` was promised,
+        // by whoever submits the step now.
+        unsafe { result::graph::launch(self.graph.cu_graph_exec(), stream.cu_stream()) }
+    }
 }
 
 /// A quick one, as it is taken of thousands of arguments in each step; equal steps are compared.
@@ -104,33 +147,22 @@ fn hash_of(recording: &Recording) -> u64 {
     FxBuildHasher.hash_one((&recording.launches, &recording.arguments))
 }
 
-/// Launches one kernel after another.
+/// Launches one kernel after another on a stream.
 ///
 /// # Safety
 /// As for [`Steps::submit`].
-unsafe fn launch_all(gpu: Cuda, recording: &Recording, lists: u64) -> Result<(), Error> {
+unsafe fn launch_all(
+    gpu: Cuda,
+    stream: &CudaStream,
+    recording: &Recording,
+    lists: u64,
+) -> Result<(), Error> {
     for launch in &recording.launches {
         let arguments = &recording.arguments[launch.arguments.clone()];
         // SAFETY: the caller's promise.
-        let started = unsafe { gpu.start(launch.kernel, launch.grid, arguments, lists) };
+        let started =
+            unsafe { gpu.start_on(stream, launch.kernel, launch.grid, (arguments, lists)) };
         started.map_err(|what| Error::Kernel { op: launch.op, kernel: launch.kernel, what })?;
     }
     Ok(())
-}
-
-/// A graph of the launches, none of which runs yet.
-///
-/// # Safety
-/// As for [`Steps::submit`], each time that the graph is launched.
-unsafe fn capture(gpu: Cuda, recording: &Recording, lists: u64) -> Result<CudaGraph, Error> {
-    let failed = |what: String| Error::Device { op: "step", what: format!("graph: {what}") };
-    let stream = gpu.stream();
-    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    stream.begin_capture(mode).map_err(|error| failed(said(error)))?;
-    // SAFETY: the caller's promise.
-    let launched = unsafe { launch_all(gpu, recording, lists) };
-    // Ended in any case: nothing else runs on a stream that is being captured.
-    let ended = stream.end_capture(CUgraphInstantiate_flags(0));
-    launched?;
-    ended.map_err(|error| failed(said(error)))?.ok_or_else(|| failed("is empty".to_owned()))
 }

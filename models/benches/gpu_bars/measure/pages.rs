@@ -27,17 +27,16 @@ fn moves(bench: &Bench, model: &mut dyn Model) -> Outcome<Row> {
     let point = pool.save_point(id)?;
     let pages_bytes = pages.len() * page_bytes as usize;
     let bytes = pages_bytes + pool.layout().bytes_per_sequence() as usize;
-    let mut host = pool.host_buffer(pages_bytes);
+    let mut host = pool.host_buffer(bytes);
     let full: Vec<(u32, usize)> = pages.iter().map(|page| (*page, page_tokens)).collect();
-    let mut recurrent = Vec::new();
     let mut ours = clock.work(&bench.device, 1, || {
-        let mut blocks: Vec<&mut [u8]> = host.chunks_exact_mut(page_bytes as usize).collect();
-        pool.read_pages(&full, &mut blocks)?;
-        recurrent.clear();
-        pool.read_point(point, &mut recurrent)?;
-        let blocks: Vec<&[u8]> = host.chunks_exact(page_bytes as usize).collect();
-        pool.write_pages(&pages, &blocks)?;
-        Ok(pool.write_point(point, &recurrent)?)
+        let (blocks, recurrent) = host.split_at_mut(pages_bytes);
+        let mut out: Vec<&mut [u8]> = blocks.chunks_exact_mut(page_bytes as usize).collect();
+        pool.read_pages(&full, &mut out)?;
+        pool.read_point(point, recurrent)?;
+        let back: Vec<&[u8]> = blocks.chunks_exact(page_bytes as usize).collect();
+        pool.write_pages(&pages, &back)?;
+        Ok(pool.write_point(point, recurrent)?)
     });
     let mut plain = copies(&bench.device, clock, bytes)?;
     let [found, copied] = clock.in_turn([&mut ours, &mut plain as &mut dyn Side])?;

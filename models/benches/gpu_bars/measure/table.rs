@@ -1,7 +1,10 @@
 //! What was measured, against what was asked for, as lines and as Markdown.
 
 use std::fmt;
-use std::fmt::Write as _;
+
+/// The first lines of a table of Markdown.
+pub(crate) const HEADER: &str =
+    "| work | ours | peer or floor | ratio | bar | met |\n|---|---|---|---|---|---|\n";
 
 /// What a row is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,6 +86,11 @@ impl Row {
         }
     }
 
+    /// Its line in a table of Markdown.
+    pub(crate) fn markdown(&self) -> String {
+        format!("| {} |", self.cells().map(|cell| cell.replace('|', "/")).join(" | "))
+    }
+
     fn cells(&self) -> [String; 6] {
         let ratio = self.ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}"));
         let bar = self.bar.map_or_else(String::new, |(bar, _)| bar.to_string());
@@ -118,14 +126,15 @@ impl Table {
 
     /// As `docs/PERFORMANCE.md` has its tables.
     pub(crate) fn markdown(&self) -> String {
-        let mut text =
-            "| work | ours | peer or floor | ratio | bar | met |\n|---|---|---|---|---|---|\n"
-                .to_owned();
-        for row in &self.0 {
-            let cells = row.cells().map(|cell| cell.replace('|', "/")).join(" | ");
-            let _ = writeln!(text, "| {cells} |");
-        }
-        text
+        let lines = self.0.iter().map(|row| row.markdown() + "\n");
+        lines.fold(HEADER.to_owned(), |text, line| text + &line)
+    }
+
+    /// What became of the bars, in a line.
+    pub(crate) fn summary(&self) -> String {
+        let count = |verdict| self.0.iter().filter(|row| row.verdict() == verdict).count();
+        let [met, missed, open, failed] = ["yes", "NO", "not judged", "FAILED"].map(count);
+        format!("bars: {met} met, {missed} missed, {open} not judged, {failed} parts failed")
     }
 }
 
@@ -174,7 +183,8 @@ mod tests {
         let unjudged = (Bar::AtMost(1.0), None);
         table.push(Row { bar: Some(unjudged), ..Row::told("no peer", "1".to_owned(), "") });
         assert!(table.is_met());
-        assert_eq!(table.rows()[2].verdict(), "not judged");
+        let summary = "bars: 1 met, 0 missed, 1 not judged, 0 parts failed";
+        assert_eq!(table.summary(), summary);
         let mut failed = table.clone();
         failed.push(Row::failed("part", "no\ntime"));
         assert!(!failed.is_met() && failed.markdown().contains("| part | failed | no time |"));
