@@ -108,8 +108,9 @@ fn many_pairs_of_an_expert_match_the_reference_in_every_format() {
             assert_matches(backend, format, case(2, 2, 67, 37, cols), KINDS[index % 3]);
             if group(format) <= 16 {
                 // Rows that end in half a window.
-                let kinds = [ActivationType::Int8, KINDS[index % 3]];
-                kinds.map(|kind| assert_matches(backend, format, case(2, 2, 40, 9, 48), kind));
+                for kind in [ActivationType::Int8, KINDS[index % 3]] {
+                    assert_matches(backend, format, case(2, 2, 40, 9, 48), kind);
+                }
             }
         }
     }
