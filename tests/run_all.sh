@@ -60,6 +60,8 @@ bash deploy/check.sh
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --package sconce-server --all-targets --locked --features object-store -- -D warnings
+cargo clippy --package sconce-kernels --package sconce-models --all-targets --locked \
+  --features sconce-kernels/evex-vnni,sconce-models/emulate -- -D warnings
 
 if [[ $(uname -s) == Linux ]]; then
   step "kernels of CUDA, compiled for their GPUs"
