@@ -53,7 +53,8 @@ impl RandomWeights {
 
     fn seed_of(self, name: &str, index: usize) -> u64 {
         let hash = |low: u32, byte: u8| mixed(low ^ u32::from(byte));
-        let low = name.bytes().fold(self.seed as u32, hash);
+        // Mixed before: seed 1 of `b` would be seed 2 of `a`.
+        let low = name.bytes().fold(mixed(self.seed as u32), hash);
         let high = mixed(mixed(low ^ (self.seed >> 32) as u32) ^ index as u32);
         u64::from(high) << 32 | u64::from(low)
     }
