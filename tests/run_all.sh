@@ -99,7 +99,8 @@ cargo test --workspace --locked --doc --quiet
 step "kernels of GPUs and whole models on them, emulated; and AVX-VNNI in the encoding of AVX-512"
 cargo test --package sconce-gpu-emulator --locked --quiet --tests
 cargo test --package sconce-kernels --package sconce-models --locked --quiet \
-  --features sconce-kernels/evex-vnni,sconce-models/emulate --lib --test parity --test emulated
+  --features sconce-kernels/evex-vnni,sconce-models/emulate \
+  --lib --test parity --test emulated --test launches --test load_random --test gpu_bars
 
 if kernels/aarch64_check.sh --tools 2>/dev/null; then
   step "kernels on an emulated aarch64"
