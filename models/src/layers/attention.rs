@@ -99,6 +99,10 @@ impl AttentionBuffers {
     ) -> Result<Self, Error> {
         let (q, kv) = (shape.q_dim(), shape.kv_dim());
         allocator.multiplies(q);
+        if allocator.device().is_cpu() {
+            // Keys on their way to pages, which `prepare_attention` keeps in memory of the thread.
+            allocator.count(allocator.rows() as u64 * kv as u64 * size_of::<f32>() as u64);
+        }
         Ok(Self {
             q: allocator.buffer(q)?,
             queries: allocator.buffer(q)?,
