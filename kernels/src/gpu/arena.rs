@@ -1,5 +1,5 @@
-//! Blocks of a few sizes, cut from slabs that are dear to allocate: locking memory takes the driver
-//! milliseconds. A slab has blocks of one size until all of them are free, then it may get another.
+//! Blocks of a few sizes, cut from slabs that are dear to allocate, as the driver locks each page of
+//! them. A slab has blocks of one size until all of them are free, then it may get another.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
 //! Memory of the host for what moves to and from a device: locked in place where a GPU copies to such
-//! memory by itself, several times as quickly, and ordinary memory elsewhere.
+//! memory by itself, without a detour, and ordinary memory elsewhere.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
