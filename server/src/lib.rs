@@ -4,10 +4,13 @@
 //! (text to tokens, engine, tokens to text) on a model of `models`. `serve` puts it together.
 #![forbid(unsafe_code)]
 
+mod admin;
+pub mod build;
 pub mod completion;
 pub mod error;
 pub mod grpc;
 pub mod layer;
 mod memory;
+pub mod metrics;
 pub mod models;
 pub mod serve;

@@ -3,9 +3,11 @@
 //! Connections are accepted and spoken here, over hyper, because tonic's own server would answer an
 //! expired deadline with CANCELLED and cannot tell "withdraw" from "close".
 
+pub(crate) mod accept;
 mod connection;
-mod listener;
+pub(crate) mod listener;
 mod plan;
+pub(crate) mod stall;
 
 use std::future::Future;
 use std::io;
@@ -16,9 +18,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::{Admin, AdminPort};
 use crate::error::CallError;
 use crate::grpc;
 use crate::grpc::health::{HealthBoard, Vitals};
+use crate::metrics::Metrics;
 use crate::models::Models;
 use connection::{Acceptor, Edge};
 use listener::Listener;
@@ -64,6 +68,7 @@ pub enum ServeError {
 pub struct Server {
     plan: ServePlan,
     listeners: Vec<Listener>,
+    admin_listeners: Vec<Listener>,
     handle: ServerHandle,
 }
 
@@ -71,8 +76,10 @@ pub struct Server {
 #[derive(Debug, Clone)]
 pub struct ServerHandle {
     addresses: Vec<ListenAddress>,
+    admin_addresses: Vec<ListenAddress>,
     models: Models,
     health: HealthBoard,
+    metrics: Metrics,
     shutdown: CancellationToken,
     close: CancellationToken,
 }
@@ -81,6 +88,11 @@ impl ServerHandle {
     /// Where the server listens, with the ports that were taken for port 0.
     pub fn local_addrs(&self) -> &[ListenAddress] {
         &self.addresses
+    }
+
+    /// Where the admin port listens, likewise; empty if there is none.
+    pub fn admin_addrs(&self) -> &[ListenAddress] {
+        &self.admin_addresses
     }
 
     /// The models, ready or loading.
@@ -110,24 +122,25 @@ impl Server {
         if plan.listen.is_empty() {
             return Err(ServeError::NoAddress);
         }
-        let mut listeners = Vec::new();
-        for address in &plan.listen {
-            let bound = Listener::bind(address).await;
-            let listener =
-                bound.map_err(|source| ServeError::Listen { address: address.clone(), source })?;
-            listeners.push(listener);
-        }
-        let addresses = listeners.iter().map(|l| l.address().clone()).collect();
+        let listeners = bind_all(&plan.listen).await?;
+        let admin_listeners = bind_all(&plan.admin).await?;
+        let addresses_of = |listeners: &[Listener]| {
+            listeners.iter().map(|listener| listener.address().clone()).collect()
+        };
         let models =
             Models::start(&plan.engine, &plan.cache, plan.precision).map_err(ServeError::Engine)?;
+        let health = HealthBoard::new();
+        let metrics = Metrics::new(models.clone(), health.clone(), plan.engine.device);
         let handle = ServerHandle {
-            addresses,
+            addresses: addresses_of(&listeners),
+            admin_addresses: addresses_of(&admin_listeners),
             models,
-            health: HealthBoard::new(),
+            health,
+            metrics,
             shutdown: CancellationToken::new(),
             close: CancellationToken::new(),
         };
-        Ok(Self { plan, listeners, handle })
+        Ok(Self { plan, listeners, admin_listeners, handle })
     }
 
     /// Where the server listens, with the ports that were taken for port 0.
@@ -146,9 +159,16 @@ impl Server {
     /// # Errors
     /// A model of the plan that cannot be loaded; the server has drained when this returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { plan, listeners, handle } = self;
-        let ServerHandle { models, health, shutdown: asked, close, .. } = handle;
-        let edge = Edge::new(grpc::routes(&models, &health, plan.reflection), &plan.limits);
+        let Self { plan, listeners, admin_listeners, handle } = self;
+        let ServerHandle { models, health, metrics, shutdown: asked, close, .. } = handle;
+        let admin = Admin {
+            health: health.clone(),
+            metrics: metrics.clone(),
+            closing: CancellationToken::new(),
+        };
+        let admin = AdminPort::open(admin_listeners, &admin);
+        let routes = grpc::routes(&models, &health, plan.reflection);
+        let edge = Edge::new(routes, metrics, &plan.limits);
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let acceptor = Acceptor::new(edge, &plan.limits, closing.clone(), abort.clone());
@@ -183,9 +203,23 @@ impl Server {
             }
         }
         models.stop().await;
+        // Last, so that all of the above can be watched.
+        admin.close().await;
         tracing::info!("stopped");
         outcome
     }
+}
+
+/// Listens on each of `addresses`.
+async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Listener>, ServeError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let bound = Listener::bind(address).await;
+        let listener =
+            bound.map_err(|source| ServeError::Listen { address: address.clone(), source })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
 }
 
 /// Loads what was planned and keeps `health` true from then on; ends only if a load fails.

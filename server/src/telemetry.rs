@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::LazyLock;
 
 use indicatif::MultiProgress;
+use sconce_server::build;
 use sconce_server::serve::ServePlan;
 use tracing_subscriber::EnvFilter;
 
@@ -16,15 +17,10 @@ const FILTER_VARIABLES: [&str; 2] = ["SCONCE_LOG", "RUST_LOG"];
 /// Progress bars of this process. Log lines are written around them, not through them.
 pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-static VERSION: LazyLock<String> = LazyLock::new(|| match commit() {
-    Some(commit) => format!("{} ({commit})", env!("CARGO_PKG_VERSION")),
-    None => env!("CARGO_PKG_VERSION").to_owned(),
+static VERSION: LazyLock<String> = LazyLock::new(|| match build::commit() {
+    Some(commit) => format!("{} ({commit})", build::VERSION),
+    None => build::VERSION.to_owned(),
 });
-
-/// The commit of this build, if the build was told it. An image's build argument may be empty.
-fn commit() -> Option<&'static str> {
-    option_env!("SCONCE_COMMIT").filter(|commit| !commit.is_empty())
-}
 
 /// Version of this build, with the commit if the build was told it in `SCONCE_COMMIT`.
 pub(crate) fn version() -> &'static str {
@@ -68,8 +64,8 @@ pub(crate) fn announce(plan: &ServePlan) {
         .memory_budget
         .map_or_else(|| "unlimited".to_owned(), |bytes| ByteSize(bytes).to_string());
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        commit = commit().unwrap_or("unknown"),
+        version = build::VERSION,
+        commit = build::commit().unwrap_or("unknown"),
         device = %plan.engine.device,
         threads = plan.engine.threads.unwrap_or_else(sconce_models::threads::count),
         precision = %plan.precision,

@@ -1,6 +1,7 @@
 //! A server in this process on a free port, clients for it, and the baseline it must return to.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub(crate) mod http;
 pub(crate) mod patient;
 
 use std::future::Future;

@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Listen here: IP:PORT or unix:PATH; may be repeated [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<ListenAddress>,
+    /// Answer health and metrics in plain HTTP here: IP:PORT or unix:PATH; may be repeated
+    #[arg(long, value_name = "ADDR")]
+    admin: Vec<ListenAddress>,
     /// Load the checkpoint at PATH and serve it as NAME; may be repeated
     #[arg(long, value_name = "NAME=PATH", value_parser = parse_model)]
     model: Vec<(String, String)>,
@@ -127,6 +130,10 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         output::line(format_args!("listening on {address}"))?;
         tracing::info!(%address, "listening");
     }
+    for address in server.handle().admin_addrs() {
+        output::line(format_args!("admin on {address}"))?;
+        tracing::info!(%address, "admin port listening");
+    }
     let (first, told) = oneshot::channel::<()>();
     let loads = Loads::new(server.handle(), names);
     tokio::select! {
@@ -218,9 +225,13 @@ impl Signals {
 fn flags(args: &Args) -> Vec<Flag> {
     let mut flags = args.engine.flags();
     flags.extend(args.cache.flags());
-    if !args.listen.is_empty() {
-        let addresses: Vec<String> = args.listen.iter().map(ToString::to_string).collect();
-        flags.push(Flag::new("--listen", ("server", "listen"), addresses));
+    for (flag, key, addresses) in
+        [("--listen", "listen", &args.listen), ("--admin", "admin", &args.admin)]
+    {
+        if !addresses.is_empty() {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            flags.push(Flag::new(flag, ("server", key), addresses));
+        }
     }
     for (name, path) in &args.model {
         let key = vec!["models".to_owned(), name.clone()];

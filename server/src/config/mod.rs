@@ -47,6 +47,9 @@ pub(crate) struct ServerConfig {
     /// Addresses to listen on.
     #[serde(with = "value::addresses")]
     pub(crate) listen: Vec<ListenAddress>,
+    /// Addresses of the admin port.
+    #[serde(with = "value::addresses_or_none")]
+    pub(crate) admin: Vec<ListenAddress>,
     /// Most open connections.
     pub(crate) connections_max: usize,
     /// Most open streams of one connection.
@@ -145,6 +148,7 @@ impl Default for Config {
         Self {
             server: ServerConfig {
                 listen: plan.listen,
+                admin: plan.admin,
                 connections_max: plan.limits.connections_max,
                 streams_per_connection_max: plan.limits.streams_per_connection_max,
                 request_time_max: Span(plan.limits.request_seconds_max),

@@ -62,6 +62,7 @@ impl Config {
         let budget = DeviceBudget { bytes: memory_budget, own_memory };
         Ok(ServePlan {
             listen: server.listen.clone(),
+            admin: server.admin.clone(),
             models: self.model_plans(&check)?,
             engine: EnginePlan {
                 device,

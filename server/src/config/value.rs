@@ -218,6 +218,21 @@ pub(crate) mod device {
     }
 }
 
+/// As [`addresses`], and none is possible: an empty list or text.
+pub(crate) mod addresses_or_none {
+    use serde::Deserializer;
+
+    pub(crate) use super::addresses::serialize;
+    use super::{ListenAddress, addresses};
+
+    pub(crate) fn deserialize<'de, D>(deserializer: D) -> Result<Vec<ListenAddress>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        deserializer.deserialize_any(addresses::OneOrMany { none: true })
+    }
+}
+
 /// Addresses as a list; a single one may stand as plain text.
 pub(crate) mod addresses {
     use serde::de::{Error as _, SeqAccess, Unexpected, Visitor};
@@ -238,10 +253,14 @@ pub(crate) mod addresses {
     where
         D: Deserializer<'de>,
     {
-        deserializer.deserialize_any(OneOrMany)
+        deserializer.deserialize_any(OneOrMany { none: false })
     }
 
-    struct OneOrMany;
+    /// One address or a list.
+    pub(super) struct OneOrMany {
+        /// Whether none is one of the possibilities.
+        pub(super) none: bool,
+    }
 
     impl<'de> Visitor<'de> for OneOrMany {
         type Value = Vec<ListenAddress>;
@@ -251,6 +270,9 @@ pub(crate) mod addresses {
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            if self.none && text.is_empty() {
+                return Ok(Vec::new());
+            }
             text.parse()
                 .map(|address| vec![address])
                 .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
@@ -264,7 +286,7 @@ pub(crate) mod addresses {
                         .map_err(|_| A::Error::invalid_value(Unexpected::Str(&text), &EXPECTED))?,
                 );
             }
-            if addresses.is_empty() {
+            if addresses.is_empty() && !self.none {
                 return Err(A::Error::invalid_length(0, &"at least one address"));
             }
             Ok(addresses)

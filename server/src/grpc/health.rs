@@ -79,6 +79,11 @@ impl HealthBoard {
         self.closed.cancel();
     }
 
+    /// Every name with its state, sorted.
+    pub fn all(&self) -> Vec<(&'static str, ServingStatus)> {
+        self.statuses.borrow().iter().map(|(&name, &status)| (name, status)).collect()
+    }
+
     /// The state of `name`, if it is registered.
     pub fn get(&self, name: &str) -> Option<ServingStatus> {
         self.statuses.borrow().get(name).copied()

@@ -1,6 +1,6 @@
 //! What every request passes on its way in and out, as tower layers; one file each.
 //!
-//! Outermost first: [`request_id`] names the request, [`access_log`] writes one line about it,
+//! Outermost first: [`scrape`] answers scrapers, [`request_id`] names the request, [`access_log`] writes one line about it,
 //! [`error_detail`] completes its error, [`panic`] turns a panic into one, [`deadline`] bounds it.
 
 pub mod access_log;
@@ -8,6 +8,7 @@ pub mod deadline;
 pub mod error_detail;
 pub mod panic;
 pub mod request_id;
+pub mod scrape;
 
 use tonic::body::Body;
 

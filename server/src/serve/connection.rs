@@ -1,4 +1,5 @@
-//! Connections: accepted up to a bound, spoken as HTTP/2, closed in order.
+//! Connections: accepted up to a bound, spoken as HTTP/2, closed in order. HTTP/1.1 is spoken too,
+//! for scrapers of metrics alone: see [`crate::layer::scrape`].
 
 use std::convert::Infallible;
 use std::io;
@@ -21,13 +22,17 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _};
 
 use super::Limits;
+use super::accept::accept;
 use super::listener::{Io, Listener};
+use super::stall::Stalling;
 use crate::layer::access_log::AccessLogLayer;
 use crate::layer::deadline::DeadlineLayer;
 use crate::layer::error_detail::ErrorDetailLayer;
 use crate::layer::panic::PanicLayer;
 use crate::layer::request_id::RequestIdLayer;
+use crate::layer::scrape::ScrapeLayer;
 use crate::layer::{HttpRequest, HttpResponse};
+use crate::metrics::Metrics;
 
 /// We ping a silent peer this often, and close when it does not answer in time.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -43,15 +48,12 @@ const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Longest list of request headers, in bytes.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
-/// A connection must have begun to speak HTTP/2 by then, or it is closed: until it has, neither pings
-/// nor GOAWAY reach it.
+/// A connection must have begun to speak by then, or it is closed: until it has, neither pings nor
+/// GOAWAY reach it. As long may a request head of HTTP/1 take, and the time between two.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
 
-/// Length of what an HTTP/2 client says first (RFC 9113, section 3.4).
+/// Length of what an HTTP/2 client says first (RFC 9113, section 3.4). The head of a scrape is longer.
 const PREFACE_BYTES: usize = 24;
-
-/// Pause after `accept` failed, as when the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The services with the layers around them.
 #[derive(Clone)]
@@ -59,8 +61,9 @@ pub(super) struct Edge(BoxCloneSyncService<HttpRequest, HttpResponse, Infallible
 
 impl Edge {
     /// Wraps `routes`; the order of layers is explained in [`crate::layer`].
-    pub(super) fn new(routes: Routes, limits: &Limits) -> Self {
+    pub(super) fn new(routes: Routes, metrics: Metrics, limits: &Limits) -> Self {
         let service = ServiceBuilder::new()
+            .layer(ScrapeLayer::new(metrics))
             .layer(RequestIdLayer::new())
             .layer(AccessLogLayer)
             .layer(ErrorDetailLayer)
@@ -95,33 +98,20 @@ impl Acceptor {
 
     /// Accepts from `listener` until closing; each connection is a task of `tasks`.
     pub(super) async fn accept(self, listener: Listener, tasks: TaskTracker) {
-        loop {
-            let slot = tokio::select! {
-                slot = Arc::clone(&self.slots).acquire_owned() => slot,
-                () = self.closing.cancelled() => return,
-            };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.closing.cancelled() => return,
-            };
-            // The semaphore is never closed.
-            let Ok(slot) = slot else { return };
-            match accepted {
-                Ok(io) => {
-                    tasks.spawn(self.clone().serve(io, slot));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, address = %listener.address(), "cannot accept");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+        let (slots, closing) = (self.slots.clone(), self.closing.clone());
+        let serve = |io, slot| self.clone().serve(io, slot);
+        accept(listener, slots, closing, tasks, serve).await;
     }
 
     async fn serve(self, io: Box<dyn Io>, _slot: OwnedSemaphorePermit) {
         let Self { edge, streams_max, closing, abort, .. } = self;
         let service = edge.0.map_request(|request: http::Request<Incoming>| request.map(Body::new));
-        let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PREFACE_TIME)
+            .max_buf_size(HEADERS_BYTES_MAX as usize);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -133,6 +123,7 @@ impl Acceptor {
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_concurrent_streams(streams_max);
         let spoken = CancellationToken::new();
+        let io = Box::new(Stalling::new(io));
         let io = Greeted { io, missing: PREFACE_BYTES, spoken: spoken.clone() };
         let connection = builder
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(service))
@@ -142,7 +133,7 @@ impl Acceptor {
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = silent(&spoken) => {
-                tracing::debug!("a connection did not speak HTTP/2 in time");
+                tracing::debug!("a connection did not speak in time");
                 return;
             }
             () = closing.cancelled() => None,
@@ -230,6 +221,9 @@ impl AsyncWrite for Greeted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::health::HealthBoard;
+    use crate::models::Models;
+    use crate::serve::ServePlan;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -237,7 +231,10 @@ mod tests {
     /// A connection to a server without services that closes when told.
     fn connected(closing: &CancellationToken) -> (DuplexStream, impl Future<Output = ()> + use<>) {
         let limits = Limits::default();
-        let edge = Edge::new(Routes::default(), &limits);
+        let plan = ServePlan::default();
+        let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
+        let metrics = Metrics::new(models, HealthBoard::new(), plan.engine.device);
+        let edge = Edge::new(Routes::default(), metrics, &limits);
         let acceptor = Acceptor::new(edge, &limits, closing.clone(), CancellationToken::new());
         let slot = acceptor.slots.clone().try_acquire_owned().expect("is free");
         let (client, server) = tokio::io::duplex(1 << 10);
@@ -252,6 +249,40 @@ mod tests {
             let began = tokio::time::Instant::now();
             served.await;
             assert_eq!(began.elapsed(), PREFACE_TIME, "after {said} bytes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_of_http_1_has_as_long() {
+        for said in ["GET", "GET /metrics HTTP/1.1\r\nhost: x\r\n"] {
+            let (mut client, served) = connected(&CancellationToken::new());
+            client.write_all(said.as_bytes()).await.expect("has room");
+            let began = tokio::time::Instant::now();
+            served.await;
+            assert_eq!(began.elapsed(), PREFACE_TIME, "after {said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_of_http_1_is_closed_in_time_and_at_the_end() {
+        for closed in [false, true] {
+            let closing = CancellationToken::new();
+            let (mut client, served) = connected(&closing);
+            let said = b"HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+            client.write_all(said).await.expect("has room");
+            let mut heard = [0; 15];
+            let mut served = std::pin::pin!(served);
+            tokio::select! {
+                _ = client.read_exact(&mut heard) => assert_eq!(&heard, b"HTTP/1.1 200 OK"),
+                () = served.as_mut() => panic!("the connection is kept"),
+            }
+            if closed {
+                closing.cancel();
+            }
+            let began = tokio::time::Instant::now();
+            served.await;
+            let expected = if closed { Duration::ZERO } else { PREFACE_TIME };
+            assert_eq!(began.elapsed(), expected);
         }
     }
 

@@ -13,12 +13,12 @@ use super::ListenAddress;
 const SOCKET_MODE: u32 = 0o660;
 
 /// A byte stream of either kind.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A socket that accepts connections.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     address: ListenAddress,
     socket: Socket,
 }
@@ -31,7 +31,7 @@ enum Socket {
 
 impl Listener {
     /// Listens on `address`. A socket file that no process listens on any more is replaced.
-    pub(super) async fn bind(address: &ListenAddress) -> io::Result<Self> {
+    pub(crate) async fn bind(address: &ListenAddress) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => {
                 let socket = TcpListener::bind(address).await?;
@@ -49,12 +49,12 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub(super) fn address(&self) -> &ListenAddress {
+    pub(crate) fn address(&self) -> &ListenAddress {
         &self.address
     }
 
     /// The next connection.
-    pub(super) async fn accept(&self) -> io::Result<Box<dyn Io>> {
+    pub(crate) async fn accept(&self) -> io::Result<Box<dyn Io>> {
         match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;

@@ -16,6 +16,8 @@ pub use sconce_models::model::Precision;
 pub struct ServePlan {
     /// Where to listen, at least one address.
     pub listen: Vec<ListenAddress>,
+    /// Where the admin port listens; none if empty.
+    pub admin: Vec<ListenAddress>,
     /// Models to load at start; a failure ends the server.
     pub models: Vec<ModelPlan>,
     /// Bounds of the device thread.
@@ -38,6 +40,7 @@ impl Default for ServePlan {
     fn default() -> Self {
         Self {
             listen: vec![ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 50051)))],
+            admin: Vec::new(),
             models: Vec::new(),
             engine: EnginePlan::default(),
             cache: CachePlan::default(),

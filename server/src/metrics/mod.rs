@@ -1,0 +1,68 @@
+//! What a server counts and measures, as a page of Prometheus's text format.
+//!
+//! Every metric is a row of [`table`]; [`page`] makes rows and values a text. Nothing is global: two
+//! servers in one process have two pages.
+
+mod page;
+pub mod table;
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use sconce_models::DeviceChoice;
+use sconce_proto::health::health_check_response::ServingStatus;
+use tonic::body::Body;
+
+use self::page::Page;
+use crate::build;
+use crate::grpc::health::{HealthBoard, READINESS};
+use crate::layer::HttpResponse;
+use crate::models::Models;
+
+/// The metrics of a server; clones are the same.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    models: Models,
+    health: HealthBoard,
+    device: DeviceChoice,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Those of a server with these `models` and this `health`, which computes on `device`.
+    pub fn new(models: Models, health: HealthBoard, device: DeviceChoice) -> Self {
+        Self { inner: Arc::new(Inner { models, health, device }) }
+    }
+
+    /// The page as an answer over HTTP.
+    pub fn page(&self) -> HttpResponse {
+        let mut response = HttpResponse::new(Body::new(self.render()));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(page::CONTENT_TYPE));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    /// The page: every metric as it is now.
+    pub fn render(&self) -> String {
+        let Inner { models, health, device } = &*self.inner;
+        let mut page = Page::new();
+        let labels = [build::VERSION, build::commit().unwrap_or("unknown"), &device.to_string()];
+        page.set(&table::BUILD_INFO, &labels, 1.0);
+        page.set(&table::UPTIME, &[], models.uptime().as_secs_f64());
+        let ready = health.get(READINESS) == Some(ServingStatus::Serving);
+        page.set(&table::READY, &[], f64::from(u8::from(ready)));
+        page.text()
+    }
+}
