@@ -33,8 +33,9 @@ pub use model::{
     Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment, TopRow,
 };
 pub use quantize::QuantizeFormat;
+pub use sconce_kernels::Isa;
 pub use sconce_kernels::KvType;
-pub use sconce_kernels::gpu::{DeviceChoice, DeviceError};
+pub use sconce_kernels::gpu::{DeviceChoice, DeviceError, GpuDescription};
 pub use state::{
     PAGE_TOKENS, PointId, Prefix, PrefixPoint, SequenceId, StateError, StateLayout, StatePool,
 };

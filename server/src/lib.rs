@@ -10,7 +10,7 @@ pub mod completion;
 pub mod error;
 pub mod grpc;
 pub mod layer;
-mod memory;
+pub mod memory;
 pub mod metrics;
 pub mod models;
 pub mod serve;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Bytes that can be taken without swapping and without passing the limit of a control group; `None`
 /// where the system does not tell.
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     available_at(Path::new("/"))
 }
 

@@ -7,6 +7,7 @@ mod arena;
 mod call;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+mod describe;
 mod device;
 #[cfg(feature = "emulate")]
 mod emulated;
@@ -19,6 +20,7 @@ mod step;
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
 pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
+pub use self::describe::GpuDescription;
 pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
 pub use self::emulated::emulate;

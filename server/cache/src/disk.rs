@@ -20,6 +20,7 @@ mod worker;
 pub use codec::{DecodeLimits, Decoder, PIECE_BYTES, Record, encode};
 pub use directory::{LOCK, MANIFEST, RECORD_EXTENSION, RECORDS, RecordId, TEMPORARY_EXTENSION};
 pub use error::{DiskError, RecordFault};
+pub use files::holder;
 pub use manifest::{MANIFEST_BYTES_MAX, MANIFEST_VERSION, ManifestEntry};
 pub use record::{
     BLOCK_BYTES, HEAD_BYTES_MAX, MAGIC, PAGE_TOKENS_MAX, PAYLOAD_BYTES_MAX, RecordHeader,

@@ -108,7 +108,8 @@ impl Executor {
         counters: &mut Counters,
     ) -> Result<(), EngineError> {
         let failed = |message| EngineError::Forward { model: resident.about.name.clone(), message };
-        *self.shared.step_began.lock() = Some(self.shared.clock.now());
+        let began = self.shared.clock.now();
+        *self.shared.step_began.lock() = Some(began);
         let (model, batch) = (&mut *resident.holding.model, &self.batch);
         // After a panic, the sequences of the step are closed, and nothing else is read of the
         // model that the step may have left half done.
@@ -119,6 +120,7 @@ impl Executor {
         }));
         *self.shared.step_began.lock() = None;
         let now = self.shared.clock.now();
+        counters.step_time += now.saturating_duration_since(began);
         let mut logits = match result {
             Ok(Ok(logits)) => logits,
             Ok(Err(error)) => return Err(failed(error.to_string())),
@@ -211,8 +213,7 @@ fn sample(
     if !stopping.ignore_eos && info.eos_token_ids.contains(&id) {
         return Some(Ok(FinishReason::EndOfSequence(id)));
     }
-    sequence.append(Token { id, logprobs }, now);
-    counters.completion_tokens += 1;
+    sequence.append(Token { id, logprobs }, now, counters);
     let full = sequence.tokens.len() >= info.context_length;
     let enough = sequence.stopping.max_tokens.is_some_and(|max| index + 1 >= max);
     (full || enough).then_some(Ok(FinishReason::Length))

@@ -194,10 +194,17 @@ impl Sequence {
     }
 
     /// Sends and keeps a completion token.
-    pub(crate) fn append(&mut self, token: Token, now: Instant) {
+    pub(crate) fn append(&mut self, token: Token, now: Instant, counters: &mut Counters) {
         self.tokens.push(token.id);
-        self.moments.first_token.get_or_insert(now);
-        self.moments.last_token = Some(now);
+        counters.completion_tokens += 1;
+        match self.moments.last_token.replace(now) {
+            Some(last) => counters.token_gap_time += now.saturating_duration_since(last),
+            None => {
+                self.moments.first_token = Some(now);
+                counters.first_tokens += 1;
+                counters.first_token_time += now.saturating_duration_since(self.moments.arrived);
+            }
+        }
         self.events.send(Event::Token(token));
     }
 

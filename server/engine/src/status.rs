@@ -98,6 +98,15 @@ pub struct Counters {
     pub prompt_tokens: u64,
     /// Completion tokens sent.
     pub completion_tokens: u64,
+    /// Time that steps took.
+    pub step_time: Duration,
+    /// Completions that sent a token.
+    pub first_tokens: u64,
+    /// From the arrival of each of these to its first token, together.
+    pub first_token_time: Duration,
+    /// Between the tokens that follow each other in a completion, together; there are
+    /// `completion_tokens - first_tokens` such gaps.
+    pub token_gap_time: Duration,
 }
 
 /// The device thread at one moment.

@@ -9,10 +9,12 @@ mod complete;
 mod completions;
 mod config;
 mod detokenize;
+mod doctor;
 mod error;
 mod health;
 mod inspect;
 mod load;
+mod man;
 mod models;
 mod output;
 mod precision;
@@ -76,10 +78,14 @@ enum Command {
     Bench(bench::Args),
     /// Probe a server's health; the exit code is the answer
     Health(health::Args),
+    /// Check the build, the machine, the settings and a running server, and say what to do
+    Doctor(doctor::Args),
     /// Show or check the configuration
     Config(config::Args),
     /// Write a shell's completion script to standard output
     Completions(completions::Args),
+    /// Write manual pages
+    Man(man::Args),
 }
 
 /// Parses the command line, runs the subcommand and maps its outcome to an exit code.
@@ -118,8 +124,10 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Quantize(args) => block_on(quantize::run(args)),
         Command::Bench(args) => bench::run(args),
         Command::Health(args) => block_on(health::run(args)),
+        Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Config(args) => config::run(args),
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cache::{CacheConfig, PolicyChoice};
 pub(crate) use self::layers::{ConfigError, Flag, Layers, to_toml};
+pub(crate) use self::machine::Machine;
 pub(crate) use self::model::ModelConfig;
 use self::size::Amount;
 pub(crate) use self::value::{Auto, ByteSize, Span};

@@ -4,8 +4,10 @@
 mod bench;
 mod commands;
 mod config;
+mod doctor;
 mod harness;
 mod inspect;
+mod manual;
 mod quantize;
 mod serve;
 mod state;

@@ -7,7 +7,8 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, result, sys};
 use candle_core::{CudaDevice, Device};
 
 use super::modules::said;
-use crate::gpu::device::DeviceError;
+use crate::gpu::describe::GpuDescription;
+use crate::gpu::device::{DeviceChoice, DeviceError};
 
 /// The driver's library, as it is found at run time.
 const LIBRARIES: [&CStr; 2] = [c"libcuda.so.1", c"libcuda.so"];
@@ -22,12 +23,9 @@ pub(crate) fn count() -> Result<usize, DeviceError> {
     if !is_present() {
         return Err(DeviceError::driver("none"));
     }
-    let mut version = 0;
-    // SAFETY: the library is there, and has this function since CUDA 2.2; it needs no context.
-    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
-    asked.map_err(|error| DeviceError::driver(said(error)))?;
+    let version = version()?;
     if version < VERSION_MIN {
-        let (major, minor) = (version / 1000, version % 1000 / 10);
+        let (major, minor) = parts_of(version);
         return Err(DeviceError::driver(format!("one for CUDA {major}.{minor}")));
     }
     match CudaContext::device_count() {
@@ -35,6 +33,51 @@ pub(crate) fn count() -> Result<usize, DeviceError> {
         Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Ok(0),
         Err(error) => Err(DeviceError::driver(said(error))),
     }
+}
+
+/// Newest interface that the driver offers, as it counts them. Call it when [`is_present`] only.
+fn version() -> Result<c_int, DeviceError> {
+    let mut version = 0;
+    // SAFETY: the library is there, and has this function since CUDA 2.2; it needs no context.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    asked.map_err(|error| DeviceError::driver(said(error)))?;
+    Ok(version)
+}
+
+/// Major and minor of a version as the driver counts them.
+fn parts_of(version: c_int) -> (u32, u32) {
+    let version = u32::try_from(version).unwrap_or_default();
+    (version / 1000, version % 1000 / 10)
+}
+
+/// Every GPU, in words.
+///
+/// # Errors
+/// As [`count`]; a driver that does not describe what it counts.
+pub(crate) fn describe() -> Result<Vec<GpuDescription>, DeviceError> {
+    let (count, driver) = (count()?, parts_of(version()?));
+    let failed = |error| DeviceError::driver(said(error));
+    let describe = |number: usize| {
+        // Devices are counted in the driver's own numbers, which fit.
+        let device = result::device::get(number as c_int).map_err(failed)?;
+        let attribute = |attribute| {
+            // SAFETY: the driver has just given the device.
+            let value = unsafe { result::device::get_attribute(device, attribute) };
+            value.map(|value| u32::try_from(value).unwrap_or_default()).map_err(failed)
+        };
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+        };
+        Ok(GpuDescription {
+            choice: DeviceChoice::Cuda(number),
+            name: result::device::get_name(device).map_err(failed)?,
+            memory_bytes: memory(number),
+            compute_capability: Some((attribute(MAJOR)?, attribute(MINOR)?)),
+            driver: Some(driver),
+        })
+    };
+    (0..count).map(describe).collect()
 }
 
 /// Bytes of memory of the GPU of a number; none if it is not there.

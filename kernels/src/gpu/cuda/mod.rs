@@ -18,7 +18,7 @@ use candle_core::cuda_backend::{CudaStorage, CudaStorageSlice};
 use candle_core::{CudaDevice, DType};
 
 pub(crate) use self::copy::{from_host, to_host};
-pub(crate) use self::driver::{count, memory, open};
+pub(crate) use self::driver::{count, describe, memory, open};
 use self::modules::{Modules, said};
 pub(crate) use self::pinned::Pinned;
 use self::steps::Steps;

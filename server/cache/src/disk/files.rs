@@ -115,14 +115,7 @@ impl Files for RealFiles {
                 let _ = file.write_all(holder.as_bytes());
                 Ok(Lock::Held(file))
             }
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
-                if holder.is_empty() {
-                    holder.push_str("another process");
-                }
-                Ok(Lock::Taken { holder })
-            }
+            Err(TryLockError::WouldBlock) => Ok(Lock::Taken { holder: said_by(file) }),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
@@ -132,6 +125,31 @@ impl NewFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_all()
     }
+}
+
+/// Who uses a cache directory, as its lock file says; `None` if nobody does. Makes nothing; while it
+/// looks, which takes a moment, nobody else can take the lock.
+///
+/// # Errors
+/// A lock file that is there and cannot be read.
+pub fn holder(directory: &Path) -> io::Result<Option<String>> {
+    let file = match File::open(directory.join(super::LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(said_by(file))),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// What whoever locked a file says of himself in it.
+fn said_by(file: File) -> String {
+    let mut holder = String::new();
+    // It is for people; without it they know at least that there is somebody.
+    let _ = file.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
+    if holder.is_empty() { "another process".to_owned() } else { holder }
 }
 
 /// Options for files that only the owner may read: they tell what was asked of a model.

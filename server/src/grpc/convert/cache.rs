@@ -136,7 +136,8 @@ pub fn described(
     }
 }
 
-fn reasons(status: &CacheStatus) -> Vec<CacheReasonCount> {
+/// How many prompts had each reason, without those that none had.
+pub(super) fn reasons(status: &CacheStatus) -> Vec<CacheReasonCount> {
     let counts = Reason::ALL.into_iter().zip(status.reasons).filter(|&(_, requests)| requests > 0);
     counts
         .map(|(reason, requests)| CacheReasonCount {

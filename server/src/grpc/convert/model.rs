@@ -7,7 +7,7 @@ use sconce_engine::{LoadSettings, LoadedModel, ModelState, ModelStatus, Sampling
 use sconce_models::QuantizeFormat;
 use sconce_proto::v1::{
     EstimateLoadRequest, GetStatusResponse, LoadProgress, LoadRequest, LoadStage, MemoryLedger,
-    ModelInfo, Sampling as WireSampling, SequenceCounts,
+    ModelInfo, Sampling as WireSampling, SequenceCounts, Totals,
 };
 use sconce_proto::v1::{ModelState as WireState, ModelStatus as WireStatus};
 
@@ -162,6 +162,28 @@ pub fn status(status: &Status, draining: bool, uptime: Duration) -> GetStatusRes
             running: count(status.running),
         }),
         models: status.models.iter().map(model_status).collect(),
+        totals: Some(totals(status)),
+    }
+}
+
+fn totals(status: &Status) -> Totals {
+    let (counters, cache) = (&status.counters, &status.cache);
+    Totals {
+        requests_accepted: counters.accepted,
+        requests_finished: counters.finished,
+        requests_failed: counters.failed,
+        requests_cancelled: counters.cancelled,
+        preemptions: counters.preemptions,
+        steps: counters.steps,
+        step_time: Some(duration(counters.step_time)),
+        step_tokens: counters.step_tokens,
+        prompt_tokens: counters.prompt_tokens,
+        resumed_tokens: cache.tiers.iter().map(|tier| tier.resumed_tokens).sum(),
+        completion_tokens: counters.completion_tokens,
+        first_tokens: counters.first_tokens,
+        first_token_time: Some(duration(counters.first_token_time)),
+        token_gap_time: Some(duration(counters.token_gap_time)),
+        cache_reasons: super::cache::reasons(cache),
     }
 }
 

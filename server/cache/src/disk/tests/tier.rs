@@ -279,6 +279,19 @@ fn snapshot(name: &str, tokens: std::ops::Range<u32>) -> ManifestEntry {
 }
 
 #[test]
+fn whoever_looks_learns_who_has_the_directory_and_takes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let holder = || crate::disk::holder(directory.path()).unwrap();
+    assert_eq!(holder(), None);
+    assert_eq!(names(directory.path()), [""; 0], "looking makes no file");
+    let tier = open(directory.path());
+    assert_eq!(holder(), Some(format!("process {}", std::process::id())));
+    drop(tier);
+    assert_eq!(holder(), None);
+    drop(open(directory.path()));
+}
+
+#[test]
 fn the_names_of_snapshots_outlive_the_server_and_the_last_ones_count() {
     let directory = tempfile::tempdir().unwrap();
     let named = [snapshot("a \"quoted\" name", 0..5), snapshot("b", 0..1)];
