@@ -1,0 +1,249 @@
+//! The screen, drawn from a [`View`]: a head, memory, models or a tree, the cache, the keys.
+
+use std::time::Duration;
+
+use ratatui::backend::TestBackend;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
+use ratatui::{Frame, Terminal};
+use sconce_proto::v1::{GetStatusResponse, MemoryLedger, ModelState, ModelStatus, Totals};
+
+use super::rates::{Rates, span};
+use super::view::{HISTORY_MAX, Tree, View};
+use crate::cli::cache::report::{explained, tier_name};
+use crate::cli::output;
+
+/// Columns of a frame that is printed as text.
+const PLAIN_COLUMNS: u16 = 100;
+/// Columns of a bar of memory.
+const BAR_COLUMNS: usize = 12;
+/// What a bar is made of: weights, workspace, state of running sequences, remembered state, free.
+const BAR: [char; 5] = ['█', '▓', '▒', '░', '·'];
+
+/// Draws `view` on the whole of `frame`.
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
+    let Some((status, _)) = &view.last else { return };
+    let reasons = status.totals.as_ref().map_or(0, |totals| totals.cache_reasons.len());
+    let [head, spark, memory, middle, cache, keys] = Layout::vertical([
+        Constraint::Length(3),
+        Constraint::Length(4),
+        Constraint::Length(rows(status.memory.len())),
+        Constraint::Min(4),
+        Constraint::Length(rows(reasons)),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    draw_head(frame, head, view, status);
+    draw_history(frame, spark, view);
+    draw_memory(frame, memory, &status.memory);
+    match &view.tree {
+        Some(tree) => draw_tree(frame, middle, tree),
+        None => draw_models(frame, middle, &status.models, view.selected),
+    }
+    draw_cache(frame, cache, status.totals.as_ref());
+    let help = "q quit   up/down choose or scroll   t tree of the model's cache";
+    frame.render_widget(Paragraph::new(help).style(Style::new().add_modifier(Modifier::DIM)), keys);
+}
+
+/// The view as text, as high as it has something to say.
+pub(super) fn plain(view: &View) -> String {
+    let (models, reasons, tiers) = view.last.as_ref().map_or((0, 0, 0), |(status, _)| {
+        let reasons = status.totals.as_ref().map_or(0, |totals| totals.cache_reasons.len());
+        (status.models.len(), reasons, status.memory.len())
+    });
+    let lines = 3 + 4 + rows(tiers) + rows(models) + rows(reasons) + 1;
+    let mut terminal = match Terminal::new(TestBackend::new(PLAIN_COLUMNS, lines)) {
+        Ok(terminal) => terminal,
+        Err(never) => match never {},
+    };
+    match terminal.draw(|frame| draw(frame, view)) {
+        Ok(_) => {}
+        Err(never) => match never {},
+    }
+    let buffer = terminal.backend().buffer();
+    let mut text = String::new();
+    // The last line tells of keys, which a text has none of.
+    for row in 0..lines - 1 {
+        let cells = (0..PLAIN_COLUMNS).map(|column| buffer[(column, row)].symbol());
+        text.push_str(cells.collect::<String>().trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Lines of a block with a border, a header and so many entries.
+fn rows(entries: usize) -> u16 {
+    u16::try_from(entries).unwrap_or(u16::MAX).saturating_add(3)
+}
+
+fn draw_head(frame: &mut Frame<'_>, area: Rect, view: &View, status: &GetStatusResponse) {
+    let up = humantime::format_duration(Duration::from_secs(span(status.uptime).as_secs()));
+    let state = match (&view.problem, status.draining) {
+        (Some(problem), _) => format!("lost: {problem}"),
+        (None, true) => "draining".to_owned(),
+        (None, false) => format!("up {up}"),
+    };
+    let counts = status.sequences.unwrap_or_default();
+    let totals = status.totals.clone().unwrap_or_default();
+    let rates = view.rates();
+    let lines = vec![
+        Line::styled(
+            format!("sconce {} at {}   {state}", status.version, view.address),
+            Style::new().add_modifier(Modifier::BOLD),
+        ),
+        Line::raw(format!(
+            "requests  {} running, {} waiting; {} done, {} failed, {} cancelled, {} preemptions",
+            counts.running,
+            counts.waiting,
+            totals.requests_finished,
+            totals.requests_failed,
+            totals.requests_cancelled,
+            totals.preemptions,
+        )),
+        Line::raw(speeds(&rates)),
+    ];
+    frame.render_widget(Paragraph::new(lines), area);
+}
+
+fn speeds(rates: &Rates) -> String {
+    format!(
+        "tokens/s  {:.1} in (and {:.1} resumed), {:.1} out; first token {}, between {}, step {}",
+        rates.prompt,
+        rates.resumed,
+        rates.completion,
+        time(rates.first_token),
+        time(rates.gap),
+        time(rates.step),
+    )
+}
+
+fn time(time: Option<Duration>) -> String {
+    match time {
+        None => "-".to_owned(),
+        Some(time) if time < Duration::from_secs(1) => format!("{:.1} ms", time.as_secs_f64() * 1e3),
+        Some(time) => format!("{:.2} s", time.as_secs_f64()),
+    }
+}
+
+fn draw_history(frame: &mut Frame<'_>, area: Rect, view: &View) {
+    let columns = usize::from(area.width.saturating_sub(2)).min(HISTORY_MAX);
+    let recent = view.history.iter().skip(view.history.len().saturating_sub(columns));
+    let data: Vec<u64> = recent.map(|rates| rates.completion.round() as u64).collect();
+    let most = data.iter().max().copied().unwrap_or(0);
+    let block = Block::bordered().title(format!(" tokens/s out, at most {most} "));
+    frame.render_widget(Sparkline::default().block(block).data(&data), area);
+}
+
+fn draw_memory(frame: &mut Frame<'_>, area: Rect, memory: &[MemoryLedger]) {
+    let rows = memory.iter().map(|tier| {
+        let parts = parts(tier);
+        let used: u64 = parts.iter().sum();
+        let budget = tier.budget_bytes.map_or_else(|| "none".to_owned(), output::bytes);
+        let mut cells = vec![tier_name(tier.tier()).to_owned(), bar(&parts, tier.budget_bytes)];
+        cells.extend([output::bytes(used), budget]);
+        cells.extend(parts.map(output::bytes));
+        Row::new(cells)
+    });
+    let mut widths = vec![Constraint::Length(6), Constraint::Length(BAR_COLUMNS as u16)];
+    widths.extend([Constraint::Length(9); 6]);
+    let [weights, workspace, live, cached, _] = BAR;
+    let header = ["tier", "", "used", "budget"].map(str::to_owned).into_iter().chain([
+        format!("{weights} weights"),
+        format!("{workspace} steps"),
+        format!("{live} running"),
+        format!("{cached} cached"),
+    ]);
+    let table = Table::new(rows, widths)
+        .header(Row::new(header.collect::<Vec<_>>()))
+        .block(Block::bordered().title(" memory "));
+    frame.render_widget(table, area);
+}
+
+/// Bytes of a tier in the order of [`BAR`].
+fn parts(tier: &MemoryLedger) -> [u64; 4] {
+    [tier.weights_bytes, tier.workspace_bytes, tier.live_state_bytes, tier.cached_state_bytes]
+}
+
+/// A bar of the parts within the budget, or of their sum where there is none. What is there is seen,
+/// however small.
+fn bar(parts: &[u64; 4], budget: Option<u64>) -> String {
+    let used = parts.iter().fold(0, |sum: u64, part| sum.saturating_add(*part));
+    let whole = budget.unwrap_or(used).max(used).max(1);
+    let mut bar = String::new();
+    let mut left = BAR_COLUMNS;
+    for (part, symbol) in parts.iter().zip(BAR) {
+        let share = (*part as f64 / whole as f64 * BAR_COLUMNS as f64).round() as usize;
+        let columns = share.max(usize::from(*part > 0)).min(left);
+        bar.extend(std::iter::repeat_n(symbol, columns));
+        left -= columns;
+    }
+    bar.extend(std::iter::repeat_n(BAR[4], left));
+    bar
+}
+
+fn draw_models(frame: &mut Frame<'_>, area: Rect, models: &[ModelStatus], selected: usize) {
+    let rows = models.iter().enumerate().map(|(index, model)| {
+        let counts = model.sequences.unwrap_or_default();
+        let idle = model.idle.map(|idle| {
+            humantime::format_duration(Duration::from_secs(span(Some(idle)).as_secs())).to_string()
+        });
+        let row = Row::new([
+            model.model.clone(),
+            state(model),
+            counts.running.to_string(),
+            counts.waiting.to_string(),
+            output::bytes(model.state_bytes_used),
+            idle.unwrap_or_else(|| "busy".to_owned()),
+        ]);
+        let chosen = if index == selected { Modifier::REVERSED } else { Modifier::empty() };
+        row.style(Style::new().add_modifier(chosen))
+    });
+    let widths = [
+        Constraint::Min(12),
+        Constraint::Length(14),
+        Constraint::Length(7),
+        Constraint::Length(7),
+        Constraint::Length(10),
+        Constraint::Length(12),
+    ];
+    let table = Table::new(rows, widths)
+        .header(Row::new(["model", "state", "running", "waiting", "state used", "idle"]))
+        .block(Block::bordered().title(" models "));
+    frame.render_widget(table, area);
+}
+
+fn state(model: &ModelStatus) -> String {
+    match model.state() {
+        ModelState::Unspecified => "unknown".to_owned(),
+        ModelState::Ready => "ready".to_owned(),
+        ModelState::Unloading => "unloading".to_owned(),
+        ModelState::Failed => "failed".to_owned(),
+        ModelState::Loading => match &model.progress {
+            Some(progress) if progress.bytes_total > 0 => {
+                let percent = progress.bytes_done.saturating_mul(100) / progress.bytes_total;
+                format!("loading {percent} %")
+            }
+            _ => "loading".to_owned(),
+        },
+    }
+}
+
+fn draw_tree(frame: &mut Frame<'_>, area: Rect, tree: &Tree) {
+    let lines: Vec<Line<'_>> =
+        tree.lines.iter().skip(tree.offset).map(|line| Line::raw(line.as_str())).collect();
+    let block = Block::bordered().title(format!(" what {} remembers ", tree.model));
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+fn draw_cache(frame: &mut Frame<'_>, area: Rect, totals: Option<&Totals>) {
+    let reasons = totals.map_or(&[][..], |totals| totals.cache_reasons.as_slice());
+    let rows = reasons.iter().map(|count| {
+        Row::new([count.requests.to_string(), explained(count.reason()).to_owned()])
+    });
+    let table = Table::new(rows, [Constraint::Length(10), Constraint::Min(20)])
+        .header(Row::new(["requests", "why no more of the prompt was resumed"]))
+        .block(Block::bordered().title(" cache "));
+    frame.render_widget(table, area);
+}
