@@ -10,6 +10,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
 use std::ops::ControlFlow;
 use std::thread;
@@ -64,6 +65,8 @@ pub struct SimulatedModel {
     asked: Asked,
     logits: Vec<f32>,
     gate: Option<Gate>,
+    /// Set by a step that holds the token of `crash_at`.
+    crashes: Cell<bool>,
 }
 
 /// Where logits were asked for: a token that follows such a state is a completion token, also when
@@ -153,6 +156,7 @@ impl SimulatedModel {
             asked: Asked::default(),
             logits: Vec::new(),
             gate: None,
+            crashes: Cell::new(false),
             info,
             spec,
         })
@@ -177,6 +181,9 @@ impl SimulatedModel {
             return Err(Error::Operator(candle_core::Error::Msg(message)));
         }
         assert!(!reached(self.spec.panic_at), "simulated panic at token {}", self.spec.panic_at);
+        if reached(self.spec.crash_at) {
+            self.crashes.set(true);
+        }
         let prefill = batch.segments.iter().map(|s| s.len as u64).filter(|&len| len > 1);
         let decodes = batch.segments.iter().any(|segment| segment.len == 1);
         let us =
@@ -239,6 +246,7 @@ impl Model for SimulatedModel {
     }
 
     fn step_tokens_max(&self) -> usize {
+        assert!(!self.crashes.take(), "simulated crash after token {}", self.spec.crash_at);
         self.limits.tokens
     }
 

@@ -114,8 +114,8 @@ pub enum CallError {
     /// The server shuts down.
     #[error("the server is shutting down")]
     Draining,
-    /// The engine has stopped.
-    #[error("the device thread has stopped: {problem}")]
+    /// The engine has stopped, or restarts.
+    #[error("the device thread does not answer: {problem}")]
     EngineGone {
         /// Why, as far as known.
         problem: String,
@@ -206,14 +206,14 @@ impl From<EngineError> for CallError {
             EngineError::DeadlineExceeded { .. } => {
                 Self::DeadlineExceeded { place: "in the queue" }
             }
-            EngineError::NonFiniteLogits { .. } | EngineError::Forward { .. } => {
-                Self::Internal { problem }
-            }
+            EngineError::NonFiniteLogits { .. }
+            | EngineError::Forward { .. }
+            | EngineError::Panicked => Self::Internal { problem },
             EngineError::SnapshotNotFound { id } => Self::UnknownSnapshot { id },
             EngineError::SnapshotDamaged { .. } => Self::SnapshotDamaged { problem },
             EngineError::SnapshotForeign { .. } => Self::SnapshotForeign { problem },
             EngineError::Draining => Self::Draining,
-            EngineError::Stopped => Self::EngineGone { problem },
+            EngineError::Restarting | EngineError::Stopped => Self::EngineGone { problem },
         }
     }
 }

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sconce_cache::Tier;
 use sconce_engine::{
-    EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Sampling, Started, Status,
+    DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Sampling, Started,
+    Status,
 };
 use sconce_models::Precision;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,26 @@ struct Inner {
     draining: AtomicBool,
     cut_off: CancellationToken,
     began: Instant,
+}
+
+/// What of the engine decides whether it is ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// A model takes requests.
+    pub ready: bool,
+    /// How often the device thread was put in order after a panic.
+    pub restarts: u64,
+    /// It has panicked for good.
+    pub lost: bool,
+}
+
+impl Condition {
+    fn of(status: &Status) -> Self {
+        let device = &status.device;
+        let mut models = status.models.iter();
+        let ready = models.any(|model| model.state == ModelState::Ready) && !device.restarting;
+        Self { ready, restarts: device.restarts, lost: device.lost }
+    }
 }
 
 /// The text of a model, and of which load of it.
@@ -185,22 +206,23 @@ impl Models {
         self.inner.began.elapsed()
     }
 
-    /// Returns when whether a model is ready is no longer `known`.
-    pub async fn readiness_other_than(&self, known: bool) -> bool {
+    /// The device thread at this moment.
+    pub fn device(&self) -> DeviceStatus {
+        self.inner.engine.device()
+    }
+
+    /// Returns when the condition of the engine is no longer `known`.
+    pub async fn condition_other_than(&self, known: Condition) -> Condition {
         let mut statuses = self.inner.engine.watch_status();
         loop {
-            let ready = statuses
-                .borrow_and_update()
-                .models
-                .iter()
-                .any(|model| model.state == ModelState::Ready);
+            let condition = Condition::of(&statuses.borrow_and_update());
             self.forget_unloaded();
-            if ready != known {
-                return ready;
+            if condition != known {
+                return condition;
             }
             if statuses.changed().await.is_err() {
-                // The engine is gone, and no model will be ready again.
-                return if known { false } else { std::future::pending().await };
+                // The engine is gone, and says nothing new.
+                std::future::pending::<()>().await;
             }
         }
     }

@@ -8,13 +8,12 @@ mod connection;
 pub(crate) mod listener;
 mod plan;
 pub(crate) mod stall;
+mod watch;
 
 use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use sconce_engine::LoadSettings;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,6 +50,12 @@ pub enum ServeError {
     /// The device thread could not start.
     #[error("cannot start the engine: {0}")]
     Engine(CallError),
+    /// The device thread panicked too often, or its models did not come back.
+    #[error("the device thread panicked for good after {restarts} panics; the log tells how")]
+    EngineLost {
+        /// Panics since the start.
+        restarts: u64,
+    },
     /// A model of the plan could not be loaded.
     #[error("cannot load model `{name}` from {path}: {source}")]
     Load {
@@ -157,7 +162,8 @@ impl Server {
     /// and returns.
     ///
     /// # Errors
-    /// A model of the plan that cannot be loaded; the server has drained when this returns.
+    /// A model of the plan that cannot be loaded, a device thread that keeps panicking; the server has
+    /// drained when this returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { plan, listeners, admin_listeners, handle } = self;
         let ServerHandle { models, health, metrics, shutdown: asked, close, .. } = handle;
@@ -177,13 +183,13 @@ impl Server {
         }
 
         let outcome = tokio::select! {
-            failed = watch_over(&plan.models, &models, &health) => Err(failed),
+            failed = watch::over(&plan, &models, &health) => Err(failed),
             () = asked.cancelled() => Ok(()),
             () = shutdown => Ok(()),
         };
 
         tracing::info!(withdrawal = ?plan.drain.withdrawal, "draining: withdrawn from balancers");
-        health.set(Vitals { ready: false, draining: true });
+        health.set(Vitals { alive: true, ready: false, draining: true });
         models.withdraw();
         if outcome.is_ok() {
             // Its end and an early close are the same.
@@ -220,40 +226,4 @@ async fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Listener>, ServeErr
         listeners.push(listener);
     }
     Ok(listeners)
-}
-
-/// Loads what was planned and keeps `health` true from then on; ends only if a load fails.
-async fn watch_over(planned: &[ModelPlan], models: &Models, health: &HealthBoard) -> ServeError {
-    let mut loads = JoinSet::new();
-    for plan in planned {
-        let (plan, models) = (plan.clone(), models.clone());
-        loads.spawn(async move {
-            let settings = LoadSettings {
-                path: plan.path.clone(),
-                quantize: None,
-                context_length: plan.context_length,
-                keep_alive: plan.keep_alive,
-                precision: models.precision(),
-            };
-            let loaded = async { models.load(&plan.name, settings).await?.finished().await };
-            loaded.await.map_err(|source| ServeError::Load {
-                name: plan.name,
-                path: plan.path,
-                source,
-            })
-        });
-    }
-    while let Some(joined) = loads.join_next().await {
-        match joined {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return error,
-            // A load that panicked took its task with it; the registry reports the load as failed.
-            Err(error) => tracing::error!(%error, "a load ended in disorder"),
-        }
-    }
-    let mut ready = false;
-    loop {
-        ready = models.readiness_other_than(ready).await;
-        health.set(Vitals { ready, draining: false });
-    }
 }

@@ -35,6 +35,9 @@ pub struct SimulatedSpec {
     pub fail_at: u64,
     /// `panic_at`: as `fail_at`, but the step panics.
     pub panic_at: u64,
+    /// `crash_at`: after a step that holds the token of this number, of a sequence, the next question
+    /// how large a step may be panics: outside of a forward, once for each such step.
+    pub crash_at: u64,
     /// `nan_at`: the logits after the token of this number, and all later ones, are NaN.
     pub nan_at: u64,
     /// `load_ms`: time of the load, in milliseconds.
@@ -57,6 +60,7 @@ impl Default for SimulatedSpec {
             seed: 0,
             fail_at: 0,
             panic_at: 0,
+            crash_at: 0,
             nan_at: 0,
             load_ms: 0,
             load_steps: 10,
@@ -109,6 +113,7 @@ impl SimulatedSpec {
             "seed" => self.seed = number(0, u64::MAX)?,
             "fail_at" => self.fail_at = number(0, tokens)?,
             "panic_at" => self.panic_at = number(0, tokens)?,
+            "crash_at" => self.crash_at = number(0, tokens)?,
             "nan_at" => self.nan_at = number(0, tokens)?,
             "load_ms" => self.load_ms = number(0, day / 1000)?,
             "load_steps" => self.load_steps = number(1, 10_000)?,
@@ -119,7 +124,7 @@ impl SimulatedSpec {
 }
 
 /// Every option, for the message about an unknown one.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "vocab",
     "context",
     "pages",
@@ -131,6 +136,7 @@ const KEYS: [&str; 14] = [
     "seed",
     "fail_at",
     "panic_at",
+    "crash_at",
     "nan_at",
     "load_ms",
     "load_steps",

@@ -1,8 +1,10 @@
 //! The device thread: commands in, steps of one model after another, events out.
 
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sconce_cache::disk::DiskError;
 use tokio::sync::oneshot;
@@ -10,21 +12,27 @@ use tokio::sync::oneshot;
 use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::executor::Executor;
-use crate::residency::Residency;
+use crate::residency::{Residency, panic_message};
+use crate::restart::Restarts;
 use crate::sequence::Sequence;
 use crate::shared::{Command, Shared};
 use crate::status::{Counters, ModelState, Status};
 
+/// How often a device thread that sleeps says that it could wake.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What the device thread owns.
 pub(crate) struct Engine {
-    shared: Arc<Shared>,
-    residency: Residency,
-    executor: Executor,
-    cache: Cache,
-    counters: Counters,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) residency: Residency,
+    pub(crate) executor: Executor,
+    pub(crate) cache: Cache,
+    pub(crate) counters: Counters,
     arrivals: u64,
-    inbox: Vec<Command>,
+    /// Commands that were taken and not carried out yet; they outlive a panic.
+    inbox: VecDeque<Command>,
     shutdown: Option<Shutdown>,
+    pub(crate) restarts: Restarts,
     /// The status published before the last, whose memory the next one takes.
     spare: Arc<Status>,
 }
@@ -51,32 +59,68 @@ impl Engine {
     /// # Errors
     /// The directory of the cache cannot be had.
     pub(crate) fn new(shared: Arc<Shared>) -> Result<Self, DiskError> {
-        let mailbox = shared.mailbox.clone();
-        let notify = Arc::new(move || mailbox.ring());
-        let (config, began) = (&shared.config.cache, shared.began);
         Ok(Self {
-            cache: Cache::new(config, &shared.ledger, began, notify)?,
+            cache: Self::new_cache(&shared)?,
             residency: Residency::new(shared.clone()),
             executor: Executor::new(shared.clone()),
             shared,
             counters: Counters::default(),
             arrivals: 0,
-            inbox: Vec::new(),
+            inbox: VecDeque::new(),
             shutdown: None,
+            restarts: Restarts::default(),
             spare: Arc::default(),
         })
     }
 
-    /// Runs until the engine is shut down or no handle is left.
+    /// A cache as it is at the start.
+    ///
+    /// # Errors
+    /// The directory cannot be had.
+    pub(crate) fn new_cache(shared: &Arc<Shared>) -> Result<Cache, DiskError> {
+        let mailbox = shared.mailbox.clone();
+        let notify = Arc::new(move || mailbox.ring());
+        Cache::new(&shared.config.cache, &shared.ledger, shared.began, notify)
+    }
+
+    /// Runs until the engine is shut down, no handle is left, or it has panicked too often.
+    ///
+    /// After a panic the thread goes on from here, with an empty stack, as a new one would.
     pub(crate) fn run(mut self) {
         let farewell = Farewell(self.shared.clone());
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            if !self.restart(panic_message(&*panic)) {
+                break;
+            }
+        }
+        // Whatever fails now, the process must hear of the end.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            self.residency.stop(&mut self.cache, &mut self.counters);
+            self.cache.stop(self.shared.clock.now());
+            self.publish();
+        }));
+        if let Err(panic) = ended {
+            tracing::error!(panic = panic_message(&*panic), "the engine panicked while it stopped");
+        }
+        drop(farewell);
+        // Whoever hears of the end may start another engine on the same directory.
+        drop(self.cache);
+        for reply in self.shutdown.into_iter().flat_map(|shutdown| shutdown.replies) {
+            // Nobody may be waiting any more.
+            let _unheard = reply.send(());
+        }
+    }
+
+    /// Turns until there is an end.
+    fn serve(&mut self) {
         loop {
+            self.shared.beat();
             let told = self.take_commands();
             let now = self.shared.clock.now();
             self.tend_cache(now);
             self.sweep(now);
             if self.is_over(now) {
-                break;
+                return;
             }
             // A step may take seconds; what was just ordered shows before.
             if told {
@@ -90,25 +134,14 @@ impl Engine {
                 self.wait();
             }
         }
-        self.residency.stop(&mut self.cache, &mut self.counters);
-        self.cache.stop(self.shared.clock.now());
-        self.publish();
-        drop(farewell);
-        // Whoever hears of the end may start another engine on the same directory.
-        drop(self.cache);
-        for reply in self.shutdown.into_iter().flat_map(|shutdown| shutdown.replies) {
-            // Nobody may be waiting any more.
-            let _unheard = reply.send(());
-        }
     }
 
     /// Carries out what was ordered; whether there was anything.
     fn take_commands(&mut self) -> bool {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        self.shared.mailbox.take(&mut inbox);
+        self.shared.mailbox.take(&mut self.inbox);
         self.cache.turn_to(self.shared.clock.now());
-        let told = !inbox.is_empty();
-        for command in inbox.drain(..) {
+        let told = !self.inbox.is_empty();
+        while let Some(command) = self.inbox.pop_front() {
             match command {
                 Command::Submit(sequence) => self.submit(*sequence),
                 // Dropping an answer that nobody waits for gives the load up.
@@ -126,7 +159,6 @@ impl Engine {
                 Command::Shutdown { deadline, reply } => self.begin_shutdown(deadline, reply),
             }
         }
-        self.inbox = inbox;
         told
     }
 
@@ -144,7 +176,11 @@ impl Engine {
                 let error = EngineError::ModelNotReady { model, state: resident.state };
                 sequence.fail(error, &mut self.counters);
             }
-            None => sequence.fail(EngineError::ModelNotFound { model }, &mut self.counters),
+            None => {
+                let found = self.shared.ready(&model).err();
+                let error = found.unwrap_or(EngineError::ModelNotFound { model });
+                sequence.fail(error, &mut self.counters);
+            }
         }
     }
 
@@ -193,6 +229,10 @@ impl Engine {
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
+        if self.residency.is_bereft() {
+            self.shared.pulse.lock().lost = true;
+            return true;
+        }
         let orphaned = self.shared.orphaned.load(Ordering::Acquire);
         let Some(shutdown) = &self.shutdown else { return orphaned };
         orphaned
@@ -208,12 +248,19 @@ impl Engine {
         let shutdown = self.shutdown.as_ref().map(|shutdown| shutdown.deadline);
         let timers = self.residency.next_timer().into_iter().chain(self.cache.next_expiry());
         let timer = timers.chain(shutdown).min();
-        let now = self.shared.clock.now();
-        self.shared.mailbox.wait(timer.map(|timer| timer.saturating_duration_since(now)));
+        loop {
+            self.shared.beat();
+            let now = self.shared.clock.now();
+            let left = timer.map(|timer| timer.saturating_duration_since(now));
+            let nap = left.map_or(HEARTBEAT_INTERVAL, |left| left.min(HEARTBEAT_INTERVAL));
+            if self.shared.mailbox.wait(nap) || left.is_some_and(|left| left <= nap) {
+                return;
+            }
+        }
     }
 
     /// Allocates nothing where nobody holds the status before the last.
-    fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         let status = Arc::make_mut(&mut self.spare);
         self.residency.status(self.shared.clock.now(), &mut status.models);
         status.running = status.models.iter().map(|model| model.running).sum();
@@ -223,6 +270,7 @@ impl Engine {
         status.memory = self.shared.ledger.snapshot();
         status.counters = self.counters;
         status.cache = self.cache.status();
+        status.device = self.shared.device();
         self.spare = self.shared.status.send_replace(self.spare.clone());
     }
 }

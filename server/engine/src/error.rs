@@ -172,6 +172,12 @@ pub enum EngineError {
         /// What went wrong.
         message: String,
     },
+    /// The device thread panicked while it had the request.
+    #[error("the engine failed while it had the request; its log tells how")]
+    Panicked,
+    /// The device thread panicked, and what it had is put in order; this request was not begun.
+    #[error("the engine restarts after a failure")]
+    Restarting,
     /// The engine finishes what it has and takes no more.
     #[error("the engine is draining and takes no requests")]
     Draining,

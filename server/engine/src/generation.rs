@@ -41,7 +41,7 @@ pub struct Generation {
 }
 
 /// The engine's end of a [`Generation`]. Dropped without a last event, it sends
-/// [`EngineError::Stopped`].
+/// [`EngineError::Panicked`] where a panic drops it, else [`EngineError::Stopped`].
 #[derive(Debug)]
 pub(crate) struct EventSender {
     events: mpsc::Sender<Event>,
@@ -185,6 +185,8 @@ impl EventSender {
 
 impl Drop for EventSender {
     fn drop(&mut self) {
-        self.send_last(Event::Failed(EngineError::Stopped));
+        let panicking = std::thread::panicking();
+        let error = if panicking { EngineError::Panicked } else { EngineError::Stopped };
+        self.send_last(Event::Failed(error));
     }
 }

@@ -114,7 +114,7 @@ impl EngineHandle {
         self.refuse_if_draining()?;
         let (reply, answer) = oneshot::channel();
         self.push(Command::Load { name: name.to_owned(), settings, reply })?;
-        answer.await.map_err(|_| EngineError::Stopped)?
+        answer.await.map_err(|_| self.unanswered())?
     }
 
     /// Unloads a model and returns when its memory is free. Requests that it already has are run to
@@ -126,7 +126,7 @@ impl EngineHandle {
     pub async fn unload(&self, name: &str, force: bool) -> Result<(), EngineError> {
         let (reply, answer) = oneshot::channel();
         self.push(Command::Unload { name: name.to_owned(), force, reply })?;
-        answer.await.map_err(|_| EngineError::Stopped)?
+        answer.await.map_err(|_| self.unanswered())?
     }
 
     /// What a load would take; reads the checkpoint's headers on a thread for blocking work. Must be
@@ -165,12 +165,13 @@ impl EngineHandle {
         status.waiting_max = shared.config.waiting_max;
         status.draining = shared.draining.load(Ordering::Acquire);
         status.memory = shared.ledger.snapshot();
-        let began = *shared.step_began.lock();
-        status.device = DeviceStatus {
-            alive: shared.alive.load(Ordering::Acquire),
-            in_step: began.map(|began| shared.clock.now().saturating_duration_since(began)),
-        };
+        status.device = shared.device();
         status
+    }
+
+    /// The device thread at this moment. Does not wait for it.
+    pub fn device(&self) -> DeviceStatus {
+        self.shared().device()
     }
 
     /// A channel that holds the newest status and wakes when there is another.
@@ -211,6 +212,12 @@ impl EngineHandle {
     fn refuse_if_draining(&self) -> Result<(), EngineError> {
         let draining = self.shared().draining.load(Ordering::Acquire);
         if draining { Err(EngineError::Draining) } else { Ok(()) }
+    }
+
+    /// Why the device thread dropped a command.
+    pub(crate) fn unanswered(&self) -> EngineError {
+        let alive = self.shared().alive.load(Ordering::Acquire);
+        if alive { EngineError::Panicked } else { EngineError::Stopped }
     }
 
     pub(crate) fn push(&self, command: Command) -> Result<(), EngineError> {

@@ -18,6 +18,7 @@ mod mailbox;
 mod remember;
 mod request;
 mod residency;
+mod restart;
 mod sampler;
 mod scheduler;
 mod sequence;

@@ -83,23 +83,21 @@ impl<C> Mailbox<C> {
     }
 
     /// Moves all queued commands to `into` without waiting.
-    pub(crate) fn take(&self, into: &mut Vec<C>) {
+    pub(crate) fn take(&self, into: &mut VecDeque<C>) {
         let mut state = self.state.lock();
         state.rung = false;
         into.extend(state.commands.drain(..));
     }
 
-    /// Sleeps until there is a command, the bell rings, or `timeout` has passed (`None`: for ever).
-    pub(crate) fn wait(&self, timeout: Option<Duration>) {
+    /// Sleeps until there is a command, the bell rings, or `timeout` has passed; whether there is
+    /// something to look at.
+    pub(crate) fn wait(&self, timeout: Duration) -> bool {
         let mut state = self.state.lock();
-        if !state.commands.is_empty() || state.rung {
-            return;
+        let told = |state: &State<C>| !state.commands.is_empty() || state.rung;
+        if !told(&state) {
+            self.changed.wait_for(&mut state, timeout);
         }
-        // A spurious wake-up costs one look around, so there is no loop here.
-        match timeout {
-            Some(timeout) => drop(self.changed.wait_for(&mut state, timeout)),
-            None => self.changed.wait(&mut state),
-        }
+        told(&state)
     }
 }
 
@@ -113,7 +111,7 @@ mod tests {
         assert_eq!(mailbox.push(1), Ok(()));
         assert_eq!(mailbox.push(2), Ok(()));
         assert_eq!(mailbox.push(3), Err(Refused::Full));
-        let mut taken = Vec::new();
+        let mut taken = VecDeque::new();
         mailbox.take(&mut taken);
         assert_eq!(taken, [1, 2]);
         assert_eq!(mailbox.push(3), Ok(()));
@@ -133,6 +131,6 @@ mod tests {
     fn a_bell_rung_before_the_sleep_ends_it() {
         let mailbox = Mailbox::<()>::new(1);
         mailbox.ring();
-        mailbox.wait(None);
+        assert!(mailbox.wait(Duration::MAX));
     }
 }

@@ -201,7 +201,7 @@ impl EngineHandle {
     ) -> Result<T, EngineError> {
         let (reply, answer) = oneshot::channel();
         self.push(Command::Ask(question(reply)))?;
-        answer.await.map_err(|_| EngineError::Stopped)?
+        answer.await.map_err(|_| self.unanswered())?
     }
 }
 

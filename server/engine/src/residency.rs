@@ -4,6 +4,7 @@
 //! model that is ready; nothing here runs one.
 
 mod listing;
+mod salvage;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -20,6 +21,7 @@ use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::loader::{LoadLimits, LoadProgress, LoadSettings};
 use crate::scheduler::Scheduler;
+use crate::sequence::Sequence;
 use crate::shared::{Command, Shared};
 use crate::status::{Counters, LoadedModel, ModelState};
 
@@ -105,6 +107,8 @@ struct Job {
     /// Set by an unload; the end of the last listener shows in `events`.
     cancelled: Arc<AtomicBool>,
     unloads: Vec<UnloadReply>,
+    /// Held by the engine itself where it loads a model again, so that somebody waits for it.
+    restores: Option<watch::Receiver<LoadEvent>>,
 }
 
 /// A model that is loaded, and its sequences.
@@ -130,11 +134,13 @@ enum Slot {
 pub(crate) struct Residency {
     shared: Arc<Shared>,
     slots: BTreeMap<String, Slot>,
+    /// Whether a model that a panic took could not be loaded again, and no other is there.
+    bereft: bool,
 }
 
 impl Residency {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, slots: BTreeMap::new() }
+        Self { shared, slots: BTreeMap::new(), bereft: false }
     }
 
     /// Models that are loaded.
@@ -202,6 +208,7 @@ impl Residency {
             events: Arc::new(events),
             cancelled: Arc::default(),
             unloads: Vec::new(),
+            restores: None,
         };
         self.spawn(&name, &job)?;
         self.list(&name, ModelState::Loading, None);
@@ -271,7 +278,12 @@ impl Residency {
             }
             Err(error) => {
                 self.shared.catalogue.write().remove(&name);
-                tracing::info!(model = %name, %error, "not loaded");
+                if job.restores.is_some() && !unloaded {
+                    tracing::error!(model = %name, %error, "not loaded again");
+                    self.bereft = self.slots.is_empty();
+                } else {
+                    tracing::info!(model = %name, %error, "not loaded");
+                }
                 job.events.send_replace(LoadEvent::Failed(error));
             }
         }
@@ -297,7 +309,7 @@ impl Residency {
                 resident.unloads.push(reply);
                 if force {
                     let error = EngineError::ModelUnloaded { model: name.clone() };
-                    resident.fail_all(cache, counters, &error);
+                    resident.fail_all(cache, counters, |_| error.clone());
                 }
                 let about = Some(resident.about.clone());
                 self.list(&name, ModelState::Unloading, about);
@@ -315,7 +327,7 @@ impl Residency {
     ) {
         let Some(resident) = self.get(name) else { return };
         resident.state = ModelState::Failed;
-        resident.fail_all(cache, counters, error);
+        resident.fail_all(cache, counters, |_| error.clone());
         let about = Some(resident.about.clone());
         self.list(name, ModelState::Failed, about);
     }
@@ -328,7 +340,7 @@ impl Residency {
                 resident.idle_since = now;
             }
         }
-        let over = |slot: &mut Slot| match slot {
+        let over = |slot: &Slot| match slot {
             Slot::Loading(_) => false,
             Slot::Loaded(resident) => {
                 resident.scheduler.is_empty()
@@ -336,12 +348,17 @@ impl Residency {
                         || resident.expires().is_some_and(|expiry| expiry <= now))
             }
         };
-        let gone: Vec<_> = self.slots.extract_if(.., |_, slot| over(slot)).collect();
+        // What is remembered leaves while the model is listed here still: a panic on the way finds both.
+        for resident in self.slots.values_mut().filter(|slot| over(slot)) {
+            if let Slot::Loaded(resident) = resident {
+                cache.leave(resident.domain.take(), resident.holding.model.state_mut());
+            }
+        }
+        let gone = self.slots.extract_if(.., |_, slot| over(slot));
         for (name, slot) in gone {
             self.shared.catalogue.write().remove(&name);
             if let Slot::Loaded(resident) = slot {
-                let Resident { mut holding, unloads, domain, .. } = *resident;
-                cache.leave(domain, holding.model.state_mut());
+                let Resident { holding, unloads, .. } = *resident;
                 drop(holding);
                 unloads.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
             }
@@ -361,16 +378,14 @@ impl Residency {
     /// Fails every sequence and every load, and frees every model.
     pub(crate) fn stop(&mut self, cache: &mut Cache, counters: &mut Counters) {
         self.shared.catalogue.write().clear();
+        for resident in self.loaded() {
+            resident.fail_all(cache, counters, |_| EngineError::Stopped);
+            cache.leave(resident.domain.take(), resident.holding.model.state_mut());
+        }
         for slot in std::mem::take(&mut self.slots).into_values() {
-            match slot {
-                Slot::Loading(job) => {
-                    job.cancelled.store(true, Ordering::Release);
-                    job.events.send_replace(LoadEvent::Failed(EngineError::Stopped));
-                }
-                Slot::Loaded(mut resident) => {
-                    resident.fail_all(cache, counters, &EngineError::Stopped);
-                    cache.leave(resident.domain, resident.holding.model.state_mut());
-                }
+            if let Slot::Loading(job) = slot {
+                job.cancelled.store(true, Ordering::Release);
+                job.events.send_replace(LoadEvent::Failed(EngineError::Stopped));
             }
         }
     }
@@ -383,7 +398,12 @@ impl Resident {
         self.idle_since.checked_add(keep_alive)
     }
 
-    fn fail_all(&mut self, cache: &mut Cache, counters: &mut Counters, error: &EngineError) {
+    fn fail_all(
+        &mut self,
+        cache: &mut Cache,
+        counters: &mut Counters,
+        error: impl Fn(&Sequence) -> EngineError,
+    ) {
         let memory = &mut cache.memory(self.holding.model.state_mut(), self.domain);
         self.scheduler.fail_all(memory, counters, error);
     }

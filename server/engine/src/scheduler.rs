@@ -425,17 +425,23 @@ impl Scheduler {
         }
     }
 
-    /// Fails every sequence.
+    /// Every sequence, with what it holds.
+    pub(crate) fn into_sequences(self) -> impl Iterator<Item = Sequence> {
+        self.waiting.into_values().chain(self.running)
+    }
+
+    /// Fails every sequence with the error that is its own.
     pub(crate) fn fail_all(
         &mut self,
         memory: &mut Memory<'_>,
         counters: &mut Counters,
-        error: &EngineError,
+        error: impl Fn(&Sequence) -> EngineError,
     ) {
         let waiting = std::mem::take(&mut self.waiting).into_values();
         for mut sequence in waiting.chain(self.running.drain(..)) {
             sequence.release(memory, Parting::Done);
-            sequence.fail(error.clone(), counters);
+            let error = error(&sequence);
+            sequence.fail(error, counters);
         }
     }
 }

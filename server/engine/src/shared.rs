@@ -18,7 +18,7 @@ use crate::loader::{LoadSettings, Loader};
 use crate::mailbox::Mailbox;
 use crate::residency::{LoadOutcome, Loading, Residency};
 use crate::sequence::Sequence;
-use crate::status::{LoadedModel, ModelState, Status};
+use crate::status::{DeviceStatus, LoadedModel, ModelState, Status};
 
 /// Loads, unloads and shutdowns that may wait for the device thread to take them up.
 pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
@@ -56,6 +56,18 @@ pub(crate) struct CatalogueEntry {
     pub(crate) state: ModelState,
     /// `None` while it is being loaded.
     pub(crate) model: Option<Arc<LoadedModel>>,
+    /// Whether it is being loaded again after a panic.
+    pub(crate) restoring: bool,
+}
+
+/// What became of the device thread, besides what each look at it finds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pulse {
+    /// The last time that it said that it turns.
+    pub(crate) beat: Instant,
+    pub(crate) restarts: u64,
+    pub(crate) restarting: bool,
+    pub(crate) lost: bool,
 }
 
 impl fmt::Debug for Command {
@@ -88,6 +100,7 @@ pub(crate) struct Shared {
     pub(crate) alive: AtomicBool,
     /// When the current step began.
     pub(crate) step_began: Mutex<Option<Instant>>,
+    pub(crate) pulse: Mutex<Pulse>,
     pub(crate) status: watch::Sender<Arc<Status>>,
 }
 
@@ -104,11 +117,36 @@ impl Shared {
             orphaned: AtomicBool::new(false),
             alive: AtomicBool::new(true),
             step_began: Mutex::new(None),
+            pulse: Mutex::new(Pulse {
+                beat: clock.now(),
+                restarts: 0,
+                restarting: false,
+                lost: false,
+            }),
             status: watch::Sender::new(Arc::default()),
             began: clock.now(),
             config,
             clock,
             loader,
+        }
+    }
+
+    /// Notes that the device thread turns.
+    pub(crate) fn beat(&self) {
+        self.pulse.lock().beat = self.clock.now();
+    }
+
+    /// The device thread at this moment.
+    pub(crate) fn device(&self) -> DeviceStatus {
+        let (began, now) = (*self.step_began.lock(), self.clock.now());
+        let Pulse { beat, restarts, restarting, lost } = *self.pulse.lock();
+        DeviceStatus {
+            alive: self.alive.load(Ordering::Acquire),
+            in_step: began.map(|began| now.saturating_duration_since(began)),
+            beat: now.saturating_duration_since(beat),
+            restarts,
+            restarting,
+            lost,
         }
     }
 
@@ -120,7 +158,13 @@ impl Shared {
 
     /// The model `name`, if it takes requests.
     pub(crate) fn ready(&self, name: &str) -> Result<Arc<LoadedModel>, EngineError> {
+        if self.pulse.lock().restarting {
+            return Err(EngineError::Restarting);
+        }
         let entry = self.entry(name)?;
+        if entry.restoring {
+            return Err(EngineError::Restarting);
+        }
         let state = entry.state;
         entry
             .model

@@ -117,9 +117,18 @@ pub struct DeviceStatus {
     /// How long it has been inside the current step; `None` between steps. A watchdog compares this
     /// with the longest step it believes in.
     pub in_step: Option<Duration>,
+    /// How long ago it last said that it turns; it does so between steps, and while it sleeps.
+    pub beat: Duration,
+    /// How often it panicked and was put in order again.
+    pub restarts: u64,
+    /// Whether it is just being put in order; requests are refused meanwhile.
+    pub restarting: bool,
+    /// Whether it panicked for good: too often, or so that no model came back.
+    pub lost: bool,
 }
 
-/// The engine at one moment, taken between two steps (`device` is of now).
+/// The engine at one moment, taken between two steps (in the answer of
+/// [`EngineHandle::status`](crate::EngineHandle::status), `device` is of now).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Status {
     /// Models, by name.

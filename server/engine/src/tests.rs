@@ -25,7 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Makes simulated models that wait at a gate.
 struct GatedLoader {
     gate: Gate,
+    loads: Loads,
 }
+
+/// What comes of loads; they wait while it is locked.
+type Loads = Arc<Mutex<Result<(), String>>>;
 
 impl Loader for GatedLoader {
     fn estimate(&self, settings: &LoadSettings, _: &LoadLimits) -> Result<Estimate, String> {
@@ -44,6 +48,7 @@ impl Loader for GatedLoader {
         if progress(LoadProgress::default()).is_break() {
             return Err("given up".into());
         }
+        self.loads.lock().clone()?;
         let spec = SimulatedSpec::parse(&settings.path).map_err(|error| error.to_string())?;
         let model =
             SimulatedModel::new(spec, &limits.options()).map_err(|error| error.to_string())?;
@@ -84,13 +89,15 @@ struct Rig {
     engine: EngineHandle,
     gate: Gate,
     clock: ManualClock,
+    loads: Loads,
     steps: u64,
 }
 
 impl Rig {
     async fn new(path: &str, config: EngineConfig) -> Self {
         let (gate, clock) = (Gate::new(), ManualClock::new());
-        let loader = GatedLoader { gate: gate.clone() };
+        let loads = Loads::new(Mutex::new(Ok(())));
+        let loader = GatedLoader { gate: gate.clone(), loads: loads.clone() };
         let time = clock.clone();
         let engine = EngineHandle::start_with_clock(
             config,
@@ -99,7 +106,7 @@ impl Rig {
         )
         .unwrap();
         load(&engine, "m", path).await.unwrap();
-        Self { engine, gate, clock, steps: 0 }
+        Self { engine, gate, clock, loads, steps: 0 }
     }
 
     /// With an open gate.

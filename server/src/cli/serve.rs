@@ -252,7 +252,9 @@ fn parse_model(text: &str) -> Result<(String, String), String> {
 /// What ended a server, as the command line tells it.
 pub(crate) fn serve_error(error: ServeError) -> CliError {
     match error {
-        ServeError::Engine(_) => CliError::Internal(error.to_string()),
+        ServeError::Engine(_) | ServeError::EngineLost { .. } => {
+            CliError::Internal(error.to_string())
+        }
         ServeError::NoAddress | ServeError::Listen { .. } | ServeError::Load { .. } => {
             CliError::Unavailable(error.to_string())
         }

@@ -86,6 +86,8 @@ pub(crate) struct EngineConfig {
     pub(crate) prefill_chunk_tokens: usize,
     /// Most tokens a sequence may hold unless a load asks otherwise.
     pub(crate) context_length_max: usize,
+    /// Longest step that is believed in.
+    pub(crate) step_time_max: Span,
 }
 
 /// `[telemetry]`
@@ -166,6 +168,7 @@ impl Default for Config {
                 waiting_max: plan.engine.waiting_max,
                 prefill_chunk_tokens: plan.engine.prefill_chunk_tokens,
                 context_length_max: plan.engine.context_length_max,
+                step_time_max: Span(plan.engine.step_time_max),
             },
             cache: CacheConfig::default(),
             models: BTreeMap::new(),

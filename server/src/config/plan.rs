@@ -72,6 +72,7 @@ impl Config {
                 prefill_chunk_tokens: engine.prefill_chunk_tokens,
                 context_length_max: engine.context_length_max,
                 threads: engine.threads.given(),
+                step_time_max: engine.step_time_max.0,
             },
             cache: self.cache.plan(budget, machine, &check)?,
             precision: engine.precision.into(),

@@ -20,7 +20,8 @@ use tonic::{Request, Response, Status};
 
 use super::status::CallError;
 
-/// Whether the process lives: its event loops turn. Stays SERVING while models load and drain.
+/// Whether the process lives: its event loops turn, and so does the device thread. Stays SERVING
+/// while models load and drain, and while the engine restarts.
 pub const LIVENESS: &str = "liveness";
 /// Whether completions are answered: a model is ready and the server does not drain.
 pub const READINESS: &str = "readiness";
@@ -42,6 +43,8 @@ pub struct HealthBoard {
 /// What decides the states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vitals {
+    /// The device thread turns, or is inside a step of a believable length.
+    pub alive: bool,
     /// Completions can be answered.
     pub ready: bool,
     /// The server shuts down.
@@ -53,7 +56,7 @@ impl HealthBoard {
     pub fn new() -> Self {
         let statuses = watch::Sender::new(Statuses::new());
         let board = Self { statuses, closed: CancellationToken::new() };
-        board.set(Vitals { ready: false, draining: false });
+        board.set(Vitals { alive: true, ready: false, draining: false });
         board
     }
 
@@ -63,7 +66,7 @@ impl HealthBoard {
             if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
         };
         let mut new = Statuses::new();
-        new.insert(LIVENESS, ServingStatus::Serving);
+        new.insert(LIVENESS, status(vitals.alive));
         new.extend(FROM_THE_START.iter().map(|&name| (name, status(!vitals.draining))));
         let ready = vitals.ready && !vitals.draining;
         new.extend(WITH_A_MODEL.iter().map(|&name| (name, status(ready))));
@@ -157,7 +160,7 @@ mod tests {
     #[test]
     fn a_draining_server_lives_and_serves_nothing() {
         let board = HealthBoard::new();
-        board.set(Vitals { ready: true, draining: true });
+        board.set(Vitals { alive: true, ready: true, draining: true });
         for (name, status) in board.statuses.borrow().iter() {
             let expected =
                 if *name == LIVENESS { ServingStatus::Serving } else { ServingStatus::NotServing };
@@ -175,13 +178,18 @@ mod tests {
         let mut next = async || ready.next().await.expect("open").expect("ok").status();
 
         assert_eq!(next().await, ServingStatus::NotServing);
-        board.set(Vitals { ready: true, draining: false });
+        board.set(Vitals { alive: true, ready: true, draining: false });
         assert_eq!(next().await, ServingStatus::Serving);
-        board.set(Vitals { ready: true, draining: true });
+        board.set(Vitals { alive: true, ready: true, draining: true });
         assert_eq!(next().await, ServingStatus::NotServing);
 
+        board.set(Vitals { alive: false, ready: false, draining: false });
         let first = live.next().await.expect("open").expect("ok").status();
-        assert_eq!(first, ServingStatus::Serving);
+        assert_eq!(first, ServingStatus::NotServing, "only the latest is told");
+        board.set(Vitals { alive: true, ready: false, draining: false });
+        let second = live.next().await.expect("open").expect("ok").status();
+        assert_eq!(second, ServingStatus::Serving);
+        board.set(Vitals { alive: true, ready: true, draining: false });
         board.close();
         assert!(live.next().await.is_none(), "liveness did not change, so nothing more was said");
     }

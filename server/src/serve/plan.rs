@@ -118,6 +118,8 @@ pub struct EnginePlan {
     pub context_length_max: usize,
     /// Threads that compute; `None` for one per core.
     pub threads: Option<usize>,
+    /// Longest step that is believed in: after that the device thread counts as dead.
+    pub step_time_max: Duration,
 }
 
 impl Default for EnginePlan {
@@ -130,6 +132,7 @@ impl Default for EnginePlan {
             prefill_chunk_tokens: 2048,
             context_length_max: 32_768,
             threads: None,
+            step_time_max: Duration::from_secs(600),
         }
     }
 }

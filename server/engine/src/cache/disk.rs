@@ -121,6 +121,12 @@ impl Disk {
         }
     }
 
+    /// Gives up every wish for files.
+    pub(crate) fn unstage_all(&mut self) {
+        self.staged.clear();
+        self.staged_bytes = 0;
+    }
+
     /// The payload of a file that was read.
     ///
     /// # Errors

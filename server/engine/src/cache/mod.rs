@@ -119,6 +119,19 @@ impl Cache {
         tracing::warn!(files = lost.len(), forgotten, "remembered state was lost");
     }
 
+    /// After a panic, when every model has left: lets go of what was on its way to requests that are
+    /// gone, and verifies the rest.
+    ///
+    /// # Errors
+    /// A rule that does not hold any more.
+    pub(crate) fn recover(&mut self) -> Result<(), String> {
+        if let Some(disk) = self.disk.as_mut() {
+            disk.unstage_all();
+        }
+        let (trie, hands) = self.with_hands(None);
+        trie.check_invariants(&hands)
+    }
+
     /// What happened from event number `since` on.
     pub(crate) fn events(&self, since: u64) -> CacheEvents {
         let log = self.trie.events();

@@ -27,7 +27,14 @@ impl Residency {
 
     /// Lists a model for those who look it up without asking the device thread.
     pub(super) fn list(&self, name: &str, state: ModelState, model: Option<Arc<LoadedModel>>) {
-        self.shared.catalogue.write().insert(name.to_owned(), CatalogueEntry { state, model });
+        let entry = CatalogueEntry { state, model, restoring: false };
+        self.shared.catalogue.write().insert(name.to_owned(), entry);
+    }
+
+    /// Lists a model that is being loaded again.
+    pub(super) fn list_restoring(&self, name: &str) {
+        let entry = CatalogueEntry { state: ModelState::Loading, model: None, restoring: true };
+        self.shared.catalogue.write().insert(name.to_owned(), entry);
     }
 }
 
