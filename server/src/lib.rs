@@ -4,6 +4,7 @@
 //! (text to tokens, engine, tokens to text) on a model of `models`. `serve` puts it together.
 #![forbid(unsafe_code)]
 
+pub mod compat;
 pub mod completion;
 pub mod error;
 pub mod grpc;

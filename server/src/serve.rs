@@ -12,10 +12,12 @@ use std::io;
 use std::time::Duration;
 
 use sconce_engine::LoadSettings;
+use sconce_proto::names;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::compat::vllm;
 use crate::error::CallError;
 use crate::grpc;
 use crate::grpc::health::{HealthBoard, Vitals};
@@ -23,7 +25,7 @@ use crate::models::Models;
 use connection::{Acceptor, Edge};
 use listener::Listener;
 pub use plan::{
-    CachePlan, CachePolicy, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
+    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
     ServePlan,
 };
 
@@ -123,7 +125,11 @@ impl Server {
         let handle = ServerHandle {
             addresses,
             models,
-            health: HealthBoard::new(),
+            health: if plan.compat.vllm {
+                HealthBoard::new().with(names::VLLM_ENGINE)
+            } else {
+                HealthBoard::new()
+            },
             shutdown: CancellationToken::new(),
             close: CancellationToken::new(),
         };
@@ -148,7 +154,12 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { plan, listeners, handle } = self;
         let ServerHandle { models, health, shutdown: asked, close, .. } = handle;
-        let edge = Edge::new(grpc::routes(&models, &health, plan.reflection), &plan.limits);
+        let vllm = plan.compat.vllm.then(|| vllm::Settings {
+            model: plan.compat.vllm_model.clone(),
+            sequences_max: plan.engine.sequences_max,
+        });
+        let routes = grpc::routes(&models, &health, plan.reflection, vllm);
+        let edge = Edge::new(routes, &plan.limits);
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let acceptor = Acceptor::new(edge, &plan.limits, closing.clone(), abort.clone());

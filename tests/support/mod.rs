@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub(crate) mod patient;
+pub(crate) mod vllm;
 
 use std::future::Future;
 use std::time::Duration;

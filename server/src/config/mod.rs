@@ -34,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) engine: EngineConfig,
     /// What is remembered between requests, and where.
     pub(crate) cache: CacheConfig,
+    /// Protocols of others, for what is there already.
+    pub(crate) compat: CompatConfig,
     /// Models loaded at start, by the name each is served under.
     pub(crate) models: BTreeMap<String, ModelConfig>,
     /// Logs.
@@ -82,6 +84,16 @@ pub(crate) struct EngineConfig {
     pub(crate) prefill_chunk_tokens: usize,
     /// Most tokens a sequence may hold unless a load asks otherwise.
     pub(crate) context_length_max: usize,
+}
+
+/// `[compat]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CompatConfig {
+    /// Whether `vllm.grpc.engine.VllmEngine` is served.
+    pub(crate) vllm: bool,
+    /// The model that it is about, by name; empty for the only one that is ready.
+    pub(crate) vllm_model: String,
 }
 
 /// `[telemetry]`
@@ -163,6 +175,10 @@ impl Default for Config {
                 context_length_max: plan.engine.context_length_max,
             },
             cache: CacheConfig::default(),
+            compat: CompatConfig {
+                vllm: plan.compat.vllm,
+                vllm_model: plan.compat.vllm_model.unwrap_or_default(),
+            },
             models: BTreeMap::new(),
             telemetry: TelemetryConfig { log: "info".to_owned(), log_format: LogFormat::Auto },
         }

@@ -36,6 +36,8 @@ type Statuses = BTreeMap<&'static str, ServingStatus>;
 #[derive(Debug, Clone)]
 pub struct HealthBoard {
     statuses: watch::Sender<Statuses>,
+    /// Further names that serve once the models planned are ready.
+    others: Vec<&'static str>,
     closed: CancellationToken,
 }
 
@@ -52,9 +54,17 @@ impl HealthBoard {
     /// A board of a server that has no model yet.
     pub fn new() -> Self {
         let statuses = watch::Sender::new(Statuses::new());
-        let board = Self { statuses, closed: CancellationToken::new() };
+        let board = Self { statuses, others: Vec::new(), closed: CancellationToken::new() };
         board.set(Vitals { ready: false, draining: false });
         board
+    }
+
+    /// The same of a new server that also serves `name`, with a model.
+    #[must_use]
+    pub fn with(mut self, name: &'static str) -> Self {
+        self.others.push(name);
+        self.set(Vitals { ready: false, draining: false });
+        self
     }
 
     /// Sets every name; watchers hear of it only if a state changed.
@@ -66,7 +76,7 @@ impl HealthBoard {
         new.insert(LIVENESS, ServingStatus::Serving);
         new.extend(FROM_THE_START.iter().map(|&name| (name, status(!vitals.draining))));
         let ready = vitals.ready && !vitals.draining;
-        new.extend(WITH_A_MODEL.iter().map(|&name| (name, status(ready))));
+        new.extend(WITH_A_MODEL.iter().chain(&self.others).map(|&name| (name, status(ready))));
         self.statuses.send_if_modified(|current| {
             let changed = *current != new;
             *current = new;
