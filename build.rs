@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "proto/sconce/v1/model.proto",
     "proto/sconce/v1/state.proto",
     "proto/grpc/health/v1/health.proto",
+    "proto/compat/vllm/grpc/engine/vllm_engine.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -21,6 +21,9 @@ const TESTS: &[&str] = &[
     "tiers.rs",
     "tokenize.rs",
     "transport.rs",
+    "vllm_engine.rs",
+    "vllm_kv_events.rs",
+    "vllm_server.rs",
 ];
 
 fn read(path: &str) -> String {
@@ -64,6 +67,7 @@ fn the_descriptor_set_has_the_services() {
         sconce_proto::names::INFERENCE_SERVICE,
         sconce_proto::names::MODEL_SERVICE,
         sconce_proto::names::STATE_SERVICE,
+        sconce_proto::names::VLLM_ENGINE,
     ];
     expected.sort_unstable();
     assert_eq!(services, expected);

@@ -38,6 +38,7 @@ async fn version_1_lists_the_services_and_their_files() {
             names::INFERENCE_SERVICE,
             names::MODEL_SERVICE,
             names::STATE_SERVICE,
+            names::VLLM_ENGINE,
             "grpc.reflection.v1.ServerReflection",
         ] {
             assert!(listed.contains(&name), "{name} is not in {listed:?}");

@@ -37,6 +37,10 @@ pub struct CompletionCall {
     pub stop_token_ids: Vec<u32>,
     /// Goes on past the model's own end.
     pub ignore_eos: bool,
+    /// Nothing but `max_tokens` ends the completion before it has so many tokens.
+    pub min_tokens: usize,
+    /// Whether special tokens are part of the text, for stop strings that name them.
+    pub show_special: bool,
     /// How many alternatives each token's logprobs list; `None` for no logprobs.
     pub logprobs: Option<usize>,
     /// Larger runs first.
@@ -186,6 +190,7 @@ pub fn engine_request(
             max_tokens: call.max_tokens,
             stop_token_ids: call.stop_token_ids,
             ignore_eos: call.ignore_eos,
+            min_tokens: call.min_tokens,
         },
         logprobs: call.logprobs,
         priority: call.priority,
@@ -209,13 +214,20 @@ pub struct Output {
     pub detokenizer: Option<Detokenizer>,
     /// What ends the text.
     pub stops: StopMatcher,
+    /// How many more tokens are no part of what may end it.
+    pub endless_tokens: usize,
 }
 
 impl Output {
     /// The text that is certain with this token.
     fn push(&mut self, id: u32) -> String {
         let text = self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(id));
-        self.stops.push(&text.unwrap_or_default())
+        let text = text.unwrap_or_default();
+        if self.endless_tokens > 0 {
+            self.endless_tokens -= 1;
+            return text;
+        }
+        self.stops.push(&text)
     }
 
     /// The text that was held back for the rest of a character or of a stop string.

@@ -75,6 +75,41 @@ pub enum CallError {
         /// What it is doing instead.
         state: &'static str,
     },
+    /// A protocol for one model is spoken, and there is none.
+    #[error("{problem}")]
+    NothingServed {
+        /// What is missing.
+        problem: String,
+    },
+    /// A protocol for one model is spoken, and there are several.
+    #[error(
+        "expected one model, found {names}; the setting compat.vllm_model says which is served here"
+    )]
+    SeveralServed {
+        /// Their names.
+        names: String,
+    },
+    /// A reader of events goes on from a place that is not known, or no more.
+    #[error(
+        "start_sequence_number: expected 0 for all that is remembered, or {} to {newest}, found {cursor}",
+        oldest - 1
+    )]
+    EventsUnknown {
+        /// Where it wants to go on.
+        cursor: u64,
+        /// The oldest batch that is kept.
+        oldest: u64,
+        /// The newest.
+        newest: u64,
+    },
+    /// A reader of events is so slow that some are gone.
+    #[error("batch {behind} was read last and {oldest} is the oldest kept; begin again with 0")]
+    EventsLost {
+        /// The batch that it read last.
+        behind: u64,
+        /// The oldest batch that is kept.
+        oldest: u64,
+    },
     /// Something is to be remembered, and every tier is turned off.
     #[error("nothing is remembered for model `{name}`: every tier of the cache is turned off")]
     CacheOff {
@@ -150,7 +185,7 @@ impl CallError {
         match self {
             Self::QueueFull { retry_after, .. } => Some(*retry_after),
             Self::MemoryExhausted { .. } => Some(Duration::from_secs(1)),
-            Self::Draining | Self::EngineGone { .. } => Some(Duration::from_secs(2)),
+            Self::Draining | Self::EngineGone { .. } | Self::NothingServed { .. } => Some(Duration::from_secs(2)),
             _ => None,
         }
     }

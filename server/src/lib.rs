@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod build;
+pub mod compat;
 pub mod completion;
 pub mod error;
 pub mod grpc;

@@ -3,6 +3,8 @@
 //! The engine decides what is loaded; this keeps tokenizers and chat templates beside it, and what
 //! the edge asks of both together.
 
+mod files;
+mod follow;
 mod load;
 mod sim;
 mod state;
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::completion::{self, CallContext, Completion, CompletionCall, Prompt};
 use crate::error::CallError;
 use crate::serve::{CachePlan, EnginePlan};
+pub use files::TextFile;
 pub use load::{Load, LoadNews, LoadStep, Stage};
 pub use state::{PrefixCall, SNAPSHOT_BYTES_MAX, SnapshotCall, Transfer};
 pub use text::{EncodedPrompt, ModelText};
@@ -182,7 +185,7 @@ impl Models {
         let prompt = std::mem::replace(&mut call.prompt, Prompt::Tokens(Vec::new()));
         let prompt = model.encode(prompt, None).await?;
         model.check(&call, &prompt.ids, field)?;
-        let output = model.text.output(&call.stop)?;
+        let output = model.text.output(&call)?;
         let defaults = model.sampling_defaults();
         let request = completion::engine_request(call, prompt, defaults, &context);
         let mut generation = self.inner.engine.generate(request)?;

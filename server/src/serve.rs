@@ -14,10 +14,12 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use sconce_proto::names;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{Admin, AdminPort};
+use crate::compat::vllm;
 use crate::error::CallError;
 use crate::grpc;
 use crate::grpc::health::{HealthBoard, Vitals};
@@ -26,7 +28,7 @@ use crate::models::Models;
 use connection::{Acceptor, Edge};
 use listener::Listener;
 pub use plan::{
-    CachePlan, CachePolicy, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
+    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
     ServePlan,
 };
 
@@ -134,7 +136,10 @@ impl Server {
         };
         let models =
             Models::start(&plan.engine, &plan.cache, plan.precision).map_err(ServeError::Engine)?;
-        let health = HealthBoard::new();
+        let mut health = HealthBoard::new();
+        if plan.compat.vllm {
+            health = health.with(names::VLLM_ENGINE);
+        }
         let metrics = Metrics::new(models.clone(), health.clone(), plan.engine.device);
         let handle = ServerHandle {
             addresses: addresses_of(&listeners),
@@ -173,7 +178,11 @@ impl Server {
             closing: CancellationToken::new(),
         };
         let admin = AdminPort::open(admin_listeners, &admin);
-        let routes = grpc::routes(&models, &health, plan.reflection);
+        let vllm = plan.compat.vllm.then(|| vllm::Settings {
+            model: plan.compat.vllm_model.clone(),
+            sequences_max: plan.engine.sequences_max,
+        });
+        let routes = grpc::routes(&models, &health, plan.reflection, vllm);
         let edge = Edge::new(routes, metrics, &plan.limits);
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();

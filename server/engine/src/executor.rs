@@ -9,6 +9,7 @@ use sconce_models::{Batch, Logits};
 use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::event::{FinishReason, Token, TokenLogprobs};
+use crate::request::{Sampling, Stopping};
 use crate::residency::{Residency, Resident, panic_message};
 use crate::sampler::{NotFinite, Sampler, top_logprobs};
 use crate::scheduler::Row;
@@ -229,7 +230,8 @@ fn choose(
 ) -> Result<(u32, Option<TokenLogprobs>), EngineError> {
     let token_index = sequence.completion_tokens();
     let not_finite = |NotFinite| EngineError::NonFiniteLogits { token_index };
-    let (sampling, history) = (&sequence.sampling, &sequence.tokens);
+    let endless = (token_index < sequence.stopping.min_tokens).then(|| endless(sequence, about));
+    let (sampling, history) = (endless.as_ref().unwrap_or(&sequence.sampling), &sequence.tokens);
     let draw = (sequence.seed, token_index);
     if let Some(top) = logits.top(row) {
         let id = sampler.sample_top(&top, about.info.vocab_size, sampling, history, draw);
@@ -249,4 +251,16 @@ fn choose(
     let row = logits.row(row).map_err(unread)?;
     let id = sampler.sample(row, sampling, history, draw).map_err(not_finite)?;
     Ok((id, sequence.logprobs.map(|count| sampler.logprobs(row, id, count))))
+}
+
+/// The sampling of a sequence that may not end yet.
+fn endless(sequence: &Sequence, about: &LoadedModel) -> Sampling {
+    let Stopping { stop_token_ids, ignore_eos, .. } = &sequence.stopping;
+    let eos = about.info.eos_token_ids.iter().filter(|_| !ignore_eos);
+    let ends = stop_token_ids.iter().chain(eos);
+    let ends = ends.filter(|&&id| (id as usize) < about.info.vocab_size);
+    let mut sampling = sequence.sampling.clone();
+    // The smallest logit there is: drawn only where every token would end it.
+    sampling.logit_bias.extend(ends.map(|&id| (id, f32::MIN)));
+    sampling
 }

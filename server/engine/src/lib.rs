@@ -28,7 +28,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use cache::{CacheEvents, CacheStatus, CacheTierStatus, Spacing};
+pub use cache::{CacheEvents, CachePicture, CacheStatus, CacheTierStatus, Spacing};
 pub use checkpoint_loader::CheckpointLoader;
 pub use config::{CacheConfig, Clock, EngineConfig};
 pub use error::EngineError;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sconce_cache::{NodeView, SnapshotSpec};
 use tokio::sync::oneshot;
 
-use crate::cache::{CacheEvents, Import};
+use crate::cache::{CacheEvents, CachePicture, Import};
 use crate::error::EngineError;
 use crate::event::{CacheReport, Event};
 use crate::handle::EngineHandle;
@@ -186,6 +186,48 @@ impl EngineHandle {
     /// [`EngineError::Stopped`], [`EngineError::Busy`].
     pub async fn cache_events(&self, since: u64) -> Result<CacheEvents, EngineError> {
         self.ask(|reply| Box::new(move |_, cache| drop(reply.send(Ok(cache.events(since)))))).await
+    }
+
+    /// All that is remembered for a model without a salt, where a picture made from
+    /// [`cache_events`](Self::cache_events) begins.
+    ///
+    /// # Errors
+    /// [`EngineError::ModelNotFound`].
+    pub async fn cache_picture(&self, model: &str) -> Result<CachePicture, EngineError> {
+        self.model(model)?;
+        let model = model.to_owned();
+        self.ask(|reply| {
+            Box::new(move |residency, cache| {
+                let picture = match residency.get(&model) {
+                    Some(resident) => Ok(cache.picture(resident.domain)),
+                    None => Err(EngineError::ModelNotFound { model }),
+                };
+                drop(reply.send(picture));
+            })
+        })
+        .await
+    }
+
+    /// Forgets what is remembered for a model, but for what running requests and snapshots need.
+    ///
+    /// # Errors
+    /// [`EngineError::ModelNotFound`].
+    pub async fn flush_cache(&self, model: &str) -> Result<(), EngineError> {
+        self.model(model)?;
+        let model = model.to_owned();
+        self.ask(|reply| {
+            Box::new(move |residency, cache| {
+                let flushed = match residency.get(&model) {
+                    Some(resident) => {
+                        cache.flush(resident.domain, resident.holding.model.state_mut());
+                        Ok(())
+                    }
+                    None => Err(EngineError::ModelNotFound { model }),
+                };
+                drop(reply.send(flushed));
+            })
+        })
+        .await
     }
 
     /// The end of a life that begins now, as the cache counts time.

@@ -100,6 +100,8 @@ pub struct Stopping {
     pub stop_token_ids: Vec<u32>,
     /// Goes on past the model's end-of-sequence ids (not past `stop_token_ids`).
     pub ignore_eos: bool,
+    /// So many completion tokens are drawn among those that do not end the generation.
+    pub min_tokens: usize,
 }
 
 impl Request {

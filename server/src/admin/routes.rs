@@ -113,9 +113,9 @@ pub(super) mod tests {
                 .map(|path| ask(admin, Method::GET, path).status().as_u16())
         };
         assert_eq!(codes(&admin), [200, 503, 503]);
-        admin.health.set(Vitals { ready: true, draining: false });
+        admin.health.set(Vitals { alive: true, ready: true, draining: false });
         assert_eq!(codes(&admin), [200, 200, 200]);
-        admin.health.set(Vitals { ready: true, draining: true });
+        admin.health.set(Vitals { alive: true, ready: true, draining: true });
         assert_eq!(codes(&admin), [200, 503, 503]);
     }
 

@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) engine: EngineConfig,
     /// What is remembered between requests, and where.
     pub(crate) cache: CacheConfig,
+    /// Protocols of others, for what is there already.
+    pub(crate) compat: CompatConfig,
     /// Models loaded at start, by the name each is served under.
     pub(crate) models: BTreeMap<String, ModelConfig>,
     /// Logs.
@@ -88,6 +90,16 @@ pub(crate) struct EngineConfig {
     pub(crate) context_length_max: usize,
     /// Longest step that is believed in.
     pub(crate) step_time_max: Span,
+}
+
+/// `[compat]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CompatConfig {
+    /// Whether `vllm.grpc.engine.VllmEngine` is served.
+    pub(crate) vllm: bool,
+    /// The model that it is about, by name; empty for the only one that is ready.
+    pub(crate) vllm_model: String,
 }
 
 /// `[telemetry]`
@@ -171,6 +183,10 @@ impl Default for Config {
                 step_time_max: Span(plan.engine.step_time_max),
             },
             cache: CacheConfig::default(),
+            compat: CompatConfig {
+                vllm: plan.compat.vllm,
+                vllm_model: plan.compat.vllm_model.unwrap_or_default(),
+            },
             models: BTreeMap::new(),
             telemetry: TelemetryConfig { log: "info".to_owned(), log_format: LogFormat::Auto },
         }

@@ -2,7 +2,7 @@
 //! value's type cannot express are here, so that a wrong setting is told before anything starts.
 
 use sconce_models::{DeviceChoice, DeviceError};
-use sconce_server::serve::{DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan};
+use sconce_server::serve::{CompatPlan, DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan};
 
 use super::cache::DeviceBudget;
 use super::machine::Machine;
@@ -26,6 +26,9 @@ const CONNECTIONS_MAX: usize = 1 << 20;
 const MEMORY_SHARE: Share = Share::percent(80);
 /// Longest name of a model.
 const MODEL_NAME_BYTES_MAX: usize = 128;
+/// What a model may be called.
+const MODEL_NAME: &str =
+    "1 to 128 letters, digits, `.`, `_`, `-`, `:` and `/` as a model's name";
 
 impl Config {
     /// Checks the rules between settings and makes the server's plan.
@@ -83,6 +86,7 @@ impl Config {
             },
             drain: DrainPlan { withdrawal: server.withdrawal.0, drain: server.drain.0 },
             reflection: server.reflection,
+            compat: self.compat_plan(&check)?,
         })
     }
 
@@ -99,6 +103,17 @@ impl Config {
                 check.bytes(&["engine", "memory_budget"], amount, memory).map(Some)
             }
         }
+    }
+
+    fn compat_plan(&self, check: &Checker<'_>) -> Result<CompatPlan, ConfigError> {
+        let name = &self.compat.vllm_model;
+        if !name.is_empty() && !is_model_name(name) {
+            let key = ["compat", "vllm_model"];
+            let expected = format!("no text or {MODEL_NAME}");
+            return Err(check.refuse(&key, &expected, format!("`{name}`")));
+        }
+        let vllm_model = (!name.is_empty()).then(|| name.clone());
+        Ok(CompatPlan { vllm: self.compat.vllm, vllm_model })
     }
 
     fn model_plans(&self, check: &Checker<'_>) -> Result<Vec<ModelPlan>, ConfigError> {
@@ -191,11 +206,14 @@ impl Checker<'_> {
     }
 
     fn model_name(&self, name: &str) -> Result<(), ConfigError> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/".contains(&byte);
-        if (1..=MODEL_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
+        if is_model_name(name) {
             return Ok(());
         }
-        let expected = "1 to 128 letters, digits, `.`, `_`, `-`, `:` and `/` as a model's name";
-        Err(self.refuse(&["models", name, "path"], expected, format!("`{name}`")))
+        Err(self.refuse(&["models", name, "path"], MODEL_NAME, format!("`{name}`")))
     }
+}
+
+fn is_model_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/".contains(&byte);
+    (1..=MODEL_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }

@@ -9,7 +9,9 @@ mod snapshot;
 
 pub use cache::{cache_report, described, nodes_max, reason_name, tier};
 pub use chat::chat;
-pub use complete::{completion, finished, logprobs, started};
+pub use complete::{
+    LOGIT_BIASES_MAX, LOGPROBS_MAX, STOP_TOKENS_MAX, completion, finished, logprobs, started,
+};
 pub use model::{estimate, load_settings, model_info, progress, sampling_defaults, status};
 pub use snapshot::{
     fingerprint, prefix_call, snapshot_call, snapshot_file, snapshot_header, snapshot_id,

@@ -37,6 +37,8 @@ type Statuses = BTreeMap<&'static str, ServingStatus>;
 #[derive(Debug, Clone)]
 pub struct HealthBoard {
     statuses: watch::Sender<Statuses>,
+    /// Further names that serve once the models planned are ready.
+    others: Vec<&'static str>,
     closed: CancellationToken,
 }
 
@@ -55,9 +57,17 @@ impl HealthBoard {
     /// A board of a server that has no model yet.
     pub fn new() -> Self {
         let statuses = watch::Sender::new(Statuses::new());
-        let board = Self { statuses, closed: CancellationToken::new() };
+        let board = Self { statuses, others: Vec::new(), closed: CancellationToken::new() };
         board.set(Vitals { alive: true, ready: false, draining: false });
         board
+    }
+
+    /// The same of a new server that also serves `name`, with a model.
+    #[must_use]
+    pub fn with(mut self, name: &'static str) -> Self {
+        self.others.push(name);
+        self.set(Vitals { alive: true, ready: false, draining: false });
+        self
     }
 
     /// Sets every name; watchers hear of it only if a state changed.
@@ -69,7 +79,7 @@ impl HealthBoard {
         new.insert(LIVENESS, status(vitals.alive));
         new.extend(FROM_THE_START.iter().map(|&name| (name, status(!vitals.draining))));
         let ready = vitals.ready && !vitals.draining;
-        new.extend(WITH_A_MODEL.iter().map(|&name| (name, status(ready))));
+        new.extend(WITH_A_MODEL.iter().chain(&self.others).map(|&name| (name, status(ready))));
         self.statuses.send_if_modified(|current| {
             let changed = *current != new;
             *current = new;

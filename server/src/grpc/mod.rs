@@ -10,6 +10,7 @@ pub mod status;
 use std::time::Instant;
 
 use sconce_proto::FILE_DESCRIPTOR_SET;
+use sconce_proto::compat::vllm::grpc::engine::vllm_engine_server::VllmEngineServer;
 use sconce_proto::health::health_server::HealthServer;
 use sconce_proto::v1::inference_service_server::InferenceServiceServer;
 use sconce_proto::v1::model_service_server::ModelServiceServer;
@@ -17,6 +18,7 @@ use sconce_proto::v1::state_service_server::StateServiceServer;
 use tonic::Request;
 use tonic::service::Routes;
 
+use crate::compat::vllm::{self, VllmEngine};
 use crate::completion::CallContext;
 use crate::error::CallError;
 use crate::layer::deadline::Deadline;
@@ -34,7 +36,12 @@ pub const INFERENCE_REQUEST_BYTES_MAX: usize = 32 << 20;
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 
 /// All services, by path.
-pub fn routes(models: &Models, health: &HealthBoard, reflection: bool) -> Routes {
+pub fn routes(
+    models: &Models,
+    health: &HealthBoard,
+    reflection: bool,
+    vllm: Option<vllm::Settings>,
+) -> Routes {
     let mut routes = Routes::builder();
     routes
         .add_service(
@@ -52,6 +59,12 @@ pub fn routes(models: &Models, health: &HealthBoard, reflection: bool) -> Routes
         .add_service(
             HealthServer::new(health.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
         );
+    if let Some(settings) = vllm {
+        routes.add_service(
+            VllmEngineServer::new(VllmEngine::new(models.clone(), settings))
+                .max_decoding_message_size(INFERENCE_REQUEST_BYTES_MAX),
+        );
+    }
     if reflection {
         let described = || {
             tonic_reflection::server::Builder::configure()
@@ -68,7 +81,7 @@ pub fn routes(models: &Models, health: &HealthBoard, reflection: bool) -> Routes
 }
 
 /// Whose call it is and how long it may take.
-fn call_context<T>(request: &Request<T>) -> Result<CallContext, CallError> {
+pub(crate) fn call_context<T>(request: &Request<T>) -> Result<CallContext, CallError> {
     let extensions = request.extensions();
     let Some(&Deadline(deadline)) = extensions.get() else {
         return Err(CallError::Internal { problem: "a request without a deadline".into() });

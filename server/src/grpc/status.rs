@@ -41,6 +41,10 @@ fn code_and_reason(error: &CallError) -> (Code, &'static str) {
         CallError::SnapshotForeign { .. } => (Code::FailedPrecondition, "SNAPSHOT_FOREIGN"),
         CallError::CheckpointNotFound { .. } => (Code::NotFound, "CHECKPOINT_NOT_FOUND"),
         CallError::ModelNotReady { .. } => (Code::FailedPrecondition, "MODEL_NOT_READY"),
+        CallError::NothingServed { .. } => (Code::Unavailable, "NO_MODEL_READY"),
+        CallError::SeveralServed { .. } => (Code::FailedPrecondition, "MODEL_NOT_CHOSEN"),
+        CallError::EventsUnknown { .. } => (Code::OutOfRange, "EVENTS_UNKNOWN"),
+        CallError::EventsLost { .. } => (Code::DataLoss, "EVENTS_LOST"),
         CallError::CacheOff { .. } => (Code::FailedPrecondition, "CACHE_OFF"),
         CallError::ModelExists { .. } => (Code::AlreadyExists, "MODEL_EXISTS"),
         CallError::LoadCancelled { .. } => (Code::Aborted, "LOAD_CANCELLED"),
@@ -83,11 +87,17 @@ fn details(error: &CallError) -> ErrorDetails {
         CallError::CacheOff { name } => {
             ErrorDetails::with_precondition_failure_violation("CACHE", shortened(name), text)
         }
+        CallError::SeveralServed { .. } => {
+            ErrorDetails::with_precondition_failure_violation("SETTING", "compat.vllm_model", text)
+        }
         CallError::QueueFull { what, .. } => ErrorDetails::with_quota_failure_violation(what, text),
         CallError::MemoryExhausted { .. } => {
             ErrorDetails::with_quota_failure_violation("memory", text)
         }
         CallError::InvalidMetadata { .. }
+        | CallError::NothingServed { .. }
+        | CallError::EventsUnknown { .. }
+        | CallError::EventsLost { .. }
         | CallError::LoadCancelled { .. }
         | CallError::SnapshotDamaged { .. }
         | CallError::Draining

@@ -5,6 +5,7 @@ use sconce_models::sim::{BOS_ID, EOS_ID, PAD_ID};
 use sconce_text::{ChatTemplate, Tokenizer, TokenizerConfig};
 use serde_json::{Map, Value, json};
 
+use super::files::{TextFile, generation_config};
 use super::text::ModelText;
 use crate::error::CallError;
 
@@ -36,6 +37,21 @@ pub(super) fn text() -> Result<ModelText, CallError> {
         tokenizer.map_err(|error| internal(error.to_string()))?,
         template.map_err(|error| internal(error.to_string()))?,
     ))
+}
+
+/// The same as files.
+pub(super) fn files(eos: &[u32]) -> Vec<TextFile> {
+    let config = json!({
+        "bos_token": CONTROL_TOKENS[0].1, "eos_token": CONTROL_TOKENS[1].1,
+        "pad_token": CONTROL_TOKENS[2].1, "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": false, "tokenizer_class": "PreTrainedTokenizerFast"
+    });
+    let file = |name, value: Value| TextFile { name, bytes: value.to_string().into_bytes() };
+    vec![
+        file("tokenizer.json", tokenizer_json()),
+        file("tokenizer_config.json", config),
+        generation_config(eos),
+    ]
 }
 
 /// A byte-level vocabulary without merges, in the form of a `tokenizer.json`.

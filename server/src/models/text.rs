@@ -13,7 +13,7 @@ use sconce_text::{
 use serde_json::Value;
 
 use super::sim;
-use crate::completion::{ChatCall, Output};
+use crate::completion::{ChatCall, CompletionCall, Output};
 use crate::error::CallError;
 
 /// Largest `tokenizer.json` that is read; the largest known have some 40 MB.
@@ -196,16 +196,18 @@ impl ModelText {
         })
     }
 
-    /// What turns a completion's tokens into text that ends before any of `stops`.
+    /// What turns the tokens of a completion into text that ends before any of its stop strings.
     ///
     /// # Errors
     /// Stop strings out of bounds.
-    pub fn output(&self, stops: &[String]) -> Result<Output, CallError> {
-        let stops = StopMatcher::new(stops);
+    pub fn output(&self, call: &CompletionCall) -> Result<Output, CallError> {
+        let stops = StopMatcher::new(&call.stop);
         let stops = stops.map_err(|error| CallError::field("stop", error.to_string()))?;
         let tokenizer = self.tokenizer.as_ref();
-        let detokenizer = tokenizer.map(|t| t.detokenizer(DetokenizeOptions::default()));
-        Ok(Output { detokenizer, stops })
+        let options =
+            DetokenizeOptions { skip_special: !call.show_special, ..DetokenizeOptions::default() };
+        let detokenizer = tokenizer.map(|t| t.detokenizer(options));
+        Ok(Output { detokenizer, stops, endless_tokens: call.min_tokens })
     }
 
     /// The tokenizer, which what came in `field` needs.
@@ -233,7 +235,7 @@ fn tokenizer(source: TokenizerSource) -> Result<Tokenizer, CallError> {
 }
 
 /// The bytes of a regular file; a pipe would never end, and a huge file never fit.
-fn read(file: &Path) -> Result<Vec<u8>, CallError> {
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, CallError> {
     let failed = |problem: String| unusable(format!("{}: {problem}", file.display()));
     let metadata = std::fs::metadata(file).map_err(|error| failed(error.to_string()))?;
     if !metadata.is_file() || metadata.len() > TOKENIZER_BYTES_MAX {
@@ -249,7 +251,7 @@ fn unusable(error: impl ToString) -> CallError {
     CallError::field("path", error.to_string())
 }
 
-fn vocabulary(metadata: GgufTokenizer) -> GgufVocabulary {
+pub(super) fn vocabulary(metadata: GgufTokenizer) -> GgufVocabulary {
     GgufVocabulary {
         model: metadata.model,
         pre: metadata.pre,

@@ -32,6 +32,8 @@ pub struct ServePlan {
     pub drain: DrainPlan,
     /// Whether gRPC reflection is served.
     pub reflection: bool,
+    /// Protocols of others.
+    pub compat: CompatPlan,
 }
 
 impl Default for ServePlan {
@@ -48,7 +50,23 @@ impl Default for ServePlan {
             limits: Limits::default(),
             drain: DrainPlan::default(),
             reflection: true,
+            compat: CompatPlan::default(),
         }
+    }
+}
+
+/// Which protocols of others are spoken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompatPlan {
+    /// Whether `vllm.grpc.engine.VllmEngine` is served.
+    pub vllm: bool,
+    /// The model that it is about; `None` for the only one that is ready.
+    pub vllm_model: Option<String>,
+}
+
+impl Default for CompatPlan {
+    fn default() -> Self {
+        Self { vllm: true, vllm_model: None }
     }
 }
 

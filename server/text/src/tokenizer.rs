@@ -4,6 +4,7 @@
 
 mod byte_level;
 mod config;
+mod export;
 mod gguf;
 mod hugging_face;
 mod marks;

@@ -95,6 +95,7 @@ impl<A, B> Trie<A, B> {
         let end = node.end();
         node.lost_point.take_if(|at| *at == end);
         self.counters.points_stored += 1;
+        self.note_point_stored(id);
         self.refresh(id);
         self.rerank_below(id);
     }

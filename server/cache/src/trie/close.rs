@@ -1,5 +1,7 @@
 //! Close: a model goes, or the process; what is remembered moves down.
 
+use std::collections::BTreeSet;
+
 use super::Trie;
 use super::config::DomainId;
 use super::events::Event;
@@ -58,6 +60,29 @@ impl<A, B> Trie<A, B> {
             }
         }
         self.tidy(store, domain);
+    }
+
+    /// Drops the state of a domain that is neither leased nor needed by a snapshot. What a snapshot
+    /// needs of a path is all of its spans and its own point.
+    pub fn flush<S>(&mut self, store: &mut S, domain: DomainId)
+    where
+        S: Storage<Span = A, Point = B> + ?Sized,
+    {
+        let nodes = self.nodes_of(domain);
+        let named = nodes.iter().filter(|&&id| !self.nodes[id].named.is_empty());
+        let needed: BTreeSet<_> = named.flat_map(|&id| self.nodes.upwards(id)).collect();
+        for id in nodes.into_iter().rev() {
+            let node = &self.nodes[id];
+            if node.is_root() || node.is_hollow() {
+                continue;
+            }
+            if node.locks == 0 && !needed.contains(&id) {
+                self.drop_below(store, id);
+            } else if node.named.is_empty() && self.point_candidate(id).is_some() {
+                self.drop_point(store, id);
+            }
+        }
+        self.tidy(store, Some(domain));
     }
 
     fn clear_domain<S>(&mut self, store: &mut S, domain: DomainId)

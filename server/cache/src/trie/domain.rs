@@ -90,6 +90,11 @@ impl<A, B> Trie<A, B> {
         self.domain(domain).key
     }
 
+    /// Whether a sequence of a domain can be resumed only where there is a point.
+    pub fn needs_points(&self, domain: DomainId) -> bool {
+        self.domain(domain).shape.needs_points
+    }
+
     /// Bytes of cached state of a domain in a tier.
     pub fn used(&self, domain: DomainId, tier: Tier) -> u64 {
         self.domain(domain).used[tier as usize]

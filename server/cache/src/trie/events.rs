@@ -17,7 +17,11 @@ pub enum Event {
     Stored(Stretch),
     /// State of a stretch of a path no longer lies in a tier.
     Removed(Stretch),
-    /// Everything of a domain that was not in use is gone.
+    /// A path can be resumed at its end from now on; for domains that need points.
+    PointStored(Landmark),
+    /// A path can no longer be resumed at its end.
+    PointRemoved(Landmark),
+    /// Everything of a domain that was not in use is gone; what it was has been said before.
     Cleared {
         /// Whose state it was.
         domain: DomainKey,
@@ -40,8 +44,35 @@ pub struct Stretch {
     pub hash_before: u64,
     /// Hash of the path with it.
     pub hash_after: u64,
+    /// Where its first page begins, which may be before it.
+    pub page: PageStart,
     /// Where the state lies, or lay.
     pub tier: Tier,
+}
+
+/// The end of the last full page before an offset of a path, so that a reader who thinks in pages
+/// needs no memory of paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageStart {
+    /// Its offset.
+    pub offset: usize,
+    /// Hash of the path up to it.
+    pub hash: u64,
+    /// The tokens from it on, less than a page.
+    pub tokens: Box<[u32]>,
+}
+
+/// A place at which a path can be resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Landmark {
+    /// Whose state it is.
+    pub domain: DomainKey,
+    /// The namespace in the domain.
+    pub salt: Option<Arc<str>>,
+    /// The offset.
+    pub offset: usize,
+    /// The last full page before it.
+    pub page: PageStart,
 }
 
 /// A subscriber asked for events that are no longer kept.
@@ -105,7 +136,7 @@ impl EventLog {
 fn tokens_of(event: &Event) -> usize {
     match event {
         Event::Stored(stretch) | Event::Removed(stretch) => stretch.tokens.len(),
-        Event::Cleared { .. } => 0,
+        Event::PointStored(_) | Event::PointRemoved(_) | Event::Cleared { .. } => 0,
     }
 }
 
@@ -121,6 +152,7 @@ mod tests {
             tokens: vec![0; tokens].into(),
             hash_before: 0,
             hash_after: 0,
+            page: PageStart { offset: 0, hash: 0, tokens: Box::default() },
             tier: Tier::Device,
         })
     }

@@ -1,9 +1,6 @@
 //! Payloads on their way out: down a tier if there is room, else dropped.
 
-use std::sync::Arc;
-
 use super::Trie;
-use super::events::{Event, Stretch};
 use super::node::{Held, NodeId};
 use super::value::Kind;
 use crate::ledger::Tier;
@@ -298,6 +295,7 @@ impl<A, B> Trie<A, B> {
     }
 
     fn point_is_gone(&mut self, id: NodeId) {
+        self.note_point_removed(id);
         if self.domain_of(id).shape.needs_points {
             self.unname_all(id);
         }
@@ -340,34 +338,5 @@ impl<A, B> Trie<A, B> {
         let namespace = &self.namespaces[self.nodes[id].namespace];
         let domain = self.domain(namespace.domain).key;
         act(&Place { domain, salt: namespace.salt.as_deref(), start, tokens })
-    }
-
-    pub(super) fn note_stored(&mut self, id: NodeId, tier: Tier) {
-        if self.log.is_on() {
-            let stretch = self.stretch(id, tier);
-            self.log.push(Event::Stored(stretch));
-        }
-    }
-
-    pub(super) fn note_removed(&mut self, id: NodeId, tier: Tier) {
-        if self.log.is_on() {
-            let stretch = self.stretch(id, tier);
-            self.log.push(Event::Removed(stretch));
-        }
-    }
-
-    fn stretch(&self, id: NodeId, tier: Tier) -> Stretch {
-        let node = &self.nodes[id];
-        let namespace = &self.namespaces[node.namespace];
-        let parent = node.parent.expect("a root has no edge");
-        Stretch {
-            domain: self.domain(namespace.domain).key,
-            salt: namespace.salt.as_ref().map(Arc::clone),
-            start: node.start,
-            tokens: node.edge.clone().into(),
-            hash_before: self.nodes[parent].hash,
-            hash_after: node.hash,
-            tier,
-        }
     }
 }

@@ -9,6 +9,7 @@ mod rig;
 mod rules;
 mod storage;
 mod tiers;
+mod told;
 mod world;
 
 use proptest::prelude::*;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use sconce_cache::{
-    Adopted, Error, Event, Lost, Match, Reason, SnapshotSpec, Tier, TrieConfig, What, media_symbol,
+    Adopted, Error, Lost, Match, Reason, SnapshotSpec, Tier, TrieConfig, What, media_symbol,
 };
 
-use crate::rig::{KEY, Rig, budgets, run, then};
+use crate::rig::{Rig, budgets, run, then};
 use crate::storage::{Integers, PAGE, PAGE_BYTES};
 
 const AMPLE: u64 = 1 << 20;
@@ -236,31 +236,6 @@ fn a_shared_beginning_survives_a_scan_of_one_shot_prompts() {
         }
         assert_eq!(rig.held(&system), 400, "needs points: {needs_points}");
     }
-}
-
-#[test]
-fn events_tell_what_came_and_went_and_hashes_chain() {
-    let mut rig = ample(false);
-    rig.request(&run(0, 20), &[]);
-    rig.request(&run(0, 33), &[]);
-    rig.trie.clear(&mut rig.store, Some(rig.domain));
-    let events: Vec<_> = rig.trie.events().since(0).unwrap().cloned().collect();
-    let [
-        Event::Stored(first),
-        Event::Stored(second),
-        Event::Removed(gone),
-        Event::Cleared { domain },
-    ] = &events[..]
-    else {
-        panic!("{events:?}")
-    };
-    assert_eq!((first.start, &first.tokens[..]), (0, &run(0, 20)[..]));
-    assert_eq!((second.start, &second.tokens[..]), (20, &run(20, 33)[..]));
-    assert_eq!(first.hash_after, second.hash_before);
-    assert_eq!((gone.start, gone.tokens.len(), gone.tier), (0, 33, Tier::Device));
-    assert_eq!((gone.hash_before, gone.hash_after), (first.hash_before, second.hash_after));
-    assert_eq!((*domain, first.domain), (KEY, KEY));
-    assert_eq!(rig.trie.counters().nodes, 0);
 }
 
 #[test]

@@ -30,7 +30,7 @@ use self::hands::{Hands, Sizes};
 pub(crate) use self::memory::{Footing, Memory, Parting, Preparation};
 pub use self::offsets::Spacing;
 use self::payload::{Point, Span};
-pub use self::status::{CacheEvents, CacheStatus, CacheTierStatus};
+pub use self::status::{CacheEvents, CachePicture, CacheStatus, CacheTierStatus};
 pub(crate) use self::transfer::{Export, Import};
 use crate::config::CacheConfig;
 
@@ -143,6 +143,25 @@ impl Cache {
         CacheEvents { events, next: log.next(), lagged }
     }
 
+    /// All that is remembered for a model without a salt, as the events that would tell of it.
+    pub(crate) fn picture(&self, domain: Option<DomainId>) -> CachePicture {
+        let next = self.trie.events().next();
+        let Some(domain) = domain else { return CachePicture { next, ..CachePicture::default() } };
+        CachePicture {
+            domain: Some(self.trie.domain_key(domain)),
+            needs_points: self.trie.needs_points(domain),
+            events: self.trie.picture(domain, None),
+            next,
+        }
+    }
+
+    /// Forgets what is remembered for a model, but for what running requests and snapshots need.
+    pub(crate) fn flush(&mut self, domain: Option<DomainId>, pool: &mut StatePool) {
+        let Some(domain) = domain else { return };
+        let (trie, mut hands) = self.with_hands(Some(pool));
+        trie.flush(&mut hands, domain);
+    }
+
     /// Whose state on the device stands in the way of a model that holds less of it, and how many
     /// bytes of it do.
     pub(crate) fn take_shortage(&mut self) -> Option<(DomainId, u64)> {
@@ -156,7 +175,8 @@ impl Cache {
 
     /// What the cache did, and holds.
     pub(crate) fn status(&self) -> CacheStatus {
-        let mut status = CacheStatus { trie: self.trie.counters(), ..self.status };
+        let events = self.trie.events().next();
+        let mut status = CacheStatus { trie: self.trie.counters(), events, ..self.status };
         for (tier, bytes) in status.tiers.iter_mut().zip(status.trie.bytes) {
             tier.used_bytes = bytes;
         }

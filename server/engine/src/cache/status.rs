@@ -1,6 +1,6 @@
 //! What the cache did, in numbers: the hooks of metrics.
 
-use sconce_cache::{Budgets, Event, Reason, Tier, TrieCounters};
+use sconce_cache::{Budgets, DomainKey, Event, Reason, Tier, TrieCounters};
 
 use crate::event::CacheReport;
 
@@ -23,6 +23,9 @@ pub struct CacheStatus {
     pub pins_refused: u64,
     /// What the trie did and holds.
     pub trie: TrieCounters,
+    /// The number of the next event: whoever follows
+    /// [`cache_events`](crate::EngineHandle::cache_events) looks again when it has grown.
+    pub events: u64,
 }
 
 /// What happened to what is remembered since a subscriber looked last.
@@ -33,8 +36,21 @@ pub struct CacheEvents {
     /// The number of the event after these: where to go on.
     pub next: u64,
     /// Whether events before these are forgotten, so that a picture made from them is not whole; it
-    /// starts again from [`describe_cache`](crate::EngineHandle::describe_cache).
+    /// starts again from [`cache_picture`](crate::EngineHandle::cache_picture).
     pub lagged: bool,
+}
+
+/// All that is remembered for a model without a salt.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CachePicture {
+    /// Whose state it is, as events call it; `None` where nothing is ever remembered.
+    pub domain: Option<DomainKey>,
+    /// Whether a prompt can be resumed only where there is a point.
+    pub needs_points: bool,
+    /// The events that would tell of it; what comes before comes first.
+    pub events: Vec<Event>,
+    /// The number of the event after these.
+    pub next: u64,
 }
 
 /// One tier of the cache.

@@ -57,11 +57,28 @@ async fn it_ends_at_a_stop_token_also_when_the_end_of_sequence_is_ignored() {
     for ignore_eos in [false, true] {
         let mut request = rig.request(&[5]);
         request.stopping =
-            Stopping { stop_token_ids: vec![999, said[3]], ignore_eos, max_tokens: None };
+            Stopping { stop_token_ids: vec![999, said[3]], ignore_eos, ..Stopping::default() };
         let told = read(&mut rig.engine.generate(request).unwrap()).await;
         assert_eq!(told.ids(), said[..first]);
         assert_eq!(told.finished().reason, FinishReason::StopToken(said[3]));
     }
+}
+
+#[tokio::test]
+async fn nothing_ends_it_before_the_least_number_of_tokens() {
+    let rig = Rig::open("sim:", forgetful()).await;
+    let said = expected("sim:", &[5], 4);
+    let mut request = rig.request(&[5]);
+    request.stopping = Stopping {
+        stop_token_ids: vec![999, said[1]],
+        min_tokens: 3,
+        max_tokens: Some(64),
+        ..Stopping::default()
+    };
+    let told = read(&mut rig.engine.generate(request).unwrap()).await;
+    assert_eq!(told.ids()[0], said[0]);
+    assert_ne!(told.ids()[1], said[1], "what would end it was not drawn");
+    assert!(told.ids().len() >= 3, "{told:?}");
 }
 
 #[tokio::test]

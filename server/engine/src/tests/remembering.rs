@@ -239,3 +239,29 @@ async fn subscribers_are_told_what_is_kept_and_what_goes() {
     let gone = rig.engine.cache_events(first.next).await.unwrap();
     assert!(gone.events.iter().any(|event| matches!(event, Kept::Removed(_))), "{gone:?}");
 }
+
+#[tokio::test]
+async fn a_picture_and_a_flush_tell_the_same_as_the_events() {
+    let rig = Rig::open(PLAIN, config()).await;
+    ask(&rig, PLAIN, &prompt(300, 1)).await;
+    let picture = rig.engine.cache_picture("m").await.unwrap();
+    let events = rig.engine.cache_events(0).await.unwrap();
+    assert_eq!(picture.next, events.next);
+    assert_eq!(rig.engine.status().cache.events, events.next);
+    assert!(picture.domain.is_some() && !picture.needs_points);
+    let held: usize = picture.events.iter().map(stored_tokens).sum();
+    assert_eq!(held, events.events.iter().map(stored_tokens).sum::<usize>());
+    rig.engine.flush_cache("m").await.unwrap();
+    let after = rig.engine.cache_picture("m").await.unwrap();
+    assert_eq!(after.events, []);
+    let gone = rig.engine.cache_events(events.next).await.unwrap();
+    assert!(gone.events.iter().all(|event| matches!(event, Kept::Removed(_))), "{gone:?}");
+    assert!(!gone.events.is_empty());
+}
+
+fn stored_tokens(event: &Kept) -> usize {
+    match event {
+        Kept::Stored(stretch) => stretch.tokens.len(),
+        _ => 0,
+    }
+}

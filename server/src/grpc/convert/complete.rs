@@ -14,13 +14,13 @@ use crate::completion::{Account, CompletionCall, End, Prompt, SamplingOverrides}
 use crate::error::CallError;
 
 /// Most alternatives that logprobs list.
-const LOGPROBS_MAX: usize = 20;
+pub const LOGPROBS_MAX: usize = 20;
 
 /// Most stop tokens of a request.
-const STOP_TOKENS_MAX: usize = 1024;
+pub const STOP_TOKENS_MAX: usize = 1024;
 
 /// Most tokens of a request with a bias.
-const LOGIT_BIASES_MAX: usize = 4096;
+pub const LOGIT_BIASES_MAX: usize = 4096;
 
 /// Largest temperature.
 const TEMPERATURE_MAX: f32 = 100.0;
@@ -55,6 +55,8 @@ pub fn completion(request: CompleteRequest) -> Result<CompletionCall, CallError>
         stop: request.stop,
         stop_token_ids: request.stop_token_ids,
         ignore_eos: request.ignore_eos,
+        min_tokens: 0,
+        show_special: false,
         logprobs: logprobs_asked(request.logprobs)?,
         priority: request.priority,
         cache: cache_use(request.cache.unwrap_or_default())?,

@@ -103,13 +103,20 @@ impl GgufVocabulary {
     }
 
     /// Tokens that are found in the text before anything else, as (id, text, special).
-    fn atomic_tokens(&self) -> impl Iterator<Item = (u32, &str, bool)> {
+    pub(super) fn atomic_tokens(&self) -> impl Iterator<Item = (u32, &str, bool)> {
         self.tokens.iter().enumerate().filter_map(|(id, token)| match self.kind(id) {
             _ if token.is_empty() => None,
             CONTROL | UNKNOWN => Some((id as u32, token.as_str(), true)),
             USER_DEFINED => Some((id as u32, token.as_str(), false)),
             _ => None,
         })
+    }
+
+    /// The tokens before and after a prompt, where the file asks for them and says which they are.
+    pub(super) fn frame(&self, default_bos: bool) -> (Option<u32>, Option<u32>) {
+        let bos = self.add_bos_token.unwrap_or(default_bos);
+        let eos = self.add_eos_token.unwrap_or(false);
+        (self.bos_token_id.filter(|_| bos), self.eos_token_id.filter(|_| eos))
     }
 
     fn finish(&self, tokenizer: Tokenizer, default_bos: bool) -> Result<Tokenizer, TextError> {

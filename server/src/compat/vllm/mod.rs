@@ -1,0 +1,239 @@
+//! `vllm.grpc.engine.VllmEngine`: one model, for a gateway that tokenizes and shows text itself.
+//!
+//! Each RPC decodes, asks [`Models`], encodes, as in `grpc`. What is refused, and why, is in
+//! `docs/PROTOCOL.md`.
+
+mod aborts;
+mod choice;
+mod info;
+mod load;
+mod request;
+mod served;
+mod tokenizer;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use futures::{Stream, StreamExt as _, stream};
+use sconce_proto::compat::smg::grpc::common::{
+    FlushCacheRequest, FlushCacheResponse, GetTokenizerChunk, GetTokenizerRequest, KvEventBatch,
+    ProfileResponse, StartProfileRequest, StopProfileRequest, SubscribeKvEventsRequest,
+};
+use sconce_proto::compat::vllm::grpc::engine::vllm_engine_server::VllmEngine as Protocol;
+use sconce_proto::compat::vllm::grpc::engine::{
+    AbortRequest, AbortResponse, EmbedRequest, EmbedResponse, GenerateRequest, GenerateResponse,
+    GetLoadsRequest, GetLoadsResponse, GetModelInfoRequest, GetModelInfoResponse,
+    GetServerInfoRequest, GetServerInfoResponse, HealthCheckRequest, HealthCheckResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::kv_events::{self, Feed};
+use crate::error::CallError;
+use crate::grpc::call_context;
+use crate::layer::access_log::RequestFacts;
+use crate::models::Models;
+use aborts::Aborts;
+use choice::Choice;
+use load::LoadMeter;
+pub use served::Served;
+
+/// What the service is made with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The model that it serves; the only one that is ready if none is named.
+    pub model: Option<String>,
+    /// Most sequences that run at once on one model.
+    pub sequences_max: usize,
+}
+
+/// See the module; clones are the same.
+#[derive(Debug, Clone)]
+pub struct VllmEngine {
+    models: Models,
+    served: Served,
+    aborts: Aborts,
+    meter: Arc<LoadMeter>,
+    feed: Feed,
+    /// Milliseconds since 1970 of the last Generate; 0 before the first.
+    last_generate: Arc<AtomicU64>,
+}
+
+impl VllmEngine {
+    /// A service on `models`. Must be called within a tokio runtime, in which it follows what is
+    /// remembered for as long as it lives.
+    pub fn new(models: Models, settings: Settings) -> Self {
+        let served = Served::new(models.clone(), settings.model);
+        let meter = Arc::new(LoadMeter::new(models.clone(), settings.sequences_max));
+        Self {
+            feed: kv_events::follow(models.clone(), served.clone()),
+            aborts: Aborts::default(),
+            meter,
+            served,
+            models,
+            last_generate: Arc::default(),
+        }
+    }
+
+    fn note_generate(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.last_generate.store(millis, Ordering::Relaxed);
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn not_served<T>(feature: &str) -> Result<Response<T>, Status> {
+    Err(CallError::not_offered(feature).into())
+}
+
+#[tonic::async_trait]
+impl Protocol for VllmEngine {
+    type GenerateStream = Answers<GenerateResponse>;
+
+    /// Answers when there is something to say, so that whatever is refused before the first token is
+    /// the call's own error, which a gateway tries again elsewhere.
+    async fn generate(
+        &self,
+        request: Request<GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        self.note_generate();
+        let context = call_context(&request)?;
+        let facts = RequestFacts::of(request.extensions());
+        let model = self.served.model().await?;
+        let asked = request::decode(request.into_inner(), &model).await?;
+        facts.tell(|facts| facts.model = Some(asked.call.model.clone()));
+        let abort = self.aborts.register(&asked.request_id);
+        let (count, streams) = (asked.completions, asked.stream);
+        let mut choices: Vec<_> = (0..count)
+            .map(|index| {
+                let choice = Choice::new(&self.models, &asked, index, context.clone(), &abort);
+                Box::pin(stream::unfold(choice.reporting_to(facts.clone()), Choice::next))
+            })
+            .collect();
+        let mut answers = match choices.len() {
+            1 => choices.remove(0).left_stream(),
+            _ => stream::select_all(choices).right_stream(),
+        };
+        let mut ready = Vec::new();
+        while let Some(answer) = answers.next().await {
+            ready.push(Ok(answer?));
+            // What does not stream is said when all of it is known.
+            if streams {
+                break;
+            }
+        }
+        let rest = stream::iter(ready).chain(answers.map(move |answer| {
+            let _registered = &abort;
+            answer.map_err(Status::from)
+        }));
+        Ok(Response::new(Box::pin(rest)))
+    }
+
+    async fn embed(&self, _: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
+        not_served("Embed")
+    }
+
+    async fn health_check(
+        &self,
+        _: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let (healthy, message) = match self.served.model().await {
+            _ if self.models.is_draining() => (false, CallError::Draining.to_string()),
+            Ok(_) => (true, "ready".to_owned()),
+            Err(error) => (false, error.to_string()),
+        };
+        Ok(Response::new(HealthCheckResponse { healthy, message }))
+    }
+
+    async fn flush_cache(
+        &self,
+        request: Request<FlushCacheRequest>,
+    ) -> Result<Response<FlushCacheResponse>, Status> {
+        let timeout = request.into_inner().timeout_s;
+        if !(timeout >= 0.0) {
+            let problem = format!("expected 0 seconds or more, found {timeout}");
+            return Err(CallError::field("timeout_s", problem).into());
+        }
+        let model = self.served.model().await?;
+        self.models.flush_cache(&model.loaded().name).await?;
+        let message = "forgot what neither running requests nor snapshots need".to_owned();
+        Ok(Response::new(FlushCacheResponse { success: true, message }))
+    }
+
+    async fn start_profile(
+        &self,
+        _: Request<StartProfileRequest>,
+    ) -> Result<Response<ProfileResponse>, Status> {
+        not_served("StartProfile")
+    }
+
+    async fn stop_profile(
+        &self,
+        _: Request<StopProfileRequest>,
+    ) -> Result<Response<ProfileResponse>, Status> {
+        not_served("StopProfile")
+    }
+
+    async fn abort(
+        &self,
+        request: Request<AbortRequest>,
+    ) -> Result<Response<AbortResponse>, Status> {
+        for id in request.into_inner().request_ids {
+            self.aborts.abort(&id);
+        }
+        Ok(Response::new(AbortResponse {}))
+    }
+
+    async fn get_model_info(
+        &self,
+        _: Request<GetModelInfoRequest>,
+    ) -> Result<Response<GetModelInfoResponse>, Status> {
+        Ok(Response::new(info::model(&self.served.model().await?)))
+    }
+
+    async fn get_server_info(
+        &self,
+        _: Request<GetServerInfoRequest>,
+    ) -> Result<Response<GetServerInfoResponse>, Status> {
+        let last = self.last_generate.load(Ordering::Relaxed);
+        let model = self.served.model().await.ok();
+        let info = info::server(&self.models, model.as_ref(), self.meter.sequences_max(), last);
+        Ok(Response::new(info))
+    }
+
+    async fn get_loads(
+        &self,
+        request: Request<GetLoadsRequest>,
+    ) -> Result<Response<GetLoadsResponse>, Status> {
+        request::only_rank(request.into_inner().dp_rank, "dp_rank")?;
+        Ok(Response::new(self.meter.read().response()))
+    }
+
+    type GetTokenizerStream = Answers<GetTokenizerChunk>;
+
+    async fn get_tokenizer(
+        &self,
+        _: Request<GetTokenizerRequest>,
+    ) -> Result<Response<Self::GetTokenizerStream>, Status> {
+        let model = self.served.model().await?;
+        let chunks = tokenizer::chunks(&model).await?;
+        Ok(Response::new(Box::pin(stream::iter(chunks.map(Ok)))))
+    }
+
+    type SubscribeKvEventsStream = Answers<KvEventBatch>;
+
+    async fn subscribe_kv_events(
+        &self,
+        request: Request<SubscribeKvEventsRequest>,
+    ) -> Result<Response<Self::SubscribeKvEventsStream>, Status> {
+        // The first batch comes at once, so that no load comes before it whether asked for or not.
+        let cursor = request.into_inner().start_sequence_number;
+        let meter = self.meter.clone();
+        let load = move || meter.read().record();
+        let batches = self.feed.subscribe(cursor, load)?;
+        Ok(Response::new(Box::pin(batches.map(|batch| batch.map_err(Status::from)))))
+    }
+}
