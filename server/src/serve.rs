@@ -28,8 +28,8 @@ use crate::models::Models;
 use connection::{Acceptor, Edge};
 use listener::Listener;
 pub use plan::{
-    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
-    ServePlan,
+    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan,
+    Precision, ServePlan,
 };
 
 /// How long requests cut off at the end of the drain may take to send their last message.

@@ -84,6 +84,9 @@ class Worker(Process):
         path = path or os.environ["SCONCE_TEST_MODEL"]
         env = {
             "SCONCE__SERVER__WITHDRAWAL": "2s",
+            "SCONCE__ENGINE__CONTEXT_LENGTH_MAX": "4096",
+            "SCONCE__ENGINE__MEMORY_BUDGET": "2GiB",
+            "SCONCE__ENGINE__THREADS": "1",
             "SCONCE__TELEMETRY__LOG_FORMAT": "json",
             **{key.upper(): str(value) for key, value in settings.items()},
         }

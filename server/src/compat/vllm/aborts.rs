@@ -76,8 +76,7 @@ mod tests {
     #[test]
     fn all_requests_of_a_name_are_told_and_none_stays_behind() {
         let aborts = Aborts::default();
-        let (one, two, other) =
-            (aborts.register("a"), aborts.register("a"), aborts.register("b"));
+        let (one, two, other) = (aborts.register("a"), aborts.register("a"), aborts.register("b"));
         drop(one);
         aborts.abort("a");
         aborts.abort("unknown");
