@@ -83,6 +83,8 @@ fn subscriber(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use super::super::security::{ClientAuth, TlsPlan};
+    use super::super::tls::HANDSHAKE_TIME;
     use super::*;
 
     fn from(peer: Option<&str>) -> Accepted {
@@ -103,6 +105,46 @@ mod tests {
         for _ in 0..3 {
             let guest = door.let_in(from(None)).await.expect("is a Unix socket");
             assert!(guest.place.is_none());
+        }
+    }
+
+    /// TLS with a certificate of its own.
+    fn tls() -> (tempfile::TempDir, Tls) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("signs");
+        let dir = tempfile::tempdir().expect("a temp dir");
+        let (certificate, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+        std::fs::write(&certificate, made.cert.pem()).expect("writes");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("writes");
+        let client_auth = ClientAuth::None;
+        let plan = TlsPlan { certificate, key, client_ca: None, client_auth };
+        (dir, Tls::open(&plan).expect("is right"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_ends_in_time_and_an_address_has_so_many() {
+        let (_dir, tls) = tls();
+        let door = Door::new(usize::MAX, Some(tls));
+        let mut clients = Vec::new();
+        let mut shake = |peer: &str| {
+            let (client, server) = tokio::io::duplex(1 << 10);
+            clients.push(client);
+            let peer = Some(peer.parse().expect("an address"));
+            let (door, accepted) = (door.clone(), Accepted { io: Box::new(server), peer });
+            let began = tokio::time::Instant::now();
+            tokio::spawn(async move {
+                let refused = door.let_in(accepted).await.err().expect("is not let in");
+                (began.elapsed(), refused.to_string())
+            })
+        };
+        let silent: Vec<_> = (0..HANDSHAKES_PER_ADDRESS_MAX).map(|_| shake("192.0.2.1")).collect();
+        tokio::task::yield_now().await;
+        let (after, why) = shake("192.0.2.1").await.expect("ends");
+        assert_eq!(after, std::time::Duration::ZERO);
+        assert!(why.contains("64 handshakes"), "{why}");
+        let another = shake("192.0.2.2");
+        for silent in silent.into_iter().chain([another]) {
+            let (after, why) = silent.await.expect("ends");
+            assert_eq!(after, HANDSHAKE_TIME, "{why}");
         }
     }
 
