@@ -42,7 +42,6 @@ pub use security::{AuthPlan, ClientAuth, Exempt, SecurityPlan, TlsPlan};
 pub use tokens::Tokens;
 pub use watched::{SecretStatus, Secrets, Watched};
 
-
 /// How long requests cut off at the end of the drain may take to send their last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 

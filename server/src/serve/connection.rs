@@ -24,7 +24,7 @@ use tower::{ServiceBuilder, ServiceExt as _};
 use super::Limits;
 use super::accept::accept;
 use super::door::{Door, Guest};
-use super::listener::{Accepted, Listener, Io};
+use super::listener::{Accepted, Io, Listener};
 use super::stall::Stalling;
 use crate::layer::access_log::AccessLogLayer;
 use crate::layer::auth::{AuthLayer, Gate};
