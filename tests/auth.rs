@@ -140,6 +140,24 @@ async fn health_is_open_and_the_rest_by_setting() {
 }
 
 #[tokio::test]
+async fn metrics_on_the_same_port_are_open_by_setting() {
+    within(async {
+        let folder = Folder::new();
+        for (exempt, status) in [(vec![Exempt::Health], 401), (vec![Exempt::Metrics], 200)] {
+            let mut plan = guarded(plan(""), &folder);
+            plan.security.auth.exempt = exempt;
+            let server = Secured::start(plan).await;
+            let address = &server.handle.local_addrs()[0];
+            let answer = support::http::ask(address, "GET", "/metrics").await;
+            assert_eq!(answer.status, status, "{answer:?}");
+            assert_eq!(answer.headers.contains_key("www-authenticate"), status == 401);
+            server.end().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn only_an_admin_changes_the_server() {
     within(async {
         let folder = Folder::new();

@@ -21,6 +21,7 @@ use sconce_proto::v1::{
     CompleteRequest, CompleteResponse, Delta, Finished, GetStatusRequest, GetStatusResponse,
     MemoryLedger, Started, Tier, TokensPrompt,
 };
+use sconce_server::models::Condition;
 use sconce_server::serve::{
     DrainPlan, EnginePlan, ListenAddress, ModelPlan, ServeError, ServePlan, Server, ServerHandle,
 };
@@ -326,7 +327,7 @@ impl Secured {
         let server = Server::bind(plan).await.expect("binds");
         let handle = server.handle();
         let task = tokio::spawn(server.run(std::future::pending()));
-        assert!(handle.models().readiness_other_than(false).await);
+        assert!(handle.models().condition_other_than(Condition::default()).await.ready);
         Self { handle, task }
     }
 
