@@ -254,14 +254,14 @@ async fn an_identity_has_so_many_open_requests_and_others_have_theirs() {
             client.inference().complete(text("hello", 10_000_000)).await.map(|r| r.into_inner())
         };
         let first = open(&alice).await.expect("is the first");
-        let _second = open(&alice).await.expect("is the second");
+        let second = open(&alice).await.expect("is the second");
         // On whichever connection.
         let status = open(&again).await.map(|_| ()).expect_err("is one too many");
         let told = details(&status, Code::ResourceExhausted, "QUEUE_FULL");
         assert!(told.retry_info().is_some_and(|retry| retry.retry_delay.is_some()), "{told:?}");
         assert!(status.message().contains("`alice`"), "{status:?}");
         let bob = Client::named(&server.handle, "bob").await;
-        let _bobs = open(&bob).await.expect("is another's");
+        let bobs = open(&bob).await.expect("is another's");
         drop(first);
         // The server hears of it in its time.
         let mut calls = 0;
@@ -270,8 +270,8 @@ async fn an_identity_has_so_many_open_requests_and_others_have_theirs() {
             assert!(calls < 20_000, "the place is never free again");
             tokio::task::yield_now().await;
         }
-        drop((alice, again, bob));
-        server.handle.shut_down();
+        drop((second, bobs, alice, again, bob));
+        server.end().await;
     })
     .await;
 }
@@ -287,7 +287,9 @@ async fn an_identity_fills_its_part_of_the_queue_alone() {
         let server = Secured::start(plan).await;
         let alice = Client::named(&server.handle, "alice").await;
         let long = || tokens(vec![7; 8], 10_000_000);
-        let running = alice.inference().complete(long()).await.expect("runs");
+        // It is read, for one that stands still gives its place to those who wait.
+        let mut running = alice.inference().complete(long()).await.expect("runs").into_inner();
+        let running = tokio::spawn(async move { while running.message().await.is_ok() {} });
         let ask = |client: &Client| {
             let mut client = client.inference();
             tokio::spawn(async move { client.complete(long()).await.map(|_| ()) })
@@ -312,7 +314,7 @@ async fn an_identity_fills_its_part_of_the_queue_alone() {
         let bob = Client::named(&server.handle, "bob").await;
         let bobs = ask(&bob);
         waiting(3).await;
-        drop(running);
+        running.abort();
         for asked in queue.into_iter().chain([bobs]) {
             asked.await.expect("ends").expect("has its turn");
         }

@@ -148,17 +148,18 @@ async fn snapshots_of_others_are_not_there() {
         let kept = keep(&alice, "system", None).await;
         assert_eq!(listed(&alice).await, ["system"]);
         assert!(listed(&bob).await.is_empty());
-        let told = |status: tonic::Status| {
+        let told = |status: tonic::Status, id: &str| {
             details(&status, Code::NotFound, "SNAPSHOT_NOT_FOUND");
-            status.message().replace(&kept.id, "ID").replace("4711", "ID")
+            status.message().replace(&format!("`{id}`"), "`ID`")
         };
         let mut said = std::collections::HashSet::new();
         for id in [kept.id.clone(), "4711".to_owned()] {
             let request = DropSnapshotRequest { id: id.clone() };
-            said.insert(told(bob.state().drop_snapshot(request).await.expect_err("is not there")));
-            let request = ExportSnapshotRequest { id };
+            let refused = bob.state().drop_snapshot(request).await.expect_err("is not there");
+            said.insert(told(refused, &id));
+            let request = ExportSnapshotRequest { id: id.clone() };
             let refused = bob.state().export_snapshot(request).await.map(|_| ());
-            said.insert(told(refused.expect_err("is not there")));
+            said.insert(told(refused.expect_err("is not there"), &id));
         }
         assert_eq!(said.len(), 1, "a refusal tells whose it is: {said:?}");
         // A name is one identity's own, too.
