@@ -280,13 +280,14 @@ async fn an_identity_has_so_many_open_requests_and_others_have_theirs() {
 async fn an_identity_fills_its_part_of_the_queue_alone() {
     within(async {
         let folder = Folder::new();
-        let mut plan = guarded(plan(""), &folder);
+        // A token each millisecond.
+        let mut plan = guarded(plan("decode_us=1000,context=1000000"), &folder);
         plan.engine.sequences_max = 1;
         plan.engine.waiting_max = 8;
         plan.security.auth.waiting_max = 2;
         let server = Secured::start(plan).await;
         let alice = Client::named(&server.handle, "alice").await;
-        let long = || tokens(vec![7; 8], 10_000_000);
+        let long = || tokens(vec![7; 8], 900_000);
         // It is read, for one that stands still gives its place to those who wait.
         let mut running = alice.inference().complete(long()).await.expect("runs").into_inner();
         let running = tokio::spawn(async move { while running.message().await.is_ok() {} });
