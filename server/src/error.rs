@@ -202,7 +202,9 @@ impl CallError {
         match self {
             Self::QueueFull { retry_after, .. } => Some(*retry_after),
             Self::MemoryExhausted { .. } => Some(Duration::from_secs(1)),
-            Self::Draining | Self::EngineGone { .. } | Self::NothingServed { .. } => Some(Duration::from_secs(2)),
+            Self::Draining | Self::EngineGone { .. } | Self::NothingServed { .. } => {
+                Some(Duration::from_secs(2))
+            }
             _ => None,
         }
     }

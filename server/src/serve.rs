@@ -35,8 +35,8 @@ use connection::{Acceptor, Edge};
 use guard::Guard;
 use listener::Listener;
 pub use plan::{
-    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
-    ServePlan,
+    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan,
+    Precision, ServePlan,
 };
 pub use security::{AuthPlan, ClientAuth, Exempt, SecurityPlan, TlsPlan};
 pub use tokens::Tokens;

@@ -27,8 +27,7 @@ const MEMORY_SHARE: Share = Share::percent(80);
 /// Longest name of a model.
 const MODEL_NAME_BYTES_MAX: usize = 128;
 /// What a model may be called.
-const MODEL_NAME: &str =
-    "1 to 128 letters, digits, `.`, `_`, `-`, `:` and `/` as a model's name";
+const MODEL_NAME: &str = "1 to 128 letters, digits, `.`, `_`, `-`, `:` and `/` as a model's name";
 
 impl Config {
     /// Checks the rules between settings and makes the server's plan.

@@ -26,6 +26,7 @@ const ADMIN_RPCS: &[&str] = &[
     "/sconce.v1.StateService/DropSnapshot",
     "/sconce.v1.StateService/ExportSnapshot",
     "/sconce.v1.StateService/ImportSnapshot",
+    "/vllm.grpc.engine.VllmEngine/FlushCache",
 ];
 
 /// What a connection tells of the other end; in the extensions of its requests.
