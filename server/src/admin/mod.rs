@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::grpc::health::HealthBoard;
 use crate::metrics::Metrics;
 use crate::serve::accept::accept;
-use crate::serve::listener::Listener;
+use crate::serve::listener::{Accepted, Listener};
 
 /// Most connections at once; further ones wait to be accepted. Probes and a scraper need a handful,
 /// a page that shows events one each.
@@ -54,7 +54,9 @@ impl AdminPort {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         for listener in listeners {
             let (admin, abort) = (admin.clone(), abort.clone());
-            let serve = move |io, slot| connection::serve(io, slot, admin.clone(), abort.clone());
+            let serve = move |accepted: Accepted, slot| {
+                connection::serve(accepted.io, slot, admin.clone(), abort.clone())
+            };
             let (slots, closing) = (slots.clone(), closing.clone());
             tasks.spawn(accept(listener, slots, closing, tasks.clone(), serve));
         }

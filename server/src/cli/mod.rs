@@ -8,6 +8,7 @@ mod chat;
 mod complete;
 mod completions;
 mod config;
+mod credentials;
 mod detokenize;
 mod doctor;
 mod error;

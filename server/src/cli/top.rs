@@ -13,12 +13,12 @@ use sconce_proto::v1::state_service_client::StateServiceClient;
 use sconce_proto::v1::{DescribeCacheRequest, GetStatusRequest, GetStatusResponse};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tonic::transport::Channel;
 
 use self::view::View;
+use super::credentials::Connection;
 use super::error::CliError;
 use super::output;
-use super::target::{ServerArgs, connect};
+use super::target::ServerArgs;
 use crate::config::Span;
 
 /// Shortest time between two looks.
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     }
     let mut view = View::new(&args.server.server);
     // The first look fails like any other command, before the screen is taken.
-    let mut server = Watched { address: args.server.server, channel: None };
+    let mut server = Watched { server: args.server, channel: None };
     view.see(server.status().await?, Instant::now().into());
     if args.once {
         sleep(every).await;
@@ -145,8 +145,8 @@ fn keys() -> mpsc::Receiver<Event> {
 
 /// A server that may go and come back.
 struct Watched {
-    address: String,
-    channel: Option<Channel>,
+    server: ServerArgs,
+    channel: Option<Connection>,
 }
 
 impl Watched {
@@ -179,11 +179,11 @@ impl Watched {
         }
     }
 
-    async fn channel(&mut self) -> Result<Channel, CliError> {
+    async fn channel(&mut self) -> Result<Connection, CliError> {
         if let Some(channel) = &self.channel {
             return Ok(channel.clone());
         }
-        let channel = connect(&self.address).await?;
+        let channel = self.server.connect().await?;
         self.channel = Some(channel.clone());
         Ok(channel)
     }

@@ -28,6 +28,8 @@ const RPC_BYTES_MAX: usize = 128;
 /// What a handler knows of its request and the line should tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// Who asked, where that is known.
+    pub identity: Option<Arc<str>>,
     /// Name of the model.
     pub model: Option<String>,
     /// Length of the prompt.
@@ -154,6 +156,7 @@ impl Drop for Line {
             rpc,
             code,
             request_id,
+            identity = facts.identity.as_deref(),
             model = facts.model.as_deref(),
             prompt_tokens = facts.prompt_tokens,
             matched_tokens = facts.matched_tokens,

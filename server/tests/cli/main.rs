@@ -9,5 +9,6 @@ mod harness;
 mod inspect;
 mod manual;
 mod quantize;
+mod security;
 mod serve;
 mod state;

@@ -113,11 +113,20 @@ impl TrieCounters {
 impl<A, B> Trie<A, B> {
     /// The nodes of a domain, depth first, ghosts included and roots not.
     pub fn describe(&self, domain: DomainId) -> Vec<NodeView> {
+        self.describe_where(domain, |_| true)
+    }
+
+    /// As [`describe`](Self::describe), of the namespaces whose salt is `told`.
+    pub fn describe_where(
+        &self,
+        domain: DomainId,
+        told: impl Fn(Option<&str>) -> bool,
+    ) -> Vec<NodeView> {
         let mut places = std::collections::HashMap::<NodeId, usize>::new();
         let mut views = Vec::new();
         for id in self.nodes_of(domain) {
             let node = &self.nodes[id];
-            if !node.is_root() {
+            if !node.is_root() && told(self.namespaces[node.namespace].salt.as_deref()) {
                 places.insert(id, views.len());
                 let parent = node.parent.and_then(|parent| places.get(&parent)).copied();
                 views.push(self.view_node(node, parent));

@@ -10,6 +10,7 @@ use sconce_models::{Checkpoint, LoadOptions, estimate};
 use sconce_server::serve::{ListenAddress, ModelPlan, ServePlan};
 
 use super::{Check, running};
+use crate::cli::credentials::CredentialArgs;
 use crate::cli::output;
 use crate::config::{ConfigError, Machine};
 
@@ -156,7 +157,7 @@ pub(super) async fn address(listen: &ListenAddress) -> Check {
         let advice = "an address of this machine, with a port above 1023 unless privileged";
         return Check::fail(name, error.to_string(), advice);
     }
-    match running::look(&reachable(listen)).await {
+    match running::look(&reachable(listen), &CredentialArgs::default()).await {
         Ok(server) => Check::ok(name, format!("a sconce {} listens there", server.version())),
         Err(_) => Check::fail(name, error.to_string(), "another process has it: choose another"),
     }
