@@ -1,12 +1,14 @@
 //! What every request passes on its way in and out, as tower layers; one file each.
 //!
-//! Outermost first: [`scrape`] answers scrapers, [`request_id`] names the request, [`access_log`] writes one line about it,
+//! Outermost first: [`scrape`] answers scrapers, [`request_id`] names the request, [`access_log`] writes one line about it
+//! and leaves it in [`recent`],
 //! [`error_detail`] completes its error, [`panic`] turns a panic into one, [`deadline`] bounds it.
 
 pub mod access_log;
 pub mod deadline;
 pub mod error_detail;
 pub mod panic;
+pub mod recent;
 pub mod request_id;
 pub mod scrape;
 

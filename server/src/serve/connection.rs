@@ -29,6 +29,7 @@ use crate::layer::access_log::AccessLogLayer;
 use crate::layer::deadline::DeadlineLayer;
 use crate::layer::error_detail::ErrorDetailLayer;
 use crate::layer::panic::PanicLayer;
+use crate::layer::recent::RecentRequests;
 use crate::layer::request_id::RequestIdLayer;
 use crate::layer::scrape::ScrapeLayer;
 use crate::layer::{HttpRequest, HttpResponse};
@@ -60,12 +61,17 @@ const PREFACE_BYTES: usize = 24;
 pub(super) struct Edge(BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>);
 
 impl Edge {
-    /// Wraps `routes`; the order of layers is explained in [`crate::layer`].
-    pub(super) fn new(routes: Routes, metrics: Metrics, limits: &Limits) -> Self {
+    /// Wraps `routes`; requests that ended are left in `recent`. The order of layers is explained in [`crate::layer`].
+    pub(super) fn new(
+        routes: Routes,
+        metrics: Metrics,
+        recent: RecentRequests,
+        limits: &Limits,
+    ) -> Self {
         let service = ServiceBuilder::new()
             .layer(ScrapeLayer::new(metrics))
             .layer(RequestIdLayer::new())
-            .layer(AccessLogLayer)
+            .layer(AccessLogLayer::new(recent))
             .layer(ErrorDetailLayer)
             .layer(PanicLayer)
             .layer(DeadlineLayer::new(limits.request_seconds_max))
@@ -234,7 +240,7 @@ mod tests {
         let plan = ServePlan::default();
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
         let metrics = Metrics::new(models, HealthBoard::new(), plan.engine.device);
-        let edge = Edge::new(Routes::default(), metrics, &limits);
+        let edge = Edge::new(Routes::default(), metrics, RecentRequests::default(), &limits);
         let acceptor = Acceptor::new(edge, &limits, closing.clone(), CancellationToken::new());
         let slot = acceptor.slots.clone().try_acquire_owned().expect("is free");
         let (client, server) = tokio::io::duplex(1 << 10);

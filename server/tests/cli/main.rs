@@ -11,3 +11,5 @@ mod manual;
 mod quantize;
 mod serve;
 mod state;
+#[cfg(feature = "top")]
+mod top;
