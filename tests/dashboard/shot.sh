@@ -27,9 +27,10 @@ finish() {
 }
 trap finish EXIT
 
-SCONCE__SERVER__WITHDRAWAL=0s "$SCONCE" serve --listen "unix:$work/sock" --admin 127.0.0.1:0 \
+# Budgets so small that the bars have something to show.
+SCONCE__SERVER__WITHDRAWAL=0s SCONCE__ENGINE__MEMORY_BUDGET=16MB "$SCONCE" serve --listen "unix:$work/sock" --admin 127.0.0.1:0 \
   --model small=sim:decode_us=20000,prefill_us=150 --model large=sim:decode_us=60000 \
-  --cache-dir "$work/cache" --cache-disk 64MiB --cache-host 64MiB >"$work/out" 2>"$work/log" &
+  --cache-dir "$work/cache" --cache-disk 16MB --cache-host 16MB >"$work/out" 2>"$work/log" &
 pids+=($!)
 server="unix:$work/sock"
 "$SCONCE" health --wait --timeout 60s --service readiness --server "$server" >/dev/null
