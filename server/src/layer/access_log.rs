@@ -26,9 +26,13 @@ use crate::grpc::status::code_name;
 /// Longest path told, in bytes; no RPC of ours has one that long.
 const RPC_BYTES_MAX: usize = 128;
 
-/// RPCs of ours that only look, which watchers repeat all the time.
-const LOOKS: [&str; 2] =
-    ["sconce.v1.ModelService/GetStatus", "sconce.v1.StateService/DescribeCache"];
+/// RPCs that only look, which watchers and gateways repeat all the time.
+const LOOKS: [&str; 4] = [
+    "sconce.v1.ModelService/GetStatus",
+    "sconce.v1.StateService/DescribeCache",
+    "vllm.grpc.engine.VllmEngine/GetLoads",
+    "vllm.grpc.engine.VllmEngine/HealthCheck",
+];
 
 /// What a handler knows of its request and the line should tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
