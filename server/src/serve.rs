@@ -24,11 +24,12 @@ use sconce_proto::names;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{Admin, AdminPort};
+use crate::admin::{Admin, AdminPort, Dashboard};
 use crate::compat::vllm;
 use crate::error::CallError;
 use crate::grpc;
 use crate::grpc::health::{HealthBoard, Vitals};
+use crate::layer::recent::RecentRequests;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use connection::{Acceptor, Edge};
@@ -201,9 +202,11 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { plan, listeners, admin_listeners, guard, handle } = self;
         let ServerHandle { models, health, metrics, secrets, shutdown: asked, close, .. } = handle;
+        let recent = RecentRequests::default();
         let admin = Admin {
             health: health.clone(),
             metrics: metrics.clone(),
+            dashboard: Dashboard::new(models.clone(), recent.clone()),
             closing: CancellationToken::new(),
         };
         let admin = AdminPort::open(admin_listeners, &admin);
@@ -213,7 +216,7 @@ impl Server {
         });
         let routes = grpc::routes(&models, &health, &secrets, plan.reflection, vllm);
         let Guard { door, gate, .. } = guard;
-        let edge = Edge::new(routes, metrics, &plan.limits, gate);
+        let edge = Edge::new(routes, metrics, recent, &plan.limits, gate);
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let acceptor = Acceptor::new(edge, door, &plan.limits, closing.clone(), abort.clone());

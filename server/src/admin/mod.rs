@@ -7,7 +7,10 @@
 //! where two servers share a machine; `GET /metrics` is on the gRPC port too.
 
 mod connection;
+mod dashboard;
+mod page;
 mod routes;
+mod snapshot;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::dashboard::Dashboard;
 use crate::grpc::health::HealthBoard;
 use crate::metrics::Metrics;
 use crate::serve::accept::accept;
@@ -35,6 +39,8 @@ pub(crate) struct Admin {
     pub(crate) health: HealthBoard,
     /// What is counted.
     pub(crate) metrics: Metrics,
+    /// What people look at.
+    pub(crate) dashboard: Dashboard,
     /// Cancelled when the port closes: an answer without an end has to end then.
     pub(crate) closing: CancellationToken,
 }

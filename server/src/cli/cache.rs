@@ -2,7 +2,7 @@
 //! completion would resume.
 
 pub(crate) mod report;
-mod tree;
+pub(crate) mod tree;
 
 use sconce_proto::v1::complete_request::Prompt as CompletePrompt;
 use sconce_proto::v1::match_prefix_request::Prompt;

@@ -54,6 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         for listen in &plan.listen {
             checks.push(settings::address(listen).await);
         }
+        checks.extend(plan.admin.iter().map(|listen| settings::admin(listen, server.is_ok())));
     }
     checks.extend(running::checks(address, args.server.is_some(), server));
     if args.json {

@@ -12,7 +12,7 @@ use sconce_proto::v1::model_service_client::ModelServiceClient;
 use sconce_proto::v1::state_service_client::StateServiceClient;
 use sconce_proto::v1::{DescribeCacheRequest, GetStatusRequest, GetStatusResponse};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use self::view::View;
 use super::credentials::Connection;
@@ -80,7 +80,8 @@ async fn watch(
     every: Duration,
 ) -> Result<(), CliError> {
     let mut keys = keys();
-    let mut ticks = interval(every);
+    // The first look was just now: another at once would make large rates of little.
+    let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let drawn = terminal.draw(|frame| draw::draw(frame, view));

@@ -20,7 +20,7 @@ use sconce_server::serve::{ListenAddress, Precision, ServePlan};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cache::{CacheConfig, PolicyChoice};
-pub(crate) use self::layers::{ConfigError, Flag, Layers, to_toml};
+pub(crate) use self::layers::{ConfigError, Flag, Layers, default_file, to_toml};
 pub(crate) use self::machine::Machine;
 pub(crate) use self::model::ModelConfig;
 use self::security::{AuthConfig, TlsConfig};

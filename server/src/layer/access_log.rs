@@ -18,12 +18,21 @@ use tonic::{Code, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::recent::{RecentRequest, RecentRequests};
 use super::request_id::RequestId;
 use super::{HttpRequest, HttpResponse};
 use crate::grpc::status::code_name;
 
 /// Longest path told, in bytes; no RPC of ours has one that long.
 const RPC_BYTES_MAX: usize = 128;
+
+/// RPCs that only look, which watchers and gateways repeat all the time.
+const LOOKS: [&str; 4] = [
+    "sconce.v1.ModelService/GetStatus",
+    "sconce.v1.StateService/DescribeCache",
+    "vllm.grpc.engine.VllmEngine/GetLoads",
+    "vllm.grpc.engine.VllmEngine/HealthCheck",
+];
 
 /// What a handler knows of its request and the line should tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,14 +84,23 @@ impl RequestFacts {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AccessLogLayer;
+#[derive(Debug, Clone, Default)]
+pub struct AccessLogLayer {
+    recent: RecentRequests,
+}
+
+impl AccessLogLayer {
+    /// One that leaves what it writes in `recent` too.
+    pub fn new(recent: RecentRequests) -> Self {
+        Self { recent }
+    }
+}
 
 impl<S> Layer<S> for AccessLogLayer {
     type Service = AccessLogService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLogService { inner }
+        AccessLogService { inner, recent: self.recent.clone() }
     }
 }
 
@@ -90,6 +108,7 @@ impl<S> Layer<S> for AccessLogLayer {
 #[derive(Debug, Clone)]
 pub struct AccessLogService<S> {
     inner: S,
+    recent: RecentRequests,
 }
 
 impl<S> Service<HttpRequest> for AccessLogService<S>
@@ -110,6 +129,7 @@ where
         request.extensions_mut().insert(facts.clone());
         let mut line = Line {
             facts,
+            recent: self.recent.clone(),
             rpc: rpc_of(request.uri().path()),
             id: RequestId::of(request.extensions()),
             began: Instant::now(),
@@ -128,6 +148,7 @@ where
 /// The line; written when dropped, which is when the request is over, however it ended.
 struct Line {
     facts: RequestFacts,
+    recent: RecentRequests,
     rpc: String,
     id: RequestId,
     began: Instant,
@@ -144,10 +165,11 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let ms = milliseconds(self.began.elapsed());
+        let took = self.began.elapsed();
+        let ms = milliseconds(took);
         let (rpc, code, request_id) = (&self.rpc, code_name(self.code), self.id.as_str());
-        if self.rpc.starts_with("grpc.") {
-            // Probes and reflection come every few seconds and say nothing new.
+        if is_look(&self.rpc) {
+            // They come every second or so and say nothing new.
             tracing::debug!(rpc, code, request_id, ms, "request");
             return;
         }
@@ -168,7 +190,20 @@ impl Drop for Line {
             ms,
             "request"
         );
+        self.recent.push(RecentRequest {
+            rpc: std::mem::take(&mut self.rpc),
+            code,
+            request_id: request_id.to_owned(),
+            facts: facts.clone(),
+            took,
+            ended: Instant::now(),
+        });
     }
+}
+
+/// Whether an RPC only looks: probes, reflection, and what `sconce top` asks.
+fn is_look(rpc: &str) -> bool {
+    rpc.starts_with("grpc.") || LOOKS.contains(&rpc)
 }
 
 /// The name of the RPC at `path`. A caller can ask for any path, but not fill the log with it.
@@ -216,6 +251,13 @@ impl HttpBody for LoggedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_who_look_are_told_from_those_who_ask() {
+        assert!(is_look("grpc.health.v1.Health/Check"));
+        assert!(LOOKS.into_iter().all(is_look));
+        assert!(!is_look("sconce.v1.InferenceService/Complete"));
+    }
 
     #[test]
     fn a_path_is_told_up_to_a_bound() {

@@ -1,8 +1,9 @@
 //! What every request passes on its way in and out, as tower layers; one file each.
 //!
 //! Outermost first: [`scrape`] answers scrapers, [`request_id`] names the request, [`access_log`]
-//! writes one line about it, [`error_detail`] completes its error, [`panic`] turns a panic into one,
-//! [`auth`] asks who it is from, [`limits`] bounds what they have open, [`deadline`] how long it takes.
+//! writes one line about it and leaves it in [`recent`], [`error_detail`] completes its error,
+//! [`panic`] turns a panic into one, [`auth`] asks who it is from, [`limits`] bounds what they have
+//! open, [`deadline`] how long it takes.
 
 pub mod access_log;
 pub mod auth;
@@ -10,6 +11,7 @@ pub mod deadline;
 pub mod error_detail;
 pub mod limits;
 pub mod panic;
+pub mod recent;
 pub mod request_id;
 pub mod scrape;
 

@@ -32,6 +32,7 @@ use crate::layer::deadline::DeadlineLayer;
 use crate::layer::error_detail::ErrorDetailLayer;
 use crate::layer::limits::LimitsLayer;
 use crate::layer::panic::PanicLayer;
+use crate::layer::recent::RecentRequests;
 use crate::layer::request_id::RequestIdLayer;
 use crate::layer::scrape::ScrapeLayer;
 use crate::layer::{HttpRequest, HttpResponse};
@@ -76,13 +77,20 @@ const PREFACE_BYTES: usize = 24;
 pub(super) struct Edge(BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>);
 
 impl Edge {
-    /// Wraps `routes`; the order of layers is explained in [`crate::layer`].
-    pub(super) fn new(routes: Routes, metrics: Metrics, limits: &Limits, gate: Gate) -> Self {
+    /// Wraps `routes`, behind `gate`; requests that ended are left in `recent`. The order of layers
+    /// is explained in [`crate::layer`].
+    pub(super) fn new(
+        routes: Routes,
+        metrics: Metrics,
+        recent: RecentRequests,
+        limits: &Limits,
+        gate: Gate,
+    ) -> Self {
         let requests_max = gate.requests_max();
         let service = ServiceBuilder::new()
             .layer(ScrapeLayer::new(metrics, gate.clone()))
             .layer(RequestIdLayer::new())
-            .layer(AccessLogLayer)
+            .layer(AccessLogLayer::new(recent))
             .layer(ErrorDetailLayer)
             .layer(PanicLayer)
             .layer(AuthLayer::new(gate))
@@ -273,7 +281,8 @@ mod tests {
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
         let metrics = Metrics::new(models, HealthBoard::new(), plan.engine.device);
         let gate = Gate::new(AuthPlan::default(), None, true);
-        let edge = Edge::new(Routes::default(), metrics, &limits, gate);
+        let recent = RecentRequests::default();
+        let edge = Edge::new(Routes::default(), metrics, recent, &limits, gate);
         let door = Door::new(1, None);
         let acceptor =
             Acceptor::new(edge, door, &limits, closing.clone(), CancellationToken::new());

@@ -12,3 +12,5 @@ mod quantize;
 mod security;
 mod serve;
 mod state;
+#[cfg(feature = "top")]
+mod top;
