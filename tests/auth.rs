@@ -290,7 +290,8 @@ async fn an_identity_fills_its_part_of_the_queue_alone() {
         let long = || tokens(vec![7; 8], 900_000);
         // It is read, for one that stands still gives its place to those who wait.
         let mut running = alice.inference().complete(long()).await.expect("runs").into_inner();
-        let running = tokio::spawn(async move { while running.message().await.is_ok() {} });
+        let running =
+            tokio::spawn(async move { while let Ok(Some(_)) = running.message().await {} });
         let ask = |client: &Client| {
             let mut client = client.inference();
             tokio::spawn(async move { client.complete(long()).await.map(|_| ()) })
