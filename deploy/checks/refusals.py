@@ -30,7 +30,13 @@ VALUES = [
     ({"inferencePool": {"enabled": True}}, "inferencePool.picker.name"),
     ({"inferencePool": {"enabled": True, "picker": {"name": "p"}}, "tls": {"secretName": "s"}}, "tls"),
     ({"inferencePool": {"enabled": True, "picker": {"name": "p"}}, "vllmCompatibility": False}, "vllm"),
+    ({"inferencePool": {"enabled": True, "picker": {"name": "p"}}, "auth": {"secretName": "s"}}, "metrics"),
+    ({"auth": {"secretName": "s"}, "probes": {"kind": "grpc"},
+      "settings": {"server": {"auth": {"exempt": []}}}}, "health"),
+    ({"settings": {"server": {"auth": {"tokens": "/x"}}}}, "tokens"),
     ({"route": {"kind": "http"}}, "route.parentRefs"),
+    ({"route": {"kind": "grpc", "parentRefs": [{"name": "g"}]}, "inferencePool": {
+        "enabled": True, "picker": {"name": "p"}}}, "HTTPRoute"),
 ]
 
 

@@ -19,10 +19,8 @@ values decide. Written by hand instead of with toToml, which turns every number 
 {{- if .Values.auth.secretName -}}
 {{- $_ := set $server "auth" (dict "tokens" (printf "/run/secrets/sconce/auth/%s" .Values.auth.key)) -}}
 {{- end -}}
-{{- $own := dict "server" $server "models" .Values.models -}}
-{{- if .Values.vllmCompatibility -}}
-{{- $_ := set $own "compat" (dict "vllm" true) -}}
-{{- end -}}
+{{- $compat := dict "vllm" .Values.vllmCompatibility -}}
+{{- $own := dict "server" $server "models" .Values.models "compat" $compat -}}
 {{- if .Values.diskTier.enabled -}}
 {{- $budget := include "sconce.diskBudget" .Values.diskTier.size -}}
 {{- $_ := set $own "cache" (dict "directory" "/var/lib/sconce/cache" "disk" $budget) -}}

@@ -72,3 +72,8 @@ llm-d.ai/engine-type: vllm
 {{- $save := ternary .Values.shutdown.saveSeconds 0 .Values.diskTier.enabled -}}
 {{- add .Values.shutdown.withdrawalSeconds .Values.shutdown.drainSeconds $save 10 -}}
 {{- end }}
+
+{{/* "true" where callers have to say who they are. */}}
+{{- define "sconce.auth" -}}
+{{- or (ne .Values.auth.secretName "") (dig "server" "auth" "certificates" false .Values.settings) -}}
+{{- end }}
