@@ -40,8 +40,10 @@ RUN cargo build --release --locked --package sconce-server --bin sconce \
 # The same for NVIDIA GPUs. deploy/cuda/build.sh patches two dependencies as it starts, which a recipe
 # cannot, so their builds are kept in caches of the builder instead of layers. nvcc comes from PyPI.
 FROM ${RUST_IMAGE} AS builder-cuda
+# Without a version: a release of Debian fixes it, but for updates, which take the older one away.
+# hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3-pip=23.0.1+dfsg-1 \
+    && apt-get install --yes --no-install-recommends python3-pip \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 ARG FEATURES=""

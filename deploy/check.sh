@@ -69,7 +69,7 @@ check_stages() {
   done < <(awk '$1 == "FROM" { print $2 }' Dockerfile)
 }
 
-# Names and versions of Debian's packages, where this machine has Debian's lists of the same release.
+# Names of Debian's packages, where this machine has Debian's lists of the same release.
 check_packages() {
   local release package
   release=$(sed -n 's/^ARG RUST_IMAGE=rust:[0-9.]*-//p' Dockerfile)

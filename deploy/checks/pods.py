@@ -3,7 +3,7 @@ import re
 import tomllib
 
 from kinds import name_of
-from wiring import containers, workloads
+from wiring import containers, containers_of, workloads
 
 # What the server may take to write what it remembers to disk, in seconds: docs/OPERATIONS.md.
 SAVE_SECONDS = 60
@@ -11,11 +11,14 @@ SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
 def complaints(form):
-    """What breaks a rule in the workloads of one form."""
+    """What breaks a rule in the pods of one form: those of workloads, and single ones, which are tests."""
+    for single in (found for found in form if found["kind"] == "Pod"):
+        yield from of_privileges(single, single["spec"])
+        yield from of_resources(single, single["spec"])
     for workload in workloads(form):
         pod = workload["spec"]["template"]["spec"]
         yield from of_privileges(workload, pod)
-        yield from of_resources(workload)
+        yield from of_resources(workload, pod)
         yield from of_probes(form, workload)
         yield from of_grace(form, workload, pod)
 
@@ -33,14 +36,14 @@ def of_privileges(workload, pod):
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    for container in containers(workload):
+    for container in containers_of(pod):
         if container.get("securityContext") != expected:
             yield f"{name_of(workload)}: {container['name']} has {container.get('securityContext')}"
 
 
-def of_resources(workload):
+def of_resources(workload, pod):
     """Memory has a limit, and what is counted in devices is asked for as it is limited."""
-    for container in containers(workload):
+    for container in containers_of(pod):
         limits = container["resources"].get("limits", {})
         requests = container["resources"].get("requests", {})
         if "memory" not in limits:

@@ -73,6 +73,7 @@ MANIFESTS = [
     ("HTTPRoute", put("spec", "rules", 0, "timeouts", "request", value="0"), "schema"),
     ("PodMonitor", put("spec", "podMetricsEndpoints", 0, "interval", value="often"), "schema"),
     ("Deployment", put(*CONTAINER, "securityContext", "capabilities", value={}), "pods"),
+    ("Pod", put("spec", "containers", 0, "securityContext", "readOnlyRootFilesystem", value=False), "pods"),
     ("Deployment", put(*CONTAINER, "readinessProbe", "grpc", "service", value="ready"), "pods"),
     ("Deployment", put(*CONTAINER, "livenessProbe", value={}), "pods"),
     ("Deployment", put(*CONTAINER, "resources", value={}), "pods"),

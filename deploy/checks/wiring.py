@@ -13,7 +13,11 @@ def workloads(form):
 
 def containers(workload):
     """All containers of its pods, sidecars included."""
-    pod = workload["spec"]["template"]["spec"]
+    return containers_of(workload["spec"]["template"]["spec"])
+
+
+def containers_of(pod):
+    """All containers of a pod's specification."""
     return pod.get("initContainers", []) + pod["containers"]
 
 
