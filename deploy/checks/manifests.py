@@ -5,6 +5,7 @@ Usage: PYTHONPATH=TOOLS python3 deploy/checks/manifests.py TOOLS SCONCE
   TOOLS   the folder that deploy/tools.sh made
   SCONCE  the program
 """
+import os
 import pathlib
 import sys
 from collections import Counter
@@ -28,8 +29,9 @@ FULL = "helm: pool"
 def complaints_of_copies():
     """Copies that are not what they are copies of."""
     for copy, source in COPIES.items():
-        if (CHART / copy).read_bytes() != source.read_bytes():
-            yield f"deploy/helm/sconce/{copy} is not {source}: cp {source} {CHART / copy}"
+        source = source.relative_to(DEPLOY.parent)
+        if not source.exists() or (CHART / copy).read_bytes() != source.read_bytes():
+            yield f"deploy/helm/sconce/{copy} is no copy of {source}: cp {source} deploy/helm/sconce/{copy}"
 
 
 def complaints_of(sconce, name, form):
@@ -45,7 +47,8 @@ def complaints_of(sconce, name, form):
 
 def main():
     """Runs all checks."""
-    tools, sconce = pathlib.Path(sys.argv[1]), sys.argv[2]
+    tools, sconce = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2]).resolve()
+    os.chdir(DEPLOY.parent)
     renderer = Renderer(tools)
     if not (renderer.helm.exists() and renderer.kubectl.exists()):
         print("manifests not rendered: no helm and kubectl for this machine in PyPI, none installed")

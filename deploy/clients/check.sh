@@ -85,6 +85,9 @@ run_clients() {
   fi
 }
 
+if [[ -z ${SCONCE_GO_CLIENT:-} ]]; then
+  echo "the client for Go was not run: SCONCE_GO_CLIENT names no binary of it"
+fi
 node=""
 install_node_client && node=node
 
