@@ -1,5 +1,5 @@
 //! One line about each request when it ends: which RPC, which code, how long, and of a completion
-//! what it took. Prompts and completions are never in it.
+//! what it took. The request is counted then too. Prompts and completions are never in it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,6 +21,7 @@ use tower_service::Service;
 use super::request_id::RequestId;
 use super::{HttpRequest, HttpResponse};
 use crate::grpc::status::code_name;
+use crate::metrics::CallMeter;
 
 /// Longest path told, in bytes; no RPC of ours has one that long.
 const RPC_BYTES_MAX: usize = 128;
@@ -73,14 +74,23 @@ impl RequestFacts {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AccessLogLayer;
+#[derive(Debug, Clone)]
+pub struct AccessLogLayer {
+    calls: Arc<CallMeter>,
+}
+
+impl AccessLogLayer {
+    /// A layer that counts requests in `calls` beside.
+    pub fn new(calls: Arc<CallMeter>) -> Self {
+        Self { calls }
+    }
+}
 
 impl<S> Layer<S> for AccessLogLayer {
     type Service = AccessLogService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLogService { inner }
+        AccessLogService { inner, calls: self.calls.clone() }
     }
 }
 
@@ -88,6 +98,7 @@ impl<S> Layer<S> for AccessLogLayer {
 #[derive(Debug, Clone)]
 pub struct AccessLogService<S> {
     inner: S,
+    calls: Arc<CallMeter>,
 }
 
 impl<S> Service<HttpRequest> for AccessLogService<S>
@@ -108,6 +119,7 @@ where
         request.extensions_mut().insert(facts.clone());
         let mut line = Line {
             facts,
+            calls: self.calls.clone(),
             rpc: rpc_of(request.uri().path()),
             id: RequestId::of(request.extensions()),
             began: Instant::now(),
@@ -126,6 +138,7 @@ where
 /// The line; written when dropped, which is when the request is over, however it ended.
 struct Line {
     facts: RequestFacts,
+    calls: Arc<CallMeter>,
     rpc: String,
     id: RequestId,
     began: Instant,
@@ -142,7 +155,9 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let ms = milliseconds(self.began.elapsed());
+        let time = self.began.elapsed();
+        self.calls.ended(&self.rpc, self.code, time);
+        let ms = milliseconds(time);
         let (rpc, code, request_id) = (&self.rpc, code_name(self.code), self.id.as_str());
         if self.rpc.starts_with("grpc.") {
             // Probes and reflection come every few seconds and say nothing new.

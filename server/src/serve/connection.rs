@@ -63,9 +63,9 @@ impl Edge {
     /// Wraps `routes`; the order of layers is explained in [`crate::layer`].
     pub(super) fn new(routes: Routes, metrics: Metrics, limits: &Limits) -> Self {
         let service = ServiceBuilder::new()
-            .layer(ScrapeLayer::new(metrics))
+            .layer(ScrapeLayer::new(metrics.clone()))
             .layer(RequestIdLayer::new())
-            .layer(AccessLogLayer)
+            .layer(AccessLogLayer::new(metrics.calls()))
             .layer(ErrorDetailLayer)
             .layer(PanicLayer)
             .layer(DeadlineLayer::new(limits.request_seconds_max))
