@@ -3,6 +3,7 @@
 
 pub(crate) mod http;
 pub(crate) mod patient;
+pub(crate) mod prometheus;
 pub(crate) mod vllm;
 
 use std::future::Future;

@@ -4,6 +4,8 @@
 //! [`collect`]; requests are counted at the edge, in [`CallMeter`]. [`page`] makes rows and values a
 //! text. Nothing is global: two servers in one process have two pages.
 
+#[cfg(test)]
+mod artifacts;
 mod calls;
 mod collect;
 mod page;
