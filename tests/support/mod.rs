@@ -4,6 +4,7 @@
 pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod patient;
+pub(crate) mod prometheus;
 pub(crate) mod raw;
 pub(crate) mod tls;
 pub(crate) mod vllm;

@@ -1,5 +1,5 @@
 //! One line about each request when it ends: which RPC, which code, how long, and of a completion
-//! what it took. Prompts and completions are never in it.
+//! what it took. The request is counted then too. Prompts and completions are never in it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +22,7 @@ use super::recent::{RecentRequest, RecentRequests};
 use super::request_id::RequestId;
 use super::{HttpRequest, HttpResponse};
 use crate::grpc::status::code_name;
+use crate::metrics::CallMeter;
 
 /// Longest path told, in bytes; no RPC of ours has one that long.
 const RPC_BYTES_MAX: usize = 128;
@@ -84,15 +85,16 @@ impl RequestFacts {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct AccessLogLayer {
     recent: RecentRequests,
+    calls: Arc<CallMeter>,
 }
 
 impl AccessLogLayer {
-    /// One that leaves what it writes in `recent` too.
-    pub fn new(recent: RecentRequests) -> Self {
-        Self { recent }
+    /// One that leaves what it writes in `recent` too, and counts requests in `calls`.
+    pub fn new(recent: RecentRequests, calls: Arc<CallMeter>) -> Self {
+        Self { recent, calls }
     }
 }
 
@@ -100,7 +102,7 @@ impl<S> Layer<S> for AccessLogLayer {
     type Service = AccessLogService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLogService { inner, recent: self.recent.clone() }
+        AccessLogService { inner, recent: self.recent.clone(), calls: self.calls.clone() }
     }
 }
 
@@ -109,6 +111,7 @@ impl<S> Layer<S> for AccessLogLayer {
 pub struct AccessLogService<S> {
     inner: S,
     recent: RecentRequests,
+    calls: Arc<CallMeter>,
 }
 
 impl<S> Service<HttpRequest> for AccessLogService<S>
@@ -130,6 +133,7 @@ where
         let mut line = Line {
             facts,
             recent: self.recent.clone(),
+            calls: self.calls.clone(),
             rpc: rpc_of(request.uri().path()),
             id: RequestId::of(request.extensions()),
             began: Instant::now(),
@@ -149,6 +153,7 @@ where
 struct Line {
     facts: RequestFacts,
     recent: RecentRequests,
+    calls: Arc<CallMeter>,
     rpc: String,
     id: RequestId,
     began: Instant,
@@ -165,8 +170,9 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let took = self.began.elapsed();
-        let ms = milliseconds(took);
+        let time = self.began.elapsed();
+        self.calls.ended(&self.rpc, self.code, time);
+        let ms = milliseconds(time);
         let (rpc, code, request_id) = (&self.rpc, code_name(self.code), self.id.as_str());
         if is_look(&self.rpc) {
             // They come every second or so and say nothing new.
@@ -195,7 +201,7 @@ impl Drop for Line {
             code,
             request_id: request_id.to_owned(),
             facts: facts.clone(),
-            took,
+            took: time,
             ended: Instant::now(),
         });
     }

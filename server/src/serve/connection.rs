@@ -88,9 +88,9 @@ impl Edge {
     ) -> Self {
         let requests_max = gate.requests_max();
         let service = ServiceBuilder::new()
-            .layer(ScrapeLayer::new(metrics, gate.clone()))
+            .layer(ScrapeLayer::new(metrics.clone(), gate.clone()))
             .layer(RequestIdLayer::new())
-            .layer(AccessLogLayer::new(recent))
+            .layer(AccessLogLayer::new(recent, metrics.calls()))
             .layer(ErrorDetailLayer)
             .layer(PanicLayer)
             .layer(AuthLayer::new(gate))
