@@ -216,7 +216,7 @@ impl Server {
         });
         let routes = grpc::routes(&models, &health, &secrets, plan.reflection, vllm);
         let Guard { door, gate, .. } = guard;
-        let edge = Edge::new(routes, metrics, recent, &plan.limits, gate);
+        let edge = Edge::new(routes, metrics.clone(), recent, &plan.limits, gate);
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let acceptor = Acceptor::new(edge, door, &plan.limits, closing.clone(), abort.clone());
@@ -227,6 +227,7 @@ impl Server {
         let outcome = tokio::select! {
             failed = watch::over(&plan, &models, &health) => Err(failed),
             never = secrets.watch() => match never {},
+            never = metrics.publish_always() => match never {},
             () = asked.cancelled() => Ok(()),
             () = shutdown => Ok(()),
         };

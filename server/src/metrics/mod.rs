@@ -2,12 +2,14 @@
 //!
 //! Every metric is a row of [`table`]. What the engine counts is read from it when somebody asks, by
 //! [`collect`]; requests are counted at the edge, in [`CallMeter`]. [`page`] makes rows and values a
-//! text. Nothing is global: two servers in one process have two pages.
+//! text, and [`facade`] tells the same to a recorder of the crate `metrics` that the process has.
+//! Nothing is global: two servers in one process have two pages.
 
 #[cfg(test)]
 mod artifacts;
 mod calls;
 mod collect;
+mod facade;
 mod page;
 mod process;
 pub mod table;
@@ -71,6 +73,11 @@ impl Metrics {
 
     /// The page: every metric as it is now. It waits for nothing, a step of the engine least of all.
     pub fn render(&self) -> String {
+        self.collected().text()
+    }
+
+    /// Every metric as it is now.
+    fn collected(&self) -> Page {
         let Inner { models, health, device, calls } = &*self.inner;
         let mut page = Page::new();
         let labels = [build::VERSION, build::commit().unwrap_or("unknown"), &device.to_string()];
@@ -85,7 +92,7 @@ impl Metrics {
         collect::models(&mut page, models, &status);
         collect::cache(&mut page, &status);
         collect::process(&mut page);
-        page.text()
+        page
     }
 }
 

@@ -72,6 +72,14 @@ impl Page {
         self.samples.entry(row.name).or_default().push(metric);
     }
 
+    /// Every sample with its row, in the order of the table.
+    pub(super) fn samples(&self) -> impl Iterator<Item = (&'static Row, &Metric)> {
+        table::all().flat_map(|row| {
+            let samples = self.samples.get(row.name).into_iter().flatten();
+            samples.map(move |sample| (row, sample))
+        })
+    }
+
     /// The text: the metrics that have samples, in the order of the table.
     pub(super) fn text(mut self) -> String {
         let families: Vec<MetricFamily> = table::all()
