@@ -21,4 +21,4 @@ fi
 cd tests/gateway
 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$TOOLS \
   SCONCE=$(realpath "$OLDPWD/$sconce") SCONCE_TEST_MODEL=$MODEL SMG=$TOOLS/bin/smg \
-  exec python3 -m unittest --failfast "${@:2}"
+  exec python3 -m unittest "${@:2}"
