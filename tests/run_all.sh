@@ -89,9 +89,6 @@ step "example clients"
 cargo build --locked --package sconce-server --bin sconce
 PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce
 
-step "behind a real gateway"
-tests/gateway/run.sh target/debug/sconce
-
 step "snapshots in object stores"
 cargo test --package sconce-server --bin sconce --locked --quiet --features object-store snapshot
 
