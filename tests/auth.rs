@@ -245,7 +245,7 @@ async fn a_certificate_is_an_identity() {
 async fn an_identity_has_so_many_open_requests_and_others_have_theirs() {
     within(async {
         let folder = Folder::new();
-        let mut plan = guarded(plan(""), &folder);
+        let mut plan = guarded(plan("context=100000000"), &folder);
         plan.security.auth.requests_max = 2;
         let server = Secured::start(plan).await;
         let alice = Client::named(&server.handle, "alice").await;
