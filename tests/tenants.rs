@@ -193,7 +193,8 @@ async fn a_snapshot_that_moves_becomes_the_importers_own() {
         }
         bob.state().import_snapshot(tokio_stream::iter(file)).await.expect("is taken in");
         assert_eq!(listed(&bob).await, ["system"]);
-        assert!(matched(&bob, Some("s")).await.resumed_tokens > 200, "its salt came along");
+        // Its one restore point is its end, where a longer prompt goes on.
+        assert!(matched(&bob, Some("s")).await.matched_tokens > 200, "its salt came along");
         assert_eq!(matched(&bob, None).await.matched_tokens, 0);
         let ops = Client::named(&server.handle, "ops").await;
         assert_eq!(matched(&ops, Some("s")).await.matched_tokens, 0);
