@@ -8,8 +8,10 @@ use std::time::Duration;
 use sconce_proto::health::health_check_response::ServingStatus;
 use sconce_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use sconce_proto::v1::complete_response::Event;
-use sconce_server::serve::{EnginePlan, ServeError, ServePlan};
+use sconce_proto::v1::inference_service_client::InferenceServiceClient;
+use sconce_server::serve::{EnginePlan, ListenAddress, ServeError, ServePlan};
 use support::{Fixture, collect, details, plan, text, tokens, within};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
 
 /// A prompt of so many tokens.
@@ -53,13 +55,13 @@ async fn a_panic_of_the_device_thread_ends_the_requests_it_had_and_readiness_for
         assert_eq!(news(&mut ready).await, ServingStatus::Serving);
         let after = fixture.complete(tokens(prompt(10), 4)).await.expect("goes on");
         assert_eq!(after.token_ids().len(), 4);
-        // It has not died, and its watchers heard nothing.
         assert_eq!(fixture.handle.models().device().restarts, 1);
-        fixture.handle.shut_down();
-        assert!(live.message().await.expect("ends in order").is_none());
         drop((ready, beside));
         fixture.settled().await;
-        drop(fixture.channel);
+        fixture.handle.shut_down();
+        // It never died, as its watchers would have heard.
+        assert!(live.message().await.expect("ends in order").is_none());
+        drop((live, fixture.channel));
         fixture.task.await.expect("does not panic").expect("ends in order");
     })
     .await;
@@ -113,34 +115,41 @@ async fn a_step_longer_than_any_is_the_end_of_liveness_until_it_is_over() {
     .await;
 }
 
+/// A client that takes little before it is read.
+fn narrow(fixture: &Fixture) -> InferenceServiceClient<Channel> {
+    let ListenAddress::Tcp(address) = fixture.handle.local_addrs()[0] else {
+        panic!("expected a TCP address first");
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a valid address");
+    InferenceServiceClient::new(endpoint.initial_stream_window_size(1 << 14).connect_lazy())
+}
+
 #[tokio::test]
 async fn a_reader_that_does_not_read_pauses_itself_alone() {
     within(async {
         let fixture = Fixture::with(plan("context=100000000")).await;
+        let client = narrow(&fixture);
         // Far more than what the channel, HTTP/2 windows and socket buffers hold together.
-        let long = 50_000_000;
-        let slow = fixture.open(text("slow", long)).await.expect("is admitted");
-        let paused = || {
-            let status = fixture.handle.models().status();
-            status.models.iter().map(|model| model.paused).sum::<usize>() == 1
-        };
-        let mut looks = 0_u64;
-        while !paused() {
-            looks += 1;
-            assert!(looks < 100_000_000, "it is never paused");
-            tokio::task::yield_now().await;
+        let slow = client.clone().complete(text("slow", 50_000_000)).await.expect("is admitted");
+        let model = || fixture.handle.models().status().models.remove(0);
+        while model().paused == 0 {
+            // Others of this thread have to run for that.
+            fixture.status().await;
         }
-        let held = fixture.status().await;
+        let held = model().state_bytes_used;
         for n in 0..8 {
             let other = fixture.open(text(&format!("other {n}"), 50)).await.expect("is admitted");
             let completed = collect(other).await;
             assert_eq!(completed.finished().usage.expect("usage").completion_tokens, 50);
         }
         // Others had their turns, and it has taken nothing more.
-        let now = fixture.status().await;
-        assert!(paused());
-        assert_eq!(now.memory.len(), held.memory.len());
-        drop(slow);
+        fixture
+            .until("the others have ended", |status| {
+                status.sequences.is_some_and(|counts| counts.running == 1)
+            })
+            .await;
+        assert_eq!((model().paused, model().state_bytes_used), (1, held));
+        drop((slow, client));
         fixture.end().await;
     })
     .await;
