@@ -11,6 +11,7 @@ FROM chef AS planner
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY kernels kernels
+COPY fuzz fuzz
 COPY models models
 COPY server server
 RUN cargo chef prepare --recipe-path recipe.json
@@ -23,6 +24,7 @@ RUN cargo chef cook --release --locked --recipe-path recipe.json --package sconc
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY kernels kernels
+COPY fuzz fuzz
 COPY models models
 COPY server server
 RUN cargo build --release --locked --package sconce-server --bin sconce

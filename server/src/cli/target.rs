@@ -23,7 +23,7 @@ pub(crate) const SERVER_DEFAULT: &str = "127.0.0.1:50051";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest message accepted from a server; token lists of long texts are the largest there are.
-const RESPONSE_BYTES_MAX: usize = 64 << 20;
+pub(crate) const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 /// A running server.
 #[derive(Debug, clap::Args)]
@@ -58,6 +58,8 @@ pub(crate) struct Session {
     pub(crate) channel: Channel,
     /// Name of the model.
     pub(crate) model: String,
+    /// Where the server listens.
+    address: String,
     /// The server, where it runs in this process.
     local: Option<LocalServer>,
 }
@@ -75,12 +77,13 @@ impl Session {
                     .to_owned(),
             ));
         }
-        let channel = connect(args.server.as_deref().unwrap_or(SERVER_DEFAULT)).await?;
+        let address = args.server.as_deref().unwrap_or(SERVER_DEFAULT).to_owned();
+        let channel = connect(&address).await?;
         let model = match &args.model {
             Some(model) => model.clone(),
             None => only_model(&channel).await?,
         };
-        Ok(Self { channel, model, local: None })
+        Ok(Self { channel, model, address, local: None })
     }
 
     async fn open_local(path: &str, args: &TargetArgs) -> Result<Self, CliError> {
@@ -94,7 +97,12 @@ impl Session {
             ..LoadRequest::default()
         };
         super::load::load(channel.clone(), request).await?;
-        Ok(Self { channel, model, local: Some(local) })
+        Ok(Self { channel, model, address: local.address.clone(), local: Some(local) })
+    }
+
+    /// Another connection to the same server.
+    pub(crate) async fn connect_again(&self) -> Result<Channel, CliError> {
+        connect(&self.address).await
     }
 
     /// A client for completions and tokens.
