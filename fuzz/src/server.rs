@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use sconce_engine::LoadSettings;
 use sconce_models::Precision;
+use sconce_server::caller::Namespace;
+use sconce_server::compat::vllm;
 use sconce_server::grpc;
 use sconce_server::grpc::health::{HealthBoard, Vitals};
 use sconce_server::layer::deadline::DeadlineLayer;
@@ -16,7 +18,7 @@ use sconce_server::layer::panic::PanicLayer;
 use sconce_server::layer::request_id::RequestIdLayer;
 use sconce_server::layer::{HttpRequest, HttpResponse};
 use sconce_server::models::Models;
-use sconce_server::serve::{CachePlan, EnginePlan};
+use sconce_server::serve::{CachePlan, EnginePlan, Secrets};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{Code, Status};
 use tower::ServiceBuilder;
@@ -92,21 +94,24 @@ impl Server {
         };
         let models = Models::start(&engine, &cache, Precision::Fast).expect("an engine");
         let health = HealthBoard::new();
-        health.set(Vitals { ready: true, draining: false });
+        health.set(Vitals { alive: true, ready: true, draining: false });
+        let vllm =
+            vllm::Settings { model: Some(MODEL.to_owned()), sequences_max: engine.sequences_max };
         let service = ServiceBuilder::new()
             .layer(RequestIdLayer::new())
             .layer(ErrorDetailLayer)
             .layer(PanicLayer)
             .layer(DeadlineLayer::new(REQUEST_TIME_MAX))
-            .service(grpc::routes(&models, &health, true, None));
+            .service(grpc::routes(&models, &health, &Secrets::default(), true, Some(vllm)));
         Self { models, service: BoxCloneSyncService::new(service) }
     }
 
     /// Leaves the model alone, as it was loaded, and no snapshot.
     async fn reset(&self) {
-        for snapshot in self.models.snapshots().await.expect("snapshots are listed") {
+        let everybody = Namespace::default();
+        for snapshot in self.models.snapshots(&everybody).await.expect("snapshots are listed") {
             // It may be gone with another that it shares state with.
-            let _ = self.models.drop_snapshot(&snapshot.id).await;
+            let _ = self.models.drop_snapshot(&snapshot.id, &everybody).await;
         }
         let mut there = false;
         for status in self.models.status().models {

@@ -10,5 +10,8 @@ mod inspect;
 mod load;
 mod manual;
 mod quantize;
+mod security;
 mod serve;
 mod state;
+#[cfg(feature = "top")]
+mod top;

@@ -11,9 +11,9 @@ use sconce_proto::v1::{
     CompleteRequest, FinishReason, ListModelsRequest, ModelInfo, Sampling, TokenizeRequest,
     TokensPrompt, tokenize_request,
 };
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::cli::credentials::Connection;
 use crate::cli::error::CliError;
 use crate::cli::target::{RESPONSE_BYTES_MAX, Session};
 
@@ -78,7 +78,7 @@ pub(crate) struct Sample {
 /// Connections to one model of one server.
 #[derive(Debug)]
 pub(crate) struct Clients {
-    channels: Vec<Channel>,
+    channels: Vec<Connection>,
     model: String,
     next: AtomicUsize,
 }
@@ -102,7 +102,7 @@ impl Clients {
     }
 
     /// Clients of the model `model` on these connections, of which there is at least one.
-    pub(crate) fn new(channels: Vec<Channel>, model: &str) -> Self {
+    pub(crate) fn new(channels: Vec<Connection>, model: &str) -> Self {
         Self { channels, model: model.to_owned(), next: AtomicUsize::new(0) }
     }
 
@@ -117,7 +117,7 @@ impl Clients {
     }
 
     /// The next connection in turn.
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Connection {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
         self.channels[index % self.channels.len()].clone()
     }

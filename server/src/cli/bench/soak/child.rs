@@ -13,12 +13,11 @@ use sconce_proto::v1::model_service_client::ModelServiceClient;
 use sconce_proto::v1::{GetStatusRequest, GetStatusResponse};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tonic::transport::Channel;
 
 use super::MODEL;
 use crate::cli::bench::server::client::CONNECTIONS_MAX;
+use crate::cli::credentials::{Connection, CredentialArgs, connect};
 use crate::cli::error::CliError;
-use crate::cli::target::connect;
 
 /// How often a server is asked whether anything runs.
 const IDLE_INTERVAL: Duration = Duration::from_millis(50);
@@ -42,7 +41,7 @@ pub(super) struct Child {
     id: u32,
     address: String,
     /// Where everything but requests is asked.
-    channel: Channel,
+    channel: Connection,
     /// Holds the socket.
     _folder: tempfile::TempDir,
 }
@@ -125,7 +124,7 @@ impl Child {
         if read.map_err(io("cannot read from the server"))? == 0 {
             return Err(gone());
         }
-        let channel = connect(&address).await?;
+        let channel = connect(&address, &CredentialArgs::default()).await?;
         let child = Self { process, id, address, channel, _folder: folder };
         child.ready().await?;
         Ok(child)
@@ -143,7 +142,7 @@ impl Child {
     }
 
     /// Connections for requests.
-    pub(super) async fn connect(&self, count: usize) -> Result<Vec<Channel>, CliError> {
+    pub(super) async fn connect(&self, count: usize) -> Result<Vec<Connection>, CliError> {
         if !(1..=CONNECTIONS_MAX).contains(&count) {
             return Err(CliError::Usage(format!(
                 "--connections: expected 1 to {CONNECTIONS_MAX}, found {count}"
@@ -151,13 +150,13 @@ impl Child {
         }
         let mut channels = Vec::new();
         for _ in 0..count {
-            channels.push(connect(&self.address).await?);
+            channels.push(connect(&self.address, &CredentialArgs::default()).await?);
         }
         Ok(channels)
     }
 
     /// A connection for everything else.
-    pub(super) fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> Connection {
         self.channel.clone()
     }
 
