@@ -238,7 +238,7 @@ async fn what_is_not_served_is_refused_by_name() {
 
 #[tokio::test]
 async fn what_is_out_of_range_is_refused_by_name() {
-    within(async {
+    within(Box::pin(async {
         let mut short = plan("");
         short.models[0].context_length = Some(64);
         let fixture = Fixture::with(short).await;
@@ -280,7 +280,7 @@ async fn what_is_out_of_range_is_refused_by_name() {
             names_field(&refused.expect_err(field), field);
         }
         fixture.end().await;
-    })
+    }))
     .await;
 }
 

@@ -187,6 +187,7 @@ async fn what_is_on_disk_outlives_a_panic_that_has_spoiled_the_rest() {
 }
 
 #[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "it is what holds the load up, on another thread")]
 async fn requests_for_a_model_that_is_being_loaded_again_are_told_to_come_back() {
     let rig = Rig::open("sim:", forgetful()).await;
     // The load reports progress under this lock, and waits.

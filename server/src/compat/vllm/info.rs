@@ -59,7 +59,7 @@ pub(super) fn server(
 /// A path that begins at the root: any other text a gateway would look up as a name elsewhere.
 fn absolute(path: &str) -> String {
     let whole = std::path::absolute(path);
-    whole.map_or_else(|_| Path::new("/").join(path), |whole| whole).display().to_string()
+    whole.unwrap_or_else(|_| Path::new("/").join(path)).display().to_string()
 }
 
 /// How the model draws where it differs from the protocol's defaults, as the gateway fills it in;

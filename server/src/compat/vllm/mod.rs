@@ -154,7 +154,7 @@ impl Protocol for VllmEngine {
         request: Request<FlushCacheRequest>,
     ) -> Result<Response<FlushCacheResponse>, Status> {
         let timeout = request.into_inner().timeout_s;
-        if !(timeout >= 0.0) {
+        if timeout.is_nan() || timeout < 0.0 {
             let problem = format!("expected 0 seconds or more, found {timeout}");
             return Err(CallError::field("timeout_s", problem).into());
         }
