@@ -1,5 +1,5 @@
 //! What fuzzers feed. A target takes any bytes and panics if what they are fed to breaks a promise;
-//! `fuzz/run.sh` runs them under libFuzzer, and `tests/seeds.rs` on their seeds in every gate.
+//! `tests/seeds.rs` runs all on their seeds, and on changed ones, in every gate.
 #![forbid(unsafe_code)]
 
 mod chat_template;
@@ -13,6 +13,7 @@ mod snapshot;
 mod stop;
 mod text;
 mod tokenizer;
+mod vllm;
 mod wire;
 
 use std::path::Path;
@@ -20,7 +21,7 @@ use std::path::Path;
 /// Something that takes bytes from strangers.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name, for the command line and for the folder of its committed seeds.
+    /// Its name, also that of the folder of its committed seeds.
     pub name: &'static str,
     /// Feeds it `bytes`; panics if a promise is broken.
     pub run: fn(&[u8]),
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
         made: headers::safetensors_seeds,
     },
     Target { name: "requests", run: requests::run, made: requests::seeds },
+    Target { name: "vllm_engine", run: vllm::run, made: vllm::seeds },
     Target { name: "wire", run: wire::run, made: wire::seeds },
     Target { name: "snapshot_import", run: snapshot::run, made: snapshot::seeds },
     Target { name: "disk_record", run: record::run, made: record::seeds },

@@ -95,7 +95,8 @@ async fn ask(server: &Server, u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn unary<T>(
+/// An answer, or a refusal that is the caller's fault.
+pub(crate) async fn unary<T>(
     what: &str,
     answer: impl Future<Output = std::result::Result<Response<T>, Status>>,
 ) {
@@ -104,8 +105,8 @@ async fn unary<T>(
     }
 }
 
-/// Reads up to `most` messages, then hangs up.
-async fn stream<T>(
+/// Reads up to `most` messages of an answer, then hangs up.
+pub(crate) async fn stream<T>(
     what: &str,
     answer: impl Future<Output = std::result::Result<Response<Streaming<T>>, Status>>,
     most: usize,
@@ -283,7 +284,8 @@ fn model(u: &mut Unstructured<'_>) -> Result<String> {
     })
 }
 
-fn ids(u: &mut Unstructured<'_>) -> Result<Vec<u32>> {
+/// Tokens of the simulated model, at times of none.
+pub(crate) fn ids(u: &mut Unstructured<'_>) -> Result<Vec<u32>> {
     let beyond = u.ratio(1, 16)?;
     several(u, 300, |u| if beyond { u.arbitrary() } else { u.int_in_range(0..=258) })
 }
@@ -340,14 +342,12 @@ fn media(u: &mut Unstructured<'_>) -> Result<Vec<Media>> {
     several(u, 2, |u| Ok(Media { data: text(u, 8)?.into(), mime_type: text(u, 8)? }))
 }
 
+/// A number that samplers take, at times of any kind.
+pub(crate) fn float(u: &mut Unstructured<'_>) -> Result<f32> {
+    if u.ratio(1, 6)? { u.arbitrary() } else { Ok(f32::from(u.int_in_range(0..=20_u8)?) / 10.0) }
+}
+
 fn sampling(u: &mut Unstructured<'_>) -> Result<Sampling> {
-    let float = |u: &mut Unstructured<'_>| -> Result<f32> {
-        if u.ratio(1, 6)? {
-            u.arbitrary()
-        } else {
-            Ok(f32::from(u.int_in_range(0..=20_u8)?) / 10.0)
-        }
-    };
     let bias = |u: &mut Unstructured<'_>| Ok((count(u)?, float(u)?));
     Ok(Sampling {
         temperature: perhaps(u, float)?,

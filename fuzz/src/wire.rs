@@ -17,7 +17,8 @@ use tower::ServiceExt as _;
 use crate::server::{Server, answered, check, is_harmless, with};
 use crate::text::{noises, several};
 
-const METHODS: [&str; 20] = [
+/// Streams without an end are left out: `Watch` and `SubscribeKvEvents` end with their caller.
+const METHODS: [&str; 29] = [
     "/sconce.v1.InferenceService/Complete",
     "/sconce.v1.InferenceService/Tokenize",
     "/sconce.v1.InferenceService/Detokenize",
@@ -36,6 +37,15 @@ const METHODS: [&str; 20] = [
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/List",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/vllm.grpc.engine.VllmEngine/Generate",
+    "/vllm.grpc.engine.VllmEngine/Embed",
+    "/vllm.grpc.engine.VllmEngine/HealthCheck",
+    "/vllm.grpc.engine.VllmEngine/FlushCache",
+    "/vllm.grpc.engine.VllmEngine/Abort",
+    "/vllm.grpc.engine.VllmEngine/GetModelInfo",
+    "/vllm.grpc.engine.VllmEngine/GetServerInfo",
+    "/vllm.grpc.engine.VllmEngine/GetLoads",
+    "/vllm.grpc.engine.VllmEngine/GetTokenizer",
     "/sconce.v1.InferenceService/Nothing",
     "/x",
 ];

@@ -1,8 +1,9 @@
 //! Every target on its seeds and on what becomes of them when a few bytes change, so that no target
 //! rots while nobody fuzzes. With `SCONCE_FUZZ_CHANGES=N` each seed is changed N times, in another way
-//! with every `SCONCE_FUZZ_SEED`: fuzzing for whoever has no libFuzzer.
+//! with every `SCONCE_FUZZ_SEED`: fuzzing that does not see what an input reaches. An input that breaks a
+//! promise is left in `fuzz/artifacts`.
 
-use sconce_fuzz::TARGETS;
+use sconce_fuzz::{TARGETS, Target};
 
 /// Changed inputs of each seed, unless more are asked for.
 const CHANGES: u64 = 4;
@@ -36,6 +37,24 @@ fn changed(seed: &[u8], state: &mut u64) -> Vec<u8> {
     bytes
 }
 
+/// Feeds `input`, and keeps it if it breaks a promise.
+fn run(target: &Target, input: &[u8]) {
+    let Err(broken) = std::panic::catch_unwind(|| (target.run)(input)) else { return };
+    let folder = format!("{}/artifacts/{}", env!("CARGO_MANIFEST_DIR"), target.name);
+    let path = format!("{folder}/{:x}", fnv(input));
+    std::fs::create_dir_all(&folder).expect("a folder for what is found");
+    std::fs::write(&path, input).expect("room for what is found");
+    eprintln!("broken by {path}");
+    std::panic::resume_unwind(broken);
+}
+
+/// A name for an input: FNV-1a.
+fn fnv(input: &[u8]) -> u64 {
+    input.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
 fn feed(name: &str) {
     let target = sconce_fuzz::target(name).expect("a target of that name");
     let seeds = target.seeds();
@@ -43,13 +62,13 @@ fn feed(name: &str) {
     let changes = number("SCONCE_FUZZ_CHANGES", CHANGES);
     let mut state = number("SCONCE_FUZZ_SEED", 1);
     for seed in seeds {
-        (target.run)(&seed);
+        run(target, &seed);
         let mut input = seed.clone();
         for _ in 0..changes {
             // Some changes on top of one another, and back to the seed.
             let base = if draw(&mut state) % 8 == 0 { &seed } else { &input };
             input = changed(base, &mut state);
-            (target.run)(&input);
+            run(target, &input);
         }
     }
 }
@@ -76,6 +95,7 @@ targets!(
     gguf_header,
     safetensors_header,
     requests,
+    vllm_engine,
     wire,
     snapshot_import,
     disk_record,
