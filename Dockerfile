@@ -16,6 +16,7 @@ FROM chef AS planner
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY kernels kernels
+COPY fuzz fuzz
 COPY models models
 COPY server server
 RUN cargo chef prepare --recipe-path recipe.json
@@ -29,6 +30,7 @@ RUN cargo chef cook --release --locked --recipe-path recipe.json --package sconc
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY kernels kernels
+COPY fuzz fuzz
 COPY models models
 COPY server server
 # After what is cached: every commit has another.
@@ -50,6 +52,7 @@ ARG FEATURES=""
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY kernels kernels
+COPY fuzz fuzz
 COPY models models
 COPY server server
 COPY deploy/cuda deploy/cuda

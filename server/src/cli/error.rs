@@ -118,7 +118,7 @@ fn describe_status(status: &Status) -> String {
 }
 
 /// The name of a code as the gRPC specification spells it.
-fn code_name(code: Code) -> String {
+pub(crate) fn code_name(code: Code) -> String {
     let name = format!("{code:?}");
     let mut spelled = String::with_capacity(name.len() + 4);
     for (index, letter) in name.char_indices() {

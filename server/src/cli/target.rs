@@ -20,7 +20,7 @@ use crate::config::{Flag, Layers};
 pub(crate) const SERVER_DEFAULT: &str = "127.0.0.1:50051";
 
 /// Largest message accepted from a server; token lists of long texts are the largest there are.
-const RESPONSE_BYTES_MAX: usize = 64 << 20;
+pub(crate) const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 /// A running server.
 #[derive(Debug, clap::Args)]
@@ -66,6 +66,9 @@ pub(crate) struct Session {
     pub(crate) channel: Connection,
     /// Name of the model.
     pub(crate) model: String,
+    /// Where the server listens, and what is shown to it.
+    address: String,
+    credentials: CredentialArgs,
     /// The server, where it runs in this process.
     local: Option<LocalServer>,
 }
@@ -83,19 +86,20 @@ impl Session {
                     .to_owned(),
             ));
         }
-        let server = args.server.as_deref().unwrap_or(SERVER_DEFAULT);
-        let channel = connect(server, &args.credentials).await?;
+        let address = args.server.as_deref().unwrap_or(SERVER_DEFAULT).to_owned();
+        let channel = connect(&address, &args.credentials).await?;
         let model = match &args.model {
             Some(model) => model.clone(),
             None => only_model(&channel).await?,
         };
-        Ok(Self { channel, model, local: None })
+        Ok(Self { channel, model, address, credentials: args.credentials.clone(), local: None })
     }
 
     async fn open_local(path: &str, args: &TargetArgs) -> Result<Self, CliError> {
         args.credentials.refuse("a server of this process")?;
         let local = LocalServer::start(&args.engine).await?;
-        let channel = connect(&local.address, &CredentialArgs::default()).await?;
+        let credentials = CredentialArgs::default();
+        let channel = connect(&local.address, &credentials).await?;
         let model = args.model.clone().unwrap_or_else(|| "local".to_owned());
         let request = LoadRequest {
             model: model.clone(),
@@ -104,7 +108,13 @@ impl Session {
             ..LoadRequest::default()
         };
         super::load::load(channel.clone(), request).await?;
-        Ok(Self { channel, model, local: Some(local) })
+        let address = local.address.clone();
+        Ok(Self { channel, model, address, credentials, local: Some(local) })
+    }
+
+    /// Another connection to the same server.
+    pub(crate) async fn connect_again(&self) -> Result<Connection, CliError> {
+        connect(&self.address, &self.credentials).await
     }
 
     /// A client for completions and tokens.

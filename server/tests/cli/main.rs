@@ -7,6 +7,7 @@ mod config;
 mod doctor;
 mod harness;
 mod inspect;
+mod load;
 mod manual;
 mod quantize;
 mod security;

@@ -1,6 +1,7 @@
 //! `sconce bench`: how fast a model steps, how exact it is, what the cache saves, and what operators
 //! reach of the machine's peaks. The first two drive the model itself, without queue, sampler or
 //! wire, so that the numbers are the kernels' own; `cache` drives the engine, `kernels` neither.
+//! `server` and `soak` are clients: they load a whole server over its protocol.
 
 mod accuracy;
 mod cache;
@@ -8,6 +9,9 @@ mod engine;
 mod format;
 mod kernels;
 mod machine;
+mod prose;
+mod server;
+mod soak;
 mod stats;
 mod stepper;
 
@@ -38,6 +42,10 @@ enum Command {
     Cache(cache::Args),
     /// Measure what each operator reaches of the machine's peaks
     Kernels(Box<kernels::Args>),
+    /// Measure what a server gives under load: latencies, rates, refusals
+    Server(Box<server::Args>),
+    /// Overload a server for long, and see that it neither leaks, sticks nor gives in
+    Soak(Box<soak::Args>),
 }
 
 /// Runs `sconce bench`.
@@ -48,6 +56,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         Command::Accuracy(args) => accuracy::run(args),
         Command::Cache(args) => cache::run(args),
         Command::Kernels(args) => kernels::run(*args),
+        Command::Server(args) => super::block_on(server::run(*args)),
+        Command::Soak(args) => super::block_on(soak::run(*args)),
     }
 }
 

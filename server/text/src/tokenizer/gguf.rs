@@ -199,6 +199,8 @@ fn build_byte_level(facts: &GgufVocabulary) -> Result<Tokenizer, TextError> {
     }
     let ids: Vec<(String, u32)> = ids.into_iter().map(|(t, id)| (t.to_owned(), id)).collect();
     let model = BPE::builder()
+        // See `Words`.
+        .cache_capacity(0)
         .vocab_and_merges(ids.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
         .ignore_merges(named.ignore_merges)
         .build()

@@ -3,27 +3,22 @@
 
 use sconce_server::models::ModelText;
 
+use crate::cli::bench::prose::{PAGE, Sentences};
 use crate::cli::error::CliError;
 
-/// Where the sentences come from.
-const PAGE: &str = include_str!("../page.txt");
 /// Characters that are written for each token that is wanted; a word is rarely cut that small.
 const CHARACTERS_PER_TOKEN: usize = 8;
 
 /// A writer of prose that is the same for the same seed.
 pub(super) struct Prose<'a> {
     text: &'a ModelText,
-    sentences: Vec<String>,
-    draw: Draw,
+    sentences: Sentences,
 }
 
 impl<'a> Prose<'a> {
     /// A writer for the model of `text`.
     pub(super) fn new(text: &'a ModelText, seed: u64) -> Self {
-        let words: Vec<&str> = PAGE.split_whitespace().collect();
-        let sentences =
-            words.join(" ").split_inclusive(". ").map(|found| found.trim().to_owned()).collect();
-        Self { text, sentences, draw: Draw(seed) }
+        Self { text, sentences: Sentences::new(seed) }
     }
 
     /// Exactly `count` tokens, which begin with a number that no other text is likely to begin with.
@@ -31,20 +26,17 @@ impl<'a> Prose<'a> {
     /// # Errors
     /// A checkpoint without a tokenizer.
     pub(super) fn write(&mut self, count: usize) -> Result<Vec<u32>, CliError> {
-        let mut written = format!("{:08}.", self.draw.below(100_000_000));
+        let mut written = self.sentences.opening();
         loop {
-            while written.len() < count.saturating_mul(CHARACTERS_PER_TOKEN) {
-                written.push(' ');
-                written += &self.sentences[self.draw.below(self.sentences.len())];
-            }
+            self.sentences.extend(&mut written, count.saturating_mul(CHARACTERS_PER_TOKEN));
             let tokens = self.text.encode(&written, false, "text");
             let mut tokens = tokens.map_err(|error| CliError::Usage(error.to_string()))?;
             if tokens.len() >= count {
                 tokens.truncate(count);
                 return Ok(tokens);
             }
-            // A sentence or more in a token is what no tokenizer does, so this ends.
-            written += &self.sentences.join(" ");
+            // A page or more in a token is what no tokenizer does, so this ends.
+            written += PAGE;
         }
     }
 }
@@ -56,19 +48,6 @@ pub(super) fn with_one_changed(tokens: &[u32], index: usize) -> Vec<u32> {
         changed[index] = other;
     }
     changed
-}
-
-/// Numbers that look random: SplitMix64 (Steele, Lea, Flood 2014).
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
-    }
 }
 
 #[cfg(test)]
