@@ -281,7 +281,9 @@ extern "C" fn thread_main() -> ! {
         let index = (*block).place.thread as usize;
         let pending = (*thread_of(block, index)).pending;
         if pending != 0 {
-            fail(format!("thread {index} ended before {pending} copies or products it had started"));
+            fail(format!(
+                "thread {index} ended before {pending} copies or products it had started"
+            ));
         }
     }
     loop {

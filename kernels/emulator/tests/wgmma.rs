@@ -37,8 +37,7 @@ const PLACES_64: [[usize; 4]; 8] = [
     [3, 2, 1, 0],
 ];
 /// Of rows of 32 bytes, four of which lie in 128.
-const PLACES_32: [[usize; 2]; 8] =
-    [[0, 1], [0, 1], [0, 1], [0, 1], [1, 0], [1, 0], [1, 0], [1, 0]];
+const PLACES_32: [[usize; 2]; 8] = [[0, 1], [0, 1], [0, 1], [0, 1], [1, 0], [1, 0], [1, 0], [1, 0]];
 
 /// How the second operand lies in shared memory, and the fields of a descriptor that says so.
 #[derive(Debug, Clone, Copy)]

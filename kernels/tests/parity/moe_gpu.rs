@@ -24,7 +24,13 @@ pub(crate) struct Case {
     pub(crate) cols: usize,
 }
 
-pub(crate) fn case(experts: usize, choices: usize, rows: usize, outputs: usize, cols: usize) -> Case {
+pub(crate) fn case(
+    experts: usize,
+    choices: usize,
+    rows: usize,
+    outputs: usize,
+    cols: usize,
+) -> Case {
     Case { experts, choices, rows, outputs, cols }
 }
 
@@ -70,7 +76,12 @@ fn gpus() -> impl Iterator<Item = Backend> {
 }
 
 /// Compares the results of all pairs with the reference, as rows and as pairs.
-pub(crate) fn assert_matches(backend: Backend, format: MatrixFormat, case: Case, kind: ActivationType) {
+pub(crate) fn assert_matches(
+    backend: Backend,
+    format: MatrixFormat,
+    case: Case,
+    kind: ActivationType,
+) {
     let Case { experts, choices, outputs, cols, .. } = case;
     let label = format!("{backend} {kind:?} {case:?} {format:?}");
     backend.with(|| {

@@ -6,8 +6,7 @@
 use sconce_kernels::gpu::with_wgmma;
 use sconce_kernels::matmul::reference;
 use sconce_kernels::{
-    ActivationBuffer, ActivationType, DenseType, Matrix, MatrixFormat, Mode,
-    PairInput,
+    ActivationBuffer, ActivationType, DenseType, Matrix, MatrixFormat, Mode, PairInput,
 };
 
 use crate::coded::{self, Coded};
@@ -127,7 +126,8 @@ fn a_row_has_the_same_bits_among_any_that_are_many() {
                 let x = activations(4, 131, 256);
                 let all = run(&x, weight, INT8, Mode::Store, &[]);
                 for (first, count) in [(0, 33), (90, 40), (60, 64), (1, 65), (3, 128)] {
-                    let part = run(&x[first * 256..][..count * 256], weight, INT8, Mode::Store, &[]);
+                    let part =
+                        run(&x[first * 256..][..count * 256], weight, INT8, Mode::Store, &[]);
                     let expected = bits(&all[first * 20..][..count * 20]);
                     assert_eq!(bits(&part[..count * 20]), expected, "{backend} {format:?} {count}");
                 }

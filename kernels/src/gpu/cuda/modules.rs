@@ -65,7 +65,9 @@ impl Modules {
         }
         let there = ARCHITECTURES.split_whitespace().any(|name| name == WGMMA_ARCHITECTURE);
         (!there).then(|| {
-            format!("which is in code for {WGMMA_ARCHITECTURE}; the build has code for {ARCHITECTURES}")
+            format!(
+                "which is in code for {WGMMA_ARCHITECTURE}; the build has code for {ARCHITECTURES}"
+            )
         })
     }
 
