@@ -43,14 +43,7 @@ fn every_part_runs_on_the_processor() {
 fn every_part_runs_emulated() {
     use sconce_kernels::gpu::{Language, emulate};
     for language in [Language::Cuda, Language::Metal] {
-        let table = emulate(language, measured);
-        expect_complete(&table);
-        let wgmma = |work: &str| table.rows().iter().any(|row| row.work.contains(work));
-        for work in
-            ["int4 product, 70 x 128 x 64", "int4 product, 64 x 128", "experts of 70 tokens"]
-        {
-            assert_eq!(wgmma(work), language == Language::Cuda, "{work}: {}", table.markdown());
-        }
+        expect_complete(&emulate(language, measured));
     }
 }
 

@@ -12,7 +12,7 @@ use sconce_kernels::{
 use super::clock::{Side, median, median_ratio};
 use super::products::own_square;
 use super::table::{bandwidth, time};
-use super::{Bar, Bench, Outcome, Row, make, wgmma};
+use super::{Bar, Bench, Outcome, Row, make};
 
 /// Choices of experts that take turns on a layer.
 const TURNS: usize = 4;
@@ -194,20 +194,4 @@ pub(crate) fn prefill(bench: &mut Bench) -> Outcome<()> {
     let row = Row::told(format!("MoE prefill, {rows} tokens"), told, peer);
     bench.table.push(row.ratio(ratio, Some(Bar::AtLeast(0.5))));
     Ok(())
-}
-
-/// The experts of many rows, by `wgmma` and without.
-pub(crate) fn compare(bench: &Bench, rows: usize) -> Outcome<Row> {
-    let ([_, choices, width], device) = (bench.sizes.experts, &bench.device);
-    let experts = Experts::new(bench, 0)?;
-    let turns = routings(bench, rows, 1)?;
-    let side = |wgmma| {
-        let mut buffers = Buffers::new(bench, rows)?;
-        let (experts, routing) = (&experts, &turns[0].0);
-        let step = move || gpu::step(device, || experts.forward(&mut buffers, routing));
-        Ok(wgmma::by(bench, wgmma, step)) as Outcome<_>
-    };
-    let (mut with, mut without) = (side(true)?, side(false)?);
-    let flops = 6.0 * (rows * choices) as f64 * (width * bench.sizes.hidden) as f64;
-    wgmma::row(bench, format!("experts of {rows} tokens"), flops, [&mut with, &mut without])
 }

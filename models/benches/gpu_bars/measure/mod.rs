@@ -11,7 +11,6 @@ mod peer;
 mod products;
 mod sizes;
 mod table;
-mod wgmma;
 
 use std::time::{Duration, Instant};
 
@@ -65,12 +64,11 @@ pub(crate) struct Bench {
 type Part = fn(&mut Bench) -> Outcome<()>;
 
 /// The parts; last the one whose peer may compile for minutes.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 7] = [
     ("delta-decode", delta::decode),
     ("gemv", products::gemv),
     ("experts-decode", experts::decode),
     ("experts-prefill", experts::prefill),
-    ("wgmma", wgmma::compare),
     ("model", model::measure),
     ("pages", pages::measure),
     ("delta-prefill", delta::prefill),
