@@ -23,7 +23,10 @@ pub mod compat {
         /// Its engine service.
         pub mod grpc {
             /// Messages and service.
-            #[expect(clippy::large_enum_variant, reason = "generated; messages are not kept in numbers")]
+            #[expect(
+                clippy::large_enum_variant,
+                reason = "generated; messages are not kept in numbers"
+            )]
             pub mod engine {
                 tonic::include_proto!("vllm.grpc.engine");
             }

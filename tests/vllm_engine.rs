@@ -106,12 +106,8 @@ async fn a_stop_string_ends_the_generation_early() {
 async fn several_completions_come_by_index_and_repeat_with_a_seed() {
     within(async {
         let fixture = Fixture::start().await;
-        let params = |seed| SamplingParams {
-            temperature: Some(4.0),
-            n: 3,
-            seed: Some(seed),
-            ..greedy(16)
-        };
+        let params =
+            |seed| SamplingParams { temperature: Some(4.0), n: 3, seed: Some(seed), ..greedy(16) };
         let one = generate(&fixture, request("a", bytes("Once"), params(-7))).await;
         assert_eq!(one.complete.len(), 3);
         assert!((0..3).all(|index| one.ids(index).len() == 16));
@@ -206,7 +202,10 @@ async fn what_is_not_served_is_refused_by_name() {
         let plain = || request("a", bytes("x"), greedy(4));
         let media = MediaRefs { items: vec![MediaRef::default()] };
         let asked = [
-            ("mm_inputs", GenerateRequest { mm_inputs: Some(MultimodalInputs::default()), ..plain() }),
+            (
+                "mm_inputs",
+                GenerateRequest { mm_inputs: Some(MultimodalInputs::default()), ..plain() },
+            ),
             (
                 "extra_mm_inputs",
                 GenerateRequest { extra_mm_inputs: vec![MultimodalInputs::default()], ..plain() },
@@ -214,7 +213,10 @@ async fn what_is_not_served_is_refused_by_name() {
             ("media_refs", GenerateRequest { media_refs: Some(media), ..plain() }),
             (
                 "kv_transfer_params",
-                GenerateRequest { kv_transfer_params: Some(KvTransferParams::default()), ..plain() },
+                GenerateRequest {
+                    kv_transfer_params: Some(KvTransferParams::default()),
+                    ..plain()
+                },
             ),
             (
                 "kv_transfer_params_json",
@@ -374,13 +376,12 @@ async fn a_full_queue_and_a_closed_server_are_told_before_the_first_message() {
         let mut client = engine(&fixture);
         let running = client.generate(request("a", bytes("x"), greedy(900_000))).await;
         let mut other = client.clone();
-        let waiting = tokio::spawn(async move {
-            other.generate(request("b", bytes("x"), greedy(900_000))).await
-        });
+        let waiting =
+            tokio::spawn(
+                async move { other.generate(request("b", bytes("x"), greedy(900_000))).await },
+            );
         fixture
-            .until("one waits", |status| {
-                status.sequences.is_some_and(|counts| counts.waiting == 1)
-            })
+            .until("one waits", |status| status.sequences.is_some_and(|counts| counts.waiting == 1))
             .await;
         let full = client.generate(request("c", bytes("x"), greedy(4))).await;
         let full = full.expect_err("is refused");

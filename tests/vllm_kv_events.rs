@@ -34,7 +34,11 @@ impl Picture {
             return;
         }
         let next = self.newest + 1;
-        assert!(self.newest == 0 || batch.sequence_number == next, "{} after {next}", batch.sequence_number);
+        assert!(
+            self.newest == 0 || batch.sequence_number == next,
+            "{} after {next}",
+            batch.sequence_number
+        );
         self.newest = batch.sequence_number;
         for event in &batch.events {
             if event.event_id > 0 {
@@ -51,10 +55,15 @@ impl Picture {
                 Data::Stored(stored) => {
                     let mut path = match stored.parent_block_hash {
                         None => Vec::new(),
-                        Some(parent) => self.paths.get(&parent).expect("parents come first").clone(),
+                        Some(parent) => {
+                            self.paths.get(&parent).expect("parents come first").clone()
+                        }
                     };
                     for block in &stored.blocks {
-                        assert_eq!((block.block_size as usize, block.token_ids.len()), (BLOCK, BLOCK));
+                        assert_eq!(
+                            (block.block_size as usize, block.token_ids.len()),
+                            (BLOCK, BLOCK)
+                        );
                         path.extend_from_slice(&block.token_ids);
                         let before = self.paths.insert(block.block_hash, path.clone());
                         assert!(before.is_none(), "stored and known already");

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
+use crate::caller::Caller;
 use crate::error::CallError;
 use crate::models::EncodedPrompt;
 
@@ -131,6 +132,8 @@ impl SamplingOverrides {
 pub struct CallContext {
     /// For logs.
     pub request_id: String,
+    /// Who calls.
+    pub caller: Caller,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// When the call arrived.

@@ -67,6 +67,23 @@ pub enum CallError {
         /// What was looked for.
         problem: String,
     },
+    /// Who asks is not known.
+    #[error("{problem}")]
+    Unauthenticated {
+        /// What was expected and what was found; never what was given.
+        problem: &'static str,
+    },
+    /// Who asks may not ask this.
+    #[error("{rpc}: expected an identity with the role `{role}`")]
+    RoleRequired {
+        /// The role that may.
+        role: &'static str,
+        /// What was asked.
+        rpc: String,
+    },
+    /// The path to load is not one that requests may name. Says nothing of what is there.
+    #[error("path: expected a path under one of the server's model roots")]
+    PathRefused,
     /// The model is known and does not answer yet, or any more.
     #[error("model `{name}` is {state}")]
     ModelNotReady {
@@ -185,7 +202,9 @@ impl CallError {
         match self {
             Self::QueueFull { retry_after, .. } => Some(*retry_after),
             Self::MemoryExhausted { .. } => Some(Duration::from_secs(1)),
-            Self::Draining | Self::EngineGone { .. } | Self::NothingServed { .. } => Some(Duration::from_secs(2)),
+            Self::Draining | Self::EngineGone { .. } | Self::NothingServed { .. } => {
+                Some(Duration::from_secs(2))
+            }
             _ => None,
         }
     }

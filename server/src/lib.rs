@@ -6,6 +6,7 @@
 
 mod admin;
 pub mod build;
+pub mod caller;
 pub mod compat;
 pub mod completion;
 pub mod error;
@@ -14,4 +15,5 @@ pub mod layer;
 pub mod memory;
 pub mod metrics;
 pub mod models;
+mod quota;
 pub mod serve;

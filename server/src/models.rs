@@ -6,6 +6,7 @@
 mod files;
 mod follow;
 mod load;
+mod roots;
 mod sim;
 mod state;
 mod text;
@@ -20,20 +21,42 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sconce_cache::Tier;
 use sconce_engine::{
-    DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Sampling, Started,
-    Status,
+    DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Readings,
+    Sampling, Started, Status,
 };
 use sconce_models::Precision;
 use tokio_util::sync::CancellationToken;
 
+use crate::caller::Caller;
 use crate::completion::{self, CallContext, Completion, CompletionCall, Prompt};
 use crate::error::CallError;
+use crate::quota::{Place, Quota};
 use crate::serve::{CachePlan, EnginePlan};
 pub use files::TextFile;
 pub use load::{Load, LoadNews, LoadStep, Stage};
+pub use roots::ModelRoots;
 pub use state::{PrefixCall, SNAPSHOT_BYTES_MAX, SnapshotCall, Transfer};
 pub use text::{EncodedPrompt, ModelText};
 use workers::{LARGE, Workers};
+
+/// When one of an identity's waiting requests may have been admitted.
+const WAITING_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What requests may ask of the models of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelGuard {
+    /// Paths that a request may have loaded.
+    pub roots: ModelRoots,
+    /// Most requests of one identity that wait for admission.
+    pub waiting_per_identity_max: usize,
+}
+
+impl Default for ModelGuard {
+    /// Any path, and as many waiting requests as the queue holds.
+    fn default() -> Self {
+        Self { roots: ModelRoots::anything(), waiting_per_identity_max: usize::MAX }
+    }
+}
 
 /// All models of a server; clones are the same.
 #[derive(Clone)]
@@ -47,6 +70,9 @@ struct Inner {
     context_length_max: usize,
     texts: Mutex<HashMap<String, TextEntry>>,
     workers: Workers,
+    /// Requests of each identity that wait for admission.
+    waiting: Quota<Arc<str>>,
+    roots: ModelRoots,
     transfers: state::Transfers,
     draining: AtomicBool,
     cut_off: CancellationToken,
@@ -95,6 +121,19 @@ impl Models {
         cache: &CachePlan,
         precision: Precision,
     ) -> Result<Self, CallError> {
+        Self::start_guarded(plan, cache, precision, ModelGuard::default())
+    }
+
+    /// As [`start`](Self::start), for requests that may not ask everything.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_guarded(
+        plan: &EnginePlan,
+        cache: &CachePlan,
+        precision: Precision,
+        guard: ModelGuard,
+    ) -> Result<Self, CallError> {
         let engine = load::start_engine(plan, cache)?;
         let inner = Inner {
             engine,
@@ -102,12 +141,28 @@ impl Models {
             context_length_max: plan.context_length_max,
             texts: Mutex::default(),
             workers: Workers::new(),
+            waiting: Quota::new(guard.waiting_per_identity_max),
+            roots: guard.roots,
             transfers: state::Transfers::new(),
             draining: AtomicBool::new(false),
             cut_off: CancellationToken::new(),
             began: Instant::now(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The path to load for one that a request names.
+    ///
+    /// # Errors
+    /// A path that requests may not name.
+    pub fn admit_path(&self, path: &str) -> Result<String, CallError> {
+        self.inner.roots.admit(path)
+    }
+
+    /// How [`admit_path`](Self::admit_path) spells a path of the configuration, so that a request for
+    /// the same model finds it loaded.
+    pub fn spell_path(&self, path: &str) -> String {
+        self.inner.roots.spell(path)
     }
 
     /// How activations are computed.
@@ -187,16 +242,37 @@ impl Models {
         model.check(&call, &prompt.ids, field)?;
         let output = model.text.output(&call)?;
         let defaults = model.sampling_defaults();
+        call.cache.salt = context.caller.namespace().salt(call.cache.salt.as_deref());
         let request = completion::engine_request(call, prompt, defaults, &context);
+        let waiting = self.wait_as(&context.caller)?;
         let mut generation = self.inner.engine.generate(request)?;
         let cut_off = self.inner.cut_off.clone();
         let started = completion::admitted(&mut generation, context.deadline, &cut_off).await?;
+        drop(waiting);
         Ok((started, Completion::new(generation, started, output, &context, cut_off)))
+    }
+
+    /// A place among the waiting requests of `caller`; those without an identity share the queue.
+    fn wait_as(&self, caller: &Caller) -> Result<Option<Place<Arc<str>>>, CallError> {
+        let waiting = &self.inner.waiting;
+        let place = caller.name().map(|name| {
+            waiting.enter(name.clone()).ok_or_else(|| CallError::QueueFull {
+                what: format!("the queue of `{name}`"),
+                bound: waiting.max(),
+                retry_after: WAITING_RETRY_AFTER,
+            })
+        });
+        place.transpose()
     }
 
     /// The engine at this moment.
     pub fn status(&self) -> Status {
         self.inner.engine.status()
+    }
+
+    /// What the engine has counted of every model so far, and of loads.
+    pub fn readings(&self) -> Readings {
+        self.inner.engine.readings()
     }
 
     /// Whether the server shuts down.

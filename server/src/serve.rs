@@ -5,10 +5,16 @@
 
 pub(crate) mod accept;
 mod connection;
+mod door;
+mod guard;
 pub(crate) mod listener;
 mod plan;
+mod security;
 pub(crate) mod stall;
+mod tls;
+mod tokens;
 mod watch;
+mod watched;
 
 use std::future::Future;
 use std::io;
@@ -18,19 +24,24 @@ use sconce_proto::names;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{Admin, AdminPort};
+use crate::admin::{Admin, AdminPort, Dashboard};
 use crate::compat::vllm;
 use crate::error::CallError;
 use crate::grpc;
 use crate::grpc::health::{HealthBoard, Vitals};
+use crate::layer::recent::RecentRequests;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use connection::{Acceptor, Edge};
+use guard::Guard;
 use listener::Listener;
 pub use plan::{
-    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan, Precision,
-    ServePlan,
+    CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan,
+    Precision, ServePlan,
 };
+pub use security::{AuthPlan, ClientAuth, Exempt, SecurityPlan, TlsPlan};
+pub use tokens::Tokens;
+pub use watched::{SecretStatus, Secrets, Watched};
 
 /// How long requests cut off at the end of the drain may take to send their last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -48,6 +59,14 @@ pub enum ServeError {
         address: ListenAddress,
         /// Why.
         source: io::Error,
+    },
+    /// A file of the settings for TLS or tokens, or a root of models, cannot be used.
+    #[error("setting `{setting}`: {problem}")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+        /// What was expected and what was found.
+        problem: String,
     },
     /// The device thread could not start.
     #[error("cannot start the engine: {0}")]
@@ -76,6 +95,7 @@ pub struct Server {
     plan: ServePlan,
     listeners: Vec<Listener>,
     admin_listeners: Vec<Listener>,
+    guard: Guard,
     handle: ServerHandle,
 }
 
@@ -87,6 +107,7 @@ pub struct ServerHandle {
     models: Models,
     health: HealthBoard,
     metrics: Metrics,
+    secrets: Secrets,
     shutdown: CancellationToken,
     close: CancellationToken,
 }
@@ -105,6 +126,12 @@ impl ServerHandle {
     /// The models, ready or loading.
     pub fn models(&self) -> &Models {
         &self.models
+    }
+
+    /// Reads certificates, keys and tokens again if their files have changed, as the server does now
+    /// and then by itself.
+    pub async fn reload(&self) {
+        self.secrets.refresh().await;
     }
 
     /// Begins the drain, as the future given to [`Server::run`] does.
@@ -129,13 +156,15 @@ impl Server {
         if plan.listen.is_empty() {
             return Err(ServeError::NoAddress);
         }
+        let (guard, secrets) = Guard::new(&plan)?;
         let listeners = bind_all(&plan.listen).await?;
         let admin_listeners = bind_all(&plan.admin).await?;
         let addresses_of = |listeners: &[Listener]| {
             listeners.iter().map(|listener| listener.address().clone()).collect()
         };
         let models =
-            Models::start(&plan.engine, &plan.cache, plan.precision).map_err(ServeError::Engine)?;
+            Models::start_guarded(&plan.engine, &plan.cache, plan.precision, guard.models.clone())
+                .map_err(ServeError::Engine)?;
         let mut health = HealthBoard::new();
         if plan.compat.vllm {
             health = health.with(names::VLLM_ENGINE);
@@ -147,10 +176,11 @@ impl Server {
             models,
             health,
             metrics,
+            secrets,
             shutdown: CancellationToken::new(),
             close: CancellationToken::new(),
         };
-        Ok(Self { plan, listeners, admin_listeners, handle })
+        Ok(Self { plan, listeners, admin_listeners, guard, handle })
     }
 
     /// Where the server listens, with the ports that were taken for port 0.
@@ -170,11 +200,13 @@ impl Server {
     /// A model of the plan that cannot be loaded, a device thread that keeps panicking; the server has
     /// drained when this returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { plan, listeners, admin_listeners, handle } = self;
-        let ServerHandle { models, health, metrics, shutdown: asked, close, .. } = handle;
+        let Self { plan, listeners, admin_listeners, guard, handle } = self;
+        let ServerHandle { models, health, metrics, secrets, shutdown: asked, close, .. } = handle;
+        let recent = RecentRequests::default();
         let admin = Admin {
             health: health.clone(),
             metrics: metrics.clone(),
+            dashboard: Dashboard::new(models.clone(), recent.clone()),
             closing: CancellationToken::new(),
         };
         let admin = AdminPort::open(admin_listeners, &admin);
@@ -182,17 +214,20 @@ impl Server {
             model: plan.compat.vllm_model.clone(),
             sequences_max: plan.engine.sequences_max,
         });
-        let routes = grpc::routes(&models, &health, plan.reflection, vllm);
-        let edge = Edge::new(routes, metrics, &plan.limits);
+        let routes = grpc::routes(&models, &health, &secrets, plan.reflection, vllm);
+        let Guard { door, gate, .. } = guard;
+        let edge = Edge::new(routes, metrics.clone(), recent, &plan.limits, gate);
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
-        let acceptor = Acceptor::new(edge, &plan.limits, closing.clone(), abort.clone());
+        let acceptor = Acceptor::new(edge, door, &plan.limits, closing.clone(), abort.clone());
         for listener in listeners {
             connections.spawn(acceptor.clone().accept(listener, connections.clone()));
         }
 
         let outcome = tokio::select! {
             failed = watch::over(&plan, &models, &health) => Err(failed),
+            never = secrets.watch() => match never {},
+            never = metrics.publish_always() => match never {},
             () = asked.cancelled() => Ok(()),
             () = shutdown => Ok(()),
         };

@@ -2,7 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 pub(crate) mod http;
+pub(crate) mod identity;
 pub(crate) mod patient;
+pub(crate) mod prometheus;
+pub(crate) mod raw;
+pub(crate) mod tls;
 pub(crate) mod vllm;
 
 use std::future::Future;
@@ -18,6 +22,7 @@ use sconce_proto::v1::{
     CompleteRequest, CompleteResponse, Delta, Finished, GetStatusRequest, GetStatusResponse,
     MemoryLedger, Started, Tier, TokensPrompt,
 };
+use sconce_server::models::Condition;
 use sconce_server::serve::{
     DrainPlan, EnginePlan, ListenAddress, ModelPlan, ServeError, ServePlan, Server, ServerHandle,
 };
@@ -309,4 +314,27 @@ pub(crate) fn names_feature(status: &Status, feature: &str) {
     let details = details(status, Code::Unimplemented, "NOT_OFFERED");
     let violations = &details.bad_request().expect("a BadRequest").field_violations;
     assert_eq!(violations[0].field, feature, "{status:?}");
+}
+
+/// A server that asks who one is, so that a test brings its own connections.
+pub(crate) struct Secured {
+    pub(crate) handle: ServerHandle,
+    task: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Secured {
+    /// A server as planned, with its models loaded.
+    pub(crate) async fn start(plan: ServePlan) -> Self {
+        let server = Server::bind(plan).await.expect("binds");
+        let handle = server.handle();
+        let task = tokio::spawn(server.run(std::future::pending()));
+        assert!(handle.models().condition_other_than(Condition::default()).await.ready);
+        Self { handle, task }
+    }
+
+    /// Shuts down and asserts an orderly end.
+    pub(crate) async fn end(self) {
+        self.handle.shut_down();
+        self.task.await.expect("does not panic").expect("ends in order");
+    }
 }

@@ -16,7 +16,7 @@ pub use footprint::Footprint;
 pub use ledger::{Budgets, Class, Ledger, Reclassified, Reservation, Snapshot, Tier, TierSnapshot};
 pub use storage::{Place, Refused, Storage};
 pub use trie::{
-    Adopted, CostModel, DomainId, DomainKey, DomainShape, Event, EventLog, Lagged, Landmark, LeaseId,
-    Lost, MEDIA_BIT, Match, NodeView, PageStart, Policy, Reason, SnapshotId, SnapshotSpec,
+    Adopted, CostModel, DomainId, DomainKey, DomainShape, Event, EventLog, Lagged, Landmark,
+    LeaseId, Lost, MEDIA_BIT, Match, NodeView, PageStart, Policy, Reason, SnapshotId, SnapshotSpec,
     SnapshotView, Stretch, Trie, TrieConfig, TrieCounters, What, is_media, media_symbol,
 };

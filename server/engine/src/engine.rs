@@ -168,18 +168,19 @@ impl Engine {
         sequence.arrive(self.arrivals);
         // It was ready when the handle looked; it may have gone since.
         let model = sequence.model.clone();
+        let now = self.shared.clock.now();
         match self.residency.get(&model) {
             Some(resident) if resident.state == ModelState::Ready => {
                 resident.scheduler.enqueue(sequence);
             }
             Some(resident) => {
                 let error = EngineError::ModelNotReady { model, state: resident.state };
-                sequence.fail(error, &mut self.counters);
+                sequence.fail(error, now, &mut self.counters);
             }
             None => {
                 let found = self.shared.ready(&model).err();
                 let error = found.unwrap_or(EngineError::ModelNotFound { model });
-                sequence.fail(error, &mut self.counters);
+                sequence.fail(error, now, &mut self.counters);
             }
         }
     }

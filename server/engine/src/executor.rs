@@ -9,6 +9,7 @@ use sconce_models::{Batch, Logits};
 use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::event::{FinishReason, Token, TokenLogprobs};
+use crate::meter::Phase;
 use crate::request::{Sampling, Stopping};
 use crate::residency::{Residency, Resident, panic_message};
 use crate::sampler::{NotFinite, Sampler, top_logprobs};
@@ -108,6 +109,7 @@ impl Executor {
         cache: &mut Cache,
         counters: &mut Counters,
     ) -> Result<(), EngineError> {
+        let phase = self.phase(resident);
         let failed = |message| EngineError::Forward { model: resident.about.name.clone(), message };
         let began = self.shared.clock.now();
         *self.shared.step_began.lock() = Some(began);
@@ -153,7 +155,21 @@ impl Executor {
         }
         self.remember(resident, cache);
         self.end_sequences(resident, cache, counters);
+        let time = self.shared.clock.now().saturating_duration_since(began);
+        resident.meter.step(phase, self.batch.tokens.len(), time);
         Ok(())
+    }
+
+    /// What the step is about to evaluate.
+    fn phase(&self, resident: &mut Resident) -> Phase {
+        // As the scheduler has it: one token left is decoded, be it a prompt's last.
+        let mut decodes = |row: &Row| resident.scheduler.running_mut(row.running).remaining() == 1;
+        let decoding = self.rows.iter().filter(|row| decodes(row)).count();
+        match decoding {
+            0 => Phase::Prefill,
+            all if all == self.rows.len() => Phase::Decode,
+            _ => Phase::Mixed,
+        }
     }
 
     /// Leaves what the step has computed to the cache, and ends what was computed for that alone.

@@ -16,6 +16,7 @@ use crate::error::EngineError;
 use crate::generation::{Generation, channel};
 use crate::loader::{Estimate, LoadLimits, LoadSettings, Loader};
 use crate::mailbox::Refused;
+use crate::meter::Readings;
 use crate::request::Request;
 use crate::residency::Loading;
 use crate::sequence::{Keep, Sequence};
@@ -96,7 +97,7 @@ impl EngineHandle {
         }
         let place = shared.waiting_room.enter()?;
         let (events, generation) = channel(shared.mailbox.clone());
-        let mut sequence = Sequence::new(request, place, events);
+        let mut sequence = Sequence::new(request, place, events, shared.meters.of(&model.name));
         sequence.keep = keep;
         self.push(Command::Submit(Box::new(sequence)))?;
         Ok(generation)
@@ -172,6 +173,11 @@ impl EngineHandle {
     /// The device thread at this moment. Does not wait for it.
     pub fn device(&self) -> DeviceStatus {
         self.shared().device()
+    }
+
+    /// What was counted of every model so far, and of loads.
+    pub fn readings(&self) -> Readings {
+        self.shared().meters.read()
     }
 
     /// A channel that holds the newest status and wakes when there is another.

@@ -15,6 +15,8 @@ mod generation;
 mod handle;
 mod loader;
 mod mailbox;
+mod meter;
+mod page_count;
 mod remember;
 mod request;
 mod residency;
@@ -38,6 +40,10 @@ pub use event::{
 pub use generation::Generation;
 pub use handle::EngineHandle;
 pub use loader::{Estimate, LoadLimits, LoadProgress, LoadSettings, Loader};
+pub use meter::{
+    End, Histogram, HistogramReading, LoadReading, MODELS_METERED_MAX, ModelReading, OTHERS, Phase,
+    Readings, bounds,
+};
 pub use request::{CacheUse, Request, Sampling, Stopping};
 pub use residency::{LoadEvent, Loading};
 pub use sampler::TOP_LOGPROBS_MAX;

@@ -88,12 +88,25 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::SnapshotNotFound`], [`EngineError::SnapshotDamaged`] if a file of it is.
     pub async fn export_snapshot(&self, id: &str) -> Result<SnapshotFile, EngineError> {
-        let id = id.to_owned();
-        self.ask(|reply| Box::new(move |_, cache| cache.export(&id, reply))).await
+        self.export_snapshot_as(id, |salt| salt).await
     }
 
-    /// Takes in a snapshot that another server has exported, under its name there. Must be
-    /// called within a tokio runtime.
+    /// As [`export_snapshot`](Self::export_snapshot), told as one of the salt that `salted` makes of
+    /// that which it is kept under.
+    ///
+    /// # Errors
+    /// As [`export_snapshot`](Self::export_snapshot).
+    pub async fn export_snapshot_as(
+        &self,
+        id: &str,
+        salted: impl FnOnce(Option<String>) -> Option<String> + Send + 'static,
+    ) -> Result<SnapshotFile, EngineError> {
+        let id = id.to_owned();
+        self.ask(|reply| Box::new(move |_, cache| cache.export(&id, salted, reply))).await
+    }
+
+    /// Takes in a snapshot that another server has exported, under its name and its salt there. Must
+    /// be called within a tokio runtime.
     ///
     /// # Errors
     /// [`EngineError::SnapshotDamaged`], [`EngineError::SnapshotForeign`],
@@ -102,6 +115,21 @@ impl EngineHandle {
         &self,
         model: &str,
         file: SnapshotFile,
+    ) -> Result<SnapshotInfo, EngineError> {
+        self.import_snapshot_as(model, file, |salt| salt).await
+    }
+
+    /// As [`import_snapshot`](Self::import_snapshot), under the salt that `salted` makes of the
+    /// file's.
+    ///
+    /// # Errors
+    /// [`EngineError::SnapshotDamaged`], [`EngineError::SnapshotForeign`],
+    /// [`EngineError::SnapshotTooLarge`].
+    pub async fn import_snapshot_as(
+        &self,
+        model: &str,
+        file: SnapshotFile,
+        salted: impl FnOnce(Option<String>) -> Option<String> + Send,
     ) -> Result<SnapshotInfo, EngineError> {
         check_name(&file.name)?;
         let about = self.model(model)?;
@@ -112,10 +140,11 @@ impl EngineHandle {
         }
         let ttl = file.ttl;
         let reading = tokio::task::spawn_blocking(move || Import::read(&file, fingerprint)).await;
-        let import = reading.map_err(|panic| EngineError::SnapshotDamaged {
+        let mut import = reading.map_err(|panic| EngineError::SnapshotDamaged {
             problem: format!("it could not be read: {panic}"),
         })??;
         import.check(&about)?;
+        import.resalt(salted);
         let expires = self.expiry(ttl);
         let model = model.to_owned();
         self.ask(|reply| {
@@ -165,12 +194,24 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::ModelNotFound`].
     pub async fn describe_cache(&self, model: &str) -> Result<Vec<NodeView>, EngineError> {
+        self.describe_cache_where(model, |_| true).await
+    }
+
+    /// As [`describe_cache`](Self::describe_cache), of the salts that are `told`.
+    ///
+    /// # Errors
+    /// [`EngineError::ModelNotFound`].
+    pub async fn describe_cache_where(
+        &self,
+        model: &str,
+        told: impl Fn(Option<&str>) -> bool + Send + 'static,
+    ) -> Result<Vec<NodeView>, EngineError> {
         self.model(model)?;
         let model = model.to_owned();
         self.ask(|reply| {
             Box::new(move |residency, cache| {
                 let described = match residency.get(&model) {
-                    Some(resident) => Ok(cache.describe(resident.domain)),
+                    Some(resident) => Ok(cache.describe(resident.domain, told)),
                     None => Err(EngineError::ModelNotFound { model }),
                 };
                 drop(reply.send(described));

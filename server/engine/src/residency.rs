@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use crate::cache::Cache;
 use crate::error::EngineError;
 use crate::loader::{LoadLimits, LoadProgress, LoadSettings};
+use crate::meter::{LoadEnd, ModelMeter};
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::shared::{Command, Shared};
@@ -109,6 +110,7 @@ struct Job {
     unloads: Vec<UnloadReply>,
     /// Held by the engine itself where it loads a model again, so that somebody waits for it.
     restores: Option<watch::Receiver<LoadEvent>>,
+    began: Instant,
 }
 
 /// A model that is loaded, and its sequences.
@@ -121,6 +123,8 @@ pub(crate) struct Resident {
     pub(crate) domain: Option<DomainId>,
     /// Panics of its forward without a good step between them.
     pub(crate) panics: u32,
+    /// Where its steps are counted.
+    pub(crate) meter: Arc<ModelMeter>,
     idle_since: Instant,
     unloads: Vec<UnloadReply>,
 }
@@ -209,6 +213,7 @@ impl Residency {
             cancelled: Arc::default(),
             unloads: Vec::new(),
             restores: None,
+            began: self.shared.clock.now(),
         };
         self.spawn(&name, &job)?;
         self.list(&name, ModelState::Loading, None);
@@ -255,6 +260,12 @@ impl Residency {
             Ok(_) if !wanted => Err(EngineError::LoadCancelled { model: name.clone() }),
             result => result,
         };
+        let now = self.shared.clock.now();
+        self.shared.meters.load_ended(match &result {
+            Ok(_) => LoadEnd::Ready(now.saturating_duration_since(job.began)),
+            Err(EngineError::LoadCancelled { .. }) => LoadEnd::Cancelled,
+            Err(_) => LoadEnd::Failed,
+        });
         match result {
             Ok(mut holding) => {
                 let fingerprint = holding.model.info().fingerprint;
@@ -270,7 +281,8 @@ impl Residency {
                     state: ModelState::Ready,
                     domain,
                     panics: 0,
-                    idle_since: self.shared.clock.now(),
+                    meter: self.shared.meters.of(&name),
+                    idle_since: now,
                     unloads: Vec::new(),
                 };
                 self.slots.insert(name, Slot::Loaded(Box::new(resident)));
@@ -308,8 +320,9 @@ impl Residency {
                 resident.state = ModelState::Unloading;
                 resident.unloads.push(reply);
                 if force {
+                    let now = self.shared.clock.now();
                     let error = EngineError::ModelUnloaded { model: name.clone() };
-                    resident.fail_all(cache, counters, |_| error.clone());
+                    resident.fail_all(cache, now, counters, |_| error.clone());
                 }
                 let about = Some(resident.about.clone());
                 self.list(&name, ModelState::Unloading, about);
@@ -325,9 +338,10 @@ impl Residency {
         cache: &mut Cache,
         counters: &mut Counters,
     ) {
+        let now = self.shared.clock.now();
         let Some(resident) = self.get(name) else { return };
         resident.state = ModelState::Failed;
-        resident.fail_all(cache, counters, |_| error.clone());
+        resident.fail_all(cache, now, counters, |_| error.clone());
         let about = Some(resident.about.clone());
         self.list(name, ModelState::Failed, about);
     }
@@ -378,8 +392,9 @@ impl Residency {
     /// Fails every sequence and every load, and frees every model.
     pub(crate) fn stop(&mut self, cache: &mut Cache, counters: &mut Counters) {
         self.shared.catalogue.write().clear();
+        let now = self.shared.clock.now();
         for resident in self.loaded() {
-            resident.fail_all(cache, counters, |_| EngineError::Stopped);
+            resident.fail_all(cache, now, counters, |_| EngineError::Stopped);
             cache.leave(resident.domain.take(), resident.holding.model.state_mut());
         }
         for slot in std::mem::take(&mut self.slots).into_values() {
@@ -401,11 +416,12 @@ impl Resident {
     fn fail_all(
         &mut self,
         cache: &mut Cache,
+        now: Instant,
         counters: &mut Counters,
         error: impl Fn(&Sequence) -> EngineError,
     ) {
         let memory = &mut cache.memory(self.holding.model.state_mut(), self.domain);
-        self.scheduler.fail_all(memory, counters, error);
+        self.scheduler.fail_all(memory, now, counters, error);
     }
 }
 

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use sconce_models::{Batch, SequenceId};
+use sconce_models::{Batch, SequenceId, StatePool};
 
 use crate::cache::{Memory, Parting, Preparation};
 use crate::error::EngineError;
 use crate::event::FinishReason;
+use crate::page_count::PageCount;
 use crate::sequence::{Rank, Sequence};
 use crate::status::Counters;
 
@@ -53,6 +54,7 @@ pub(crate) struct Scheduler {
     prefills: Vec<(usize, usize)>,
     decodes: Vec<usize>,
     ranks: Vec<Rank>,
+    pages: PageCount,
 }
 
 impl Scheduler {
@@ -66,6 +68,7 @@ impl Scheduler {
             prefills: Vec::new(),
             decodes: Vec::new(),
             ranks: Vec::new(),
+            pages: PageCount::default(),
         }
     }
 
@@ -82,6 +85,12 @@ impl Scheduler {
     /// How many hold state while their reader lags.
     pub(crate) fn paused(&self) -> usize {
         self.running.iter().filter(|sequence| !sequence.has_room()).count()
+    }
+
+    /// Pages of the running sequences, a shared one counted once.
+    pub(crate) fn pages_running(&mut self, pool: &StatePool) -> usize {
+        let tables = self.running.iter().filter_map(|sequence| sequence.state);
+        self.pages.of(tables.filter_map(|id| pool.page_table(id).ok()), pool.pages_max())
     }
 
     /// Whether there is no sequence at all.
@@ -110,7 +119,7 @@ impl Scheduler {
             sequence.release(memory, Parting::Done);
             match sequence.cut(now) {
                 Some(reason) if !sequence.is_abandoned() => sequence.finish(reason, now, counters),
-                _ => sequence.cancel(counters),
+                _ => sequence.cancel(now, counters),
             }
         }
     }
@@ -138,7 +147,8 @@ impl Scheduler {
                 // Only a sequence that was preempted grows out of the pool; others were refused.
                 let mut sequence = self.waiting.remove(&rank).expect("it was just found");
                 sequence.release(memory, Parting::Failed);
-                sequence.fail(EngineError::OutOfPages { tokens, pages, pages_max }, counters);
+                let error = EngineError::OutOfPages { tokens, pages, pages_max };
+                sequence.fail(error, now, counters);
                 continue;
             }
             if self.awaits_another(rank, memory) {
@@ -152,7 +162,7 @@ impl Scheduler {
                     let mut sequence = self.waiting.remove(&rank).expect("it was just found");
                     sequence.release(memory, Parting::Failed);
                     let error = EngineError::OutOfPages { tokens, pages, pages_max: free };
-                    sequence.fail(error, counters);
+                    sequence.fail(error, now, counters);
                     continue;
                 }
             };
@@ -404,6 +414,7 @@ impl Scheduler {
         let mut sequence = self.running.remove(index);
         tracing::debug!(request_id = %sequence.request_id, "preempted");
         counters.preemptions += 1;
+        sequence.meter.preempted();
         sequence.release(memory, Parting::Paused);
         self.enqueue(sequence);
     }
@@ -421,7 +432,7 @@ impl Scheduler {
         sequence.release(memory, if outcome.is_ok() { Parting::Done } else { Parting::Failed });
         match outcome {
             Ok(reason) => sequence.finish(reason, now, counters),
-            Err(error) => sequence.fail(error, counters),
+            Err(error) => sequence.fail(error, now, counters),
         }
     }
 
@@ -434,6 +445,7 @@ impl Scheduler {
     pub(crate) fn fail_all(
         &mut self,
         memory: &mut Memory<'_>,
+        now: Instant,
         counters: &mut Counters,
         error: impl Fn(&Sequence) -> EngineError,
     ) {
@@ -441,7 +453,7 @@ impl Scheduler {
         for mut sequence in waiting.chain(self.running.drain(..)) {
             sequence.release(memory, Parting::Done);
             let error = error(&sequence);
-            sequence.fail(error, counters);
+            sequence.fail(error, now, counters);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One request from submission to its last event: its tokens, its state in the pool, its account.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sconce_cache::SnapshotSpec;
@@ -11,6 +12,7 @@ use crate::cache::{Footing, Memory, Parting};
 use crate::error::EngineError;
 use crate::event::{CacheReport, Event, FinishReason, Finished, Started, Timings, Token, Usage};
 use crate::generation::EventSender;
+use crate::meter::{End, ModelMeter};
 use crate::request::{CacheUse, Request, Sampling, Stopping};
 use crate::shared::WaitingPlace;
 use crate::snapshot::SnapshotInfo;
@@ -45,6 +47,8 @@ pub(crate) struct Sequence {
     report: Option<CacheReport>,
     /// Given back at the first admission.
     place: Option<WaitingPlace>,
+    /// Where it is counted.
+    pub(crate) meter: Arc<ModelMeter>,
     events: EventSender,
     /// Prompt tokens that are done: resumed at the start, or evaluated at least once.
     evaluated: usize,
@@ -76,7 +80,12 @@ struct Moments {
 
 impl Sequence {
     /// A checked request that holds a place in the queue; ranked when the engine takes it up.
-    pub(crate) fn new(request: Request, place: WaitingPlace, events: EventSender) -> Self {
+    pub(crate) fn new(
+        request: Request,
+        place: WaitingPlace,
+        events: EventSender,
+        meter: Arc<ModelMeter>,
+    ) -> Self {
         let moments = Moments {
             arrived: request.arrived,
             admitted: None,
@@ -105,6 +114,7 @@ impl Sequence {
             footing: Footing::default(),
             report: None,
             place: Some(place),
+            meter,
             events,
             evaluated: 0,
             moments,
@@ -167,6 +177,7 @@ impl Sequence {
                 divergence = cache.divergence,
                 "started"
             );
+            self.meter.admitted(self.prompt_tokens, self.stopping.max_tokens, &cache);
             self.report = Some(cache);
             self.evaluated = cache.resumed;
             let started = Started { prompt_tokens: self.prompt_tokens, cache };
@@ -198,11 +209,18 @@ impl Sequence {
         self.tokens.push(token.id);
         counters.completion_tokens += 1;
         match self.moments.last_token.replace(now) {
-            Some(last) => counters.token_gap_time += now.saturating_duration_since(last),
+            Some(last) => {
+                let gap = now.saturating_duration_since(last);
+                counters.token_gap_time += gap;
+                self.meter.token(Some(gap));
+            }
             None => {
+                let after = now.saturating_duration_since(self.moments.arrived);
                 self.moments.first_token = Some(now);
                 counters.first_tokens += 1;
-                counters.first_token_time += now.saturating_duration_since(self.moments.arrived);
+                counters.first_token_time += after;
+                self.meter.first_token(after);
+                self.meter.token(None);
             }
         }
         self.events.send(Event::Token(token));
@@ -213,7 +231,7 @@ impl Sequence {
         // A deadline that passed before anything was done is a failure of ours, not a short answer.
         if reason == FinishReason::Deadline && !self.is_started() {
             let waited = now.saturating_duration_since(self.moments.arrived);
-            return self.fail(EngineError::DeadlineExceeded { waited }, counters);
+            return self.fail(EngineError::DeadlineExceeded { waited }, now, counters);
         }
         counters.finished += 1;
         let cached_tokens = self.report.map_or(0, |report| report.resumed);
@@ -224,21 +242,40 @@ impl Sequence {
             completion_tokens: self.completion_tokens(),
         };
         let timings = self.moments.timings(now);
+        self.measure(reason.into(), now);
         tracing::debug!(request_id = %self.request_id, ?reason, ?usage, cache = ?self.report, "finished");
         self.events.end(Event::Finished(Finished { reason, usage, timings }));
     }
 
     /// Ends it with an error. Its state must have been released.
-    pub(crate) fn fail(self, error: EngineError, counters: &mut Counters) {
+    pub(crate) fn fail(self, error: EngineError, now: Instant, counters: &mut Counters) {
         counters.failed += 1;
+        let end = match error {
+            EngineError::DeadlineExceeded { .. } => End::Deadline,
+            _ => End::Failed,
+        };
+        self.measure(end, now);
         tracing::debug!(request_id = %self.request_id, %error, "failed");
         self.events.end(Event::Failed(error));
     }
 
     /// Ends it without a word, for its caller went away. Its state must have been released.
-    pub(crate) fn cancel(self, counters: &mut Counters) {
+    pub(crate) fn cancel(self, now: Instant, counters: &mut Counters) {
         counters.cancelled += 1;
+        self.measure(End::Cancelled, now);
         tracing::debug!(request_id = %self.request_id, "cancelled");
+    }
+}
+
+impl Sequence {
+    /// Counts its end.
+    fn measure(&self, end: End, now: Instant) {
+        if !self.is_started() {
+            self.meter.ended_waiting(end);
+            return;
+        }
+        let total = now.saturating_duration_since(self.moments.arrived);
+        self.meter.ended(end, &self.moments.timings(now), total, self.completion_tokens());
     }
 }
 

@@ -16,6 +16,7 @@ use crate::config::{Clock, EngineConfig};
 use crate::error::EngineError;
 use crate::loader::{LoadSettings, Loader};
 use crate::mailbox::Mailbox;
+use crate::meter::Meters;
 use crate::residency::{LoadOutcome, Loading, Residency};
 use crate::sequence::Sequence;
 use crate::status::{DeviceStatus, LoadedModel, ModelState, Status};
@@ -94,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) mailbox: Arc<Mailbox<Command>>,
     pub(crate) catalogue: RwLock<BTreeMap<String, CatalogueEntry>>,
     pub(crate) waiting_room: Arc<WaitingRoom>,
+    pub(crate) meters: Meters,
     pub(crate) draining: AtomicBool,
     /// No handle is left.
     pub(crate) orphaned: AtomicBool,
@@ -113,6 +115,7 @@ impl Shared {
             )),
             catalogue: RwLock::default(),
             waiting_room: Arc::new(WaitingRoom::new(config.waiting_max, clock.now())),
+            meters: Meters::new(),
             draining: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
             alive: AtomicBool::new(true),

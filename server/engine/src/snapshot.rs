@@ -30,6 +30,8 @@ pub struct SnapshotInfo {
     pub name: String,
     /// Name of the model it belongs to.
     pub model: String,
+    /// Requests of which salt resume from it.
+    pub salt: Option<String>,
     /// Tokens it covers.
     pub tokens: usize,
     /// Bytes of the state of all of its tokens, shared with others or not.

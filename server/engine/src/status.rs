@@ -71,6 +71,14 @@ pub struct ModelStatus {
     pub pages_used: usize,
     /// State pages there are.
     pub pages_max: usize,
+    /// State pages of requests that hold state, a shared one counted once; what is only remembered
+    /// is not among them.
+    pub pages_running: usize,
+    /// Places for recurrent state that such requests take, and how many there are; both 0 for a
+    /// model without recurrent layers.
+    pub slots_running: usize,
+    /// See [`slots_running`](Self::slots_running).
+    pub slots_max: usize,
     /// Bytes of the pages in use.
     pub state_bytes_used: u64,
     /// How long it has had no request.

@@ -7,7 +7,10 @@
 //! where two servers share a machine; `GET /metrics` is on the gRPC port too.
 
 mod connection;
+mod dashboard;
+mod page;
 mod routes;
+mod snapshot;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +19,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::dashboard::Dashboard;
 use crate::grpc::health::HealthBoard;
 use crate::metrics::Metrics;
 use crate::serve::accept::accept;
-use crate::serve::listener::Listener;
+use crate::serve::listener::{Accepted, Listener};
 
 /// Most connections at once; further ones wait to be accepted. Probes and a scraper need a handful,
 /// a page that shows events one each.
@@ -35,6 +39,8 @@ pub(crate) struct Admin {
     pub(crate) health: HealthBoard,
     /// What is counted.
     pub(crate) metrics: Metrics,
+    /// What people look at.
+    pub(crate) dashboard: Dashboard,
     /// Cancelled when the port closes: an answer without an end has to end then.
     pub(crate) closing: CancellationToken,
 }
@@ -54,7 +60,9 @@ impl AdminPort {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         for listener in listeners {
             let (admin, abort) = (admin.clone(), abort.clone());
-            let serve = move |io, slot| connection::serve(io, slot, admin.clone(), abort.clone());
+            let serve = move |accepted: Accepted, slot| {
+                connection::serve(accepted.io, slot, admin.clone(), abort.clone())
+            };
             let (slots, closing) = (slots.clone(), closing.clone());
             tasks.spawn(accept(listener, slots, closing, tasks.clone(), serve));
         }

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, StatusCode};
 use sconce_proto::health::health_check_response::ServingStatus;
 use tonic::body::Body;
 
-use super::Admin;
+use super::{Admin, page};
 use crate::grpc::health::{LIVENESS, READINESS};
 use crate::layer::HttpResponse;
 
@@ -21,6 +21,10 @@ pub(super) struct Route {
 
 /// Every page.
 pub(super) const ROUTES: &[Route] = &[
+    Route { path: "/", answer: |_, _| page::answer() },
+    Route { path: "/status.json", answer: |admin, _| admin.dashboard.status() },
+    Route { path: "/events", answer: |admin, _| admin.dashboard.events(&admin.closing) },
+    Route { path: "/cache.json", answer: |admin, head| admin.dashboard.cache(head) },
     Route { path: "/livez", answer: |admin, _| health(admin, LIVENESS) },
     Route { path: "/readyz", answer: |admin, _| health(admin, READINESS) },
     Route { path: "/healthz", answer: |admin, _| all_health(admin) },
@@ -86,7 +90,9 @@ pub(super) mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::admin::Dashboard;
     use crate::grpc::health::{HealthBoard, Vitals};
+    use crate::layer::recent::RecentRequests;
     use crate::metrics::Metrics;
     use crate::models::Models;
     use crate::serve::ServePlan;
@@ -96,8 +102,9 @@ pub(super) mod tests {
         let plan = ServePlan::default();
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
         let health = HealthBoard::new();
+        let dashboard = Dashboard::new(models.clone(), RecentRequests::default());
         let metrics = Metrics::new(models, health.clone(), plan.engine.device);
-        Admin { health, metrics, closing: CancellationToken::new() }
+        Admin { health, metrics, dashboard, closing: CancellationToken::new() }
     }
 
     fn ask(admin: &Admin, method: Method, path: &str) -> HttpResponse {
@@ -122,7 +129,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn what_is_not_there_or_not_read_is_refused() {
         let admin = admin();
-        for path in ["/", "/health", "/livez/", "/metrics/x", "//metrics"] {
+        for path in ["/index.html", "/health", "/livez/", "/metrics/x", "//metrics"] {
             assert_eq!(ask(&admin, Method::GET, path).status(), StatusCode::NOT_FOUND, "{path}");
         }
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {

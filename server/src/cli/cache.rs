@@ -2,7 +2,7 @@
 //! completion would resume.
 
 pub(crate) mod report;
-mod tree;
+pub(crate) mod tree;
 
 use sconce_proto::v1::complete_request::Prompt as CompletePrompt;
 use sconce_proto::v1::match_prefix_request::Prompt;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::error::CliError;
 use super::output;
 use super::prompt::PromptForm;
-use super::target::{ServerArgs, connect};
+use super::target::ServerArgs;
 
 /// Arguments of `sconce cache`.
 #[derive(Debug, clap::Args)]
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 async fn show(args: ShowArgs) -> Result<(), CliError> {
-    let mut client = StateServiceClient::new(connect(&args.server.server).await?);
+    let mut client = StateServiceClient::new(args.server.connect().await?);
     let request = DescribeCacheRequest { model: args.model.clone(), nodes_max: args.nodes_max };
     let cache = client.describe_cache(request).await?.into_inner();
     if args.json {
@@ -87,7 +87,7 @@ async fn matched(args: MatchArgs) -> Result<(), CliError> {
         CompletePrompt::Tokens(tokens) => Prompt::Tokens(tokens),
         CompletePrompt::Chat(chat) => Prompt::Chat(chat),
     };
-    let mut client = StateServiceClient::new(connect(&args.server.server).await?);
+    let mut client = StateServiceClient::new(args.server.connect().await?);
     let request = MatchPrefixRequest {
         model: args.model,
         prompt: Some(prompt),

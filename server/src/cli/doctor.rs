@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use sconce_server::serve::ServePlan;
 
 use self::report::{Check, Level};
+use super::credentials::CredentialArgs;
 use super::error::CliError;
 use super::output;
 use super::target::SERVER_DEFAULT;
@@ -28,6 +29,8 @@ pub(crate) struct Args {
     /// does not answer is a failure [default: 127.0.0.1:50051, which may be absent]
     #[arg(long, value_name = "ADDR")]
     server: Option<String>,
+    #[command(flatten)]
+    credentials: CredentialArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,7 +44,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     checks.extend(device::checks());
     checks.push(settings::configuration(args.config.as_deref(), planned.as_ref()));
     let address = args.server.as_deref().unwrap_or(SERVER_DEFAULT);
-    let server = running::look(address).await;
+    let server = running::look(address, &args.credentials).await;
     if let Ok(plan) = &planned {
         checks.push(machine::threads(plan));
         checks.extend(machine::memory(plan));
@@ -51,6 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         for listen in &plan.listen {
             checks.push(settings::address(listen).await);
         }
+        checks.extend(plan.admin.iter().map(|listen| settings::admin(listen, server.is_ok())));
     }
     checks.extend(running::checks(address, args.server.is_some(), server));
     if args.json {

@@ -9,7 +9,7 @@ use tonic::Request;
 
 use super::error::CliError;
 use super::output;
-use super::target::{ServerArgs, connect};
+use super::target::ServerArgs;
 use crate::config::Span;
 
 /// Between two tries to reach a server that is waited for.
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 async fn check(args: &Args) -> Result<(), CliError> {
-    let channel = connect(&args.server.server).await?;
+    let channel = args.server.connect().await?;
     let request = Request::new(HealthCheckRequest { service: args.service.clone() });
     let answer = HealthClient::new(channel).check(request).await?.into_inner();
     match answer.status() {
@@ -53,7 +53,7 @@ async fn check(args: &Args) -> Result<(), CliError> {
 
 async fn wait(args: &Args) -> Result<(), CliError> {
     let channel = loop {
-        match connect(&args.server.server).await {
+        match args.server.connect().await {
             Ok(channel) => break channel,
             Err(CliError::Unavailable(_)) => tokio::time::sleep(CONNECT_INTERVAL).await,
             Err(error) => return Err(error),

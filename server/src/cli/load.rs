@@ -4,11 +4,11 @@ use sconce_models::QuantizeFormat;
 use sconce_proto::v1::load_response::Event;
 use sconce_proto::v1::model_service_client::ModelServiceClient;
 use sconce_proto::v1::{LoadRequest, ModelInfo};
-use tonic::transport::Channel;
 
+use super::credentials::Connection;
 use super::error::CliError;
 use super::progress::LoadDisplay;
-use super::target::{ServerArgs, absolute, connect};
+use super::target::{ServerArgs, absolute};
 use super::{models, output, quantize};
 use crate::config::Span;
 
@@ -40,7 +40,7 @@ pub(crate) struct Args {
 
 /// Runs `sconce load`.
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
-    let channel = connect(&args.server.server).await?;
+    let channel = args.server.connect().await?;
     let path = if args.remote_path { args.path } else { absolute(&args.path)? };
     let keep_alive = args.keep_alive.map(|Span(time)| prost_types::Duration::try_from(time));
     let request = LoadRequest {
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 /// Loads a model and shows the progress on standard error.
-pub(crate) async fn load(channel: Channel, request: LoadRequest) -> Result<ModelInfo, CliError> {
+pub(crate) async fn load(channel: Connection, request: LoadRequest) -> Result<ModelInfo, CliError> {
     let mut display = LoadDisplay::new(&request.model, output::note);
     let outcome = follow(channel, request, &mut display).await;
     display.finish();
@@ -68,7 +68,7 @@ pub(crate) async fn load(channel: Channel, request: LoadRequest) -> Result<Model
 }
 
 async fn follow(
-    channel: Channel,
+    channel: Connection,
     request: LoadRequest,
     display: &mut LoadDisplay,
 ) -> Result<ModelInfo, CliError> {

@@ -8,6 +8,7 @@ mod chat;
 mod complete;
 mod completions;
 mod config;
+mod credentials;
 mod detokenize;
 mod doctor;
 mod error;
@@ -25,6 +26,8 @@ mod serve;
 mod snapshot;
 mod target;
 mod tokenize;
+#[cfg(feature = "top")]
+mod top;
 mod unload;
 
 use std::process::ExitCode;
@@ -78,6 +81,9 @@ enum Command {
     Bench(bench::Args),
     /// Probe a server's health; the exit code is the answer
     Health(health::Args),
+    /// Watch a running server: speeds, memory, models, what is remembered
+    #[cfg(feature = "top")]
+    Top(top::Args),
     /// Check the build, the machine, the settings and a running server, and say what to do
     Doctor(doctor::Args),
     /// Show or check the configuration
@@ -124,6 +130,8 @@ fn dispatch(command: Command) -> Result<(), CliError> {
         Command::Quantize(args) => block_on(quantize::run(args)),
         Command::Bench(args) => bench::run(args),
         Command::Health(args) => block_on(health::run(args)),
+        #[cfg(feature = "top")]
+        Command::Top(args) => block_on(top::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Config(args) => config::run(args),
         Command::Completions(args) => completions::run(args),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::error::CliError;
 use super::output;
-use super::target::{ServerArgs, connect};
+use super::target::ServerArgs;
 
 /// Arguments of `sconce models`.
 #[derive(Debug, clap::Args)]
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 
 /// Runs `sconce models`.
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
-    let channel = connect(&args.server.server).await?;
+    let channel = args.server.connect().await?;
     let mut client = ModelServiceClient::new(channel);
     let models = client.list_models(ListModelsRequest {}).await?.into_inner().models;
     if args.json {

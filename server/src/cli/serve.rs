@@ -39,7 +39,43 @@ pub(crate) struct Args {
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
+    security: SecurityArgs,
+    #[command(flatten)]
     engine: EngineArgs,
+}
+
+/// Who may connect, and who may ask.
+#[derive(Debug, clap::Args)]
+struct SecurityArgs {
+    /// Speak TLS on TCP addresses with the certificate (and those above it) in this PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// Key of the certificate, a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
+    /// Have clients show certificates of the authorities in this PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<String>,
+    /// Let in those alone who show a token of this file, which has lines NAME:TOKEN
+    #[arg(long, value_name = "FILE")]
+    auth_tokens: Option<String>,
+}
+
+impl SecurityArgs {
+    /// The flags that are on the command line, as settings.
+    fn flags(&self) -> impl Iterator<Item = Flag> {
+        let flags = [
+            ("--tls-cert", ["tls", "certificate"], &self.tls_cert),
+            ("--tls-key", ["tls", "key"], &self.tls_key),
+            ("--tls-client-ca", ["tls", "client_ca"], &self.tls_client_ca),
+            ("--auth-tokens", ["auth", "tokens"], &self.auth_tokens),
+        ];
+        let flag = |(name, [section, key], value): (_, [&str; 2], &Option<String>)| {
+            let key = ["server", section, key].map(str::to_owned).to_vec();
+            Some(Flag { name, key, value: Value::from(value.as_deref()?) })
+        };
+        flags.into_iter().filter_map(flag)
+    }
 }
 
 /// What is remembered between requests, and where.
@@ -225,6 +261,7 @@ impl Signals {
 fn flags(args: &Args) -> Vec<Flag> {
     let mut flags = args.engine.flags();
     flags.extend(args.cache.flags());
+    flags.extend(args.security.flags());
     for (flag, key, addresses) in
         [("--listen", "listen", &args.listen), ("--admin", "admin", &args.admin)]
     {
@@ -252,6 +289,7 @@ fn parse_model(text: &str) -> Result<(String, String), String> {
 /// What ended a server, as the command line tells it.
 pub(crate) fn serve_error(error: ServeError) -> CliError {
     match error {
+        ServeError::Setting { .. } => CliError::Settings(error.to_string()),
         ServeError::Engine(_) | ServeError::EngineLost { .. } => {
             CliError::Internal(error.to_string())
         }

@@ -11,13 +11,13 @@ use sconce_proto::v1::state_service_client::StateServiceClient;
 use sconce_proto::v1::{DropSnapshotRequest, ListSnapshotsRequest, SnapshotInfo, SnapshotRequest};
 use serde_json::{Value, json};
 use std::time::Duration;
-use tonic::transport::Channel;
 
 use super::cache::report::tier_name;
+use super::credentials::Connection;
 use super::error::CliError;
 use super::output;
 use super::prompt::PromptForm;
-use super::target::{ServerArgs, connect, only_model};
+use super::target::{ServerArgs, only_model};
 use crate::config::Span;
 
 /// Arguments of `sconce snapshot`.
@@ -102,8 +102,8 @@ struct ModelArgs {
 
 impl ModelArgs {
     /// A connection, and the name of the model.
-    async fn open(&self) -> Result<(Channel, String), CliError> {
-        let channel = connect(&self.server.server).await?;
+    async fn open(&self) -> Result<(Connection, String), CliError> {
+        let channel = self.server.connect().await?;
         let model = match &self.model {
             Some(model) => model.clone(),
             None => only_model(&channel).await?,
@@ -146,7 +146,7 @@ async fn create(args: CreateArgs) -> Result<(), CliError> {
 }
 
 async fn list(args: ListArgs) -> Result<(), CliError> {
-    let mut client = StateServiceClient::new(connect(&args.server.server).await?);
+    let mut client = StateServiceClient::new(args.server.connect().await?);
     let request = ListSnapshotsRequest { model: args.model, name: args.name };
     let snapshots = client.list_snapshots(request).await?.into_inner().snapshots;
     if args.json {
@@ -158,7 +158,7 @@ async fn list(args: ListArgs) -> Result<(), CliError> {
 }
 
 async fn drop_each(args: DropArgs) -> Result<(), CliError> {
-    let mut client = StateServiceClient::new(connect(&args.server.server).await?);
+    let mut client = StateServiceClient::new(args.server.connect().await?);
     for id in args.ids {
         client.drop_snapshot(DropSnapshotRequest { id: id.clone() }).await?;
         output::line(format_args!("{id} is dropped"))?;

@@ -10,8 +10,8 @@ use sconce_proto::v1::{ListModelsRequest, LoadRequest};
 use sconce_server::serve::Server;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tonic::transport::{Channel, Endpoint};
 
+use super::credentials::{Connection, CredentialArgs, connect};
 use super::error::CliError;
 use super::serve::EngineArgs;
 use crate::config::{Flag, Layers};
@@ -19,26 +19,34 @@ use crate::config::{Flag, Layers};
 /// Where a server is looked for when nothing is said.
 pub(crate) const SERVER_DEFAULT: &str = "127.0.0.1:50051";
 
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Largest message accepted from a server; token lists of long texts are the largest there are.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 /// A running server.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServerArgs {
-    /// Address of the server: HOST:PORT or unix:PATH
+    /// Address of the server: HOST:PORT, https://HOST:PORT or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = SERVER_DEFAULT)]
     pub(crate) server: String,
+    #[command(flatten)]
+    credentials: CredentialArgs,
+}
+
+impl ServerArgs {
+    /// Connects to it.
+    pub(crate) async fn connect(&self) -> Result<Connection, CliError> {
+        connect(&self.server, &self.credentials).await
+    }
 }
 
 /// A model of a running server, or a checkpoint to run in this process.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TargetArgs {
-    /// Address of the server: HOST:PORT or unix:PATH [default: 127.0.0.1:50051]
+    /// Address of the server: HOST:PORT, https://HOST:PORT or unix:PATH [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR", conflicts_with = "path")]
     server: Option<String>,
+    #[command(flatten)]
+    credentials: CredentialArgs,
     /// Name of the model; needed where the server has several
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -55,7 +63,7 @@ pub(crate) struct TargetArgs {
 /// A connection to a server and the name of a model it has loaded.
 pub(crate) struct Session {
     /// The connection.
-    pub(crate) channel: Channel,
+    pub(crate) channel: Connection,
     /// Name of the model.
     pub(crate) model: String,
     /// The server, where it runs in this process.
@@ -75,7 +83,8 @@ impl Session {
                     .to_owned(),
             ));
         }
-        let channel = connect(args.server.as_deref().unwrap_or(SERVER_DEFAULT)).await?;
+        let server = args.server.as_deref().unwrap_or(SERVER_DEFAULT);
+        let channel = connect(server, &args.credentials).await?;
         let model = match &args.model {
             Some(model) => model.clone(),
             None => only_model(&channel).await?,
@@ -84,8 +93,9 @@ impl Session {
     }
 
     async fn open_local(path: &str, args: &TargetArgs) -> Result<Self, CliError> {
+        args.credentials.refuse("a server of this process")?;
         let local = LocalServer::start(&args.engine).await?;
-        let channel = connect(&local.address).await?;
+        let channel = connect(&local.address, &CredentialArgs::default()).await?;
         let model = args.model.clone().unwrap_or_else(|| "local".to_owned());
         let request = LoadRequest {
             model: model.clone(),
@@ -98,7 +108,7 @@ impl Session {
     }
 
     /// A client for completions and tokens.
-    pub(crate) fn inference(&self) -> InferenceServiceClient<Channel> {
+    pub(crate) fn inference(&self) -> InferenceServiceClient<Connection> {
         InferenceServiceClient::new(self.channel.clone())
             .max_decoding_message_size(RESPONSE_BYTES_MAX)
     }
@@ -134,6 +144,8 @@ impl LocalServer {
         let mut config = layers.extract()?;
         // Only the checkpoint that was asked for is run.
         config.models.clear();
+        // Whoever finds the socket is this user.
+        config.server.unguard();
         let mut plan = config.plan(&layers)?;
         // Nobody else knows of this server, so nobody has to notice that it goes.
         plan.drain.withdrawal = Duration::ZERO;
@@ -153,24 +165,6 @@ impl LocalServer {
     }
 }
 
-/// Connects to `address`.
-pub(crate) async fn connect(address: &str) -> Result<Channel, CliError> {
-    let uri = if address.starts_with("unix:") || address.contains("://") {
-        address.to_owned()
-    } else {
-        format!("http://{address}")
-    };
-    let endpoint = Endpoint::from_shared(uri)
-        .map_err(|error| CliError::Usage(format!("server address `{address}`: {error}")))?;
-    endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(|error| {
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        CliError::Unavailable(format!("cannot reach a server at {address}: {cause}"))
-    })
-}
-
 /// `path` as another working directory would see it; `sim:` stays as it is.
 pub(crate) fn absolute(path: &str) -> Result<String, CliError> {
     if path.starts_with("sim:") {
@@ -185,7 +179,7 @@ pub(crate) fn absolute(path: &str) -> Result<String, CliError> {
 }
 
 /// The one model that the server has loaded.
-pub(crate) async fn only_model(channel: &Channel) -> Result<String, CliError> {
+pub(crate) async fn only_model(channel: &Connection) -> Result<String, CliError> {
     let mut client = ModelServiceClient::new(channel.clone());
     let listed = client.list_models(ListModelsRequest {}).await?.into_inner();
     let mut names: Vec<String> = listed.models.into_iter().map(|model| model.model).collect();

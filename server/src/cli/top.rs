@@ -12,13 +12,13 @@ use sconce_proto::v1::model_service_client::ModelServiceClient;
 use sconce_proto::v1::state_service_client::StateServiceClient;
 use sconce_proto::v1::{DescribeCacheRequest, GetStatusRequest, GetStatusResponse};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tonic::transport::Channel;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use self::view::View;
+use super::credentials::Connection;
 use super::error::CliError;
 use super::output;
-use super::target::{ServerArgs, connect};
+use super::target::ServerArgs;
 use crate::config::Span;
 
 /// Shortest time between two looks.
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
     }
     let mut view = View::new(&args.server.server);
     // The first look fails like any other command, before the screen is taken.
-    let mut server = Watched { address: args.server.server, channel: None };
+    let mut server = Watched { server: args.server, channel: None };
     view.see(server.status().await?, Instant::now().into());
     if args.once {
         sleep(every).await;
@@ -80,7 +80,8 @@ async fn watch(
     every: Duration,
 ) -> Result<(), CliError> {
     let mut keys = keys();
-    let mut ticks = interval(every);
+    // The first look was just now: another at once would make large rates of little.
+    let mut ticks = interval_at(Instant::now() + every, every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let drawn = terminal.draw(|frame| draw::draw(frame, view));
@@ -145,8 +146,8 @@ fn keys() -> mpsc::Receiver<Event> {
 
 /// A server that may go and come back.
 struct Watched {
-    address: String,
-    channel: Option<Channel>,
+    server: ServerArgs,
+    channel: Option<Connection>,
 }
 
 impl Watched {
@@ -179,11 +180,11 @@ impl Watched {
         }
     }
 
-    async fn channel(&mut self) -> Result<Channel, CliError> {
+    async fn channel(&mut self) -> Result<Connection, CliError> {
         if let Some(channel) = &self.channel {
             return Ok(channel.clone());
         }
-        let channel = connect(&self.address).await?;
+        let channel = self.server.connect().await?;
         self.channel = Some(channel.clone());
         Ok(channel)
     }

@@ -5,7 +5,7 @@ use sconce_proto::v1::model_service_client::ModelServiceClient;
 
 use super::error::CliError;
 use super::output;
-use super::target::{ServerArgs, connect};
+use super::target::ServerArgs;
 
 /// Arguments of `sconce unload`.
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 /// Runs `sconce unload`.
 pub(crate) async fn run(args: Args) -> Result<(), CliError> {
-    let channel = connect(&args.server.server).await?;
+    let channel = args.server.connect().await?;
     let request = UnloadRequest { model: args.name.clone() };
     ModelServiceClient::new(channel).unload(request).await?;
     output::line(format_args!("{} is unloaded", args.name))

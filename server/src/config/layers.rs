@@ -245,7 +245,7 @@ fn toml_key(key: &str) -> String {
     if bare { key.to_owned() } else { toml::Value::from(key).to_string() }
 }
 
-fn default_file<'a>() -> Option<&'a Path> {
+pub(crate) fn default_file<'a>() -> Option<&'a Path> {
     let path = Path::new(FILE_DEFAULT);
     path.exists().then_some(path)
 }

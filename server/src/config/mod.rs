@@ -7,6 +7,7 @@ mod layers;
 mod machine;
 mod model;
 mod plan;
+mod security;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -19,9 +20,10 @@ use sconce_server::serve::{ListenAddress, Precision, ServePlan};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cache::{CacheConfig, PolicyChoice};
-pub(crate) use self::layers::{ConfigError, Flag, Layers, to_toml};
+pub(crate) use self::layers::{ConfigError, Flag, Layers, default_file, to_toml};
 pub(crate) use self::machine::Machine;
 pub(crate) use self::model::ModelConfig;
+use self::security::{AuthConfig, TlsConfig};
 use self::size::Amount;
 pub(crate) use self::value::{Auto, ByteSize, Span};
 
@@ -55,6 +57,8 @@ pub(crate) struct ServerConfig {
     pub(crate) admin: Vec<ListenAddress>,
     /// Most open connections.
     pub(crate) connections_max: usize,
+    /// Most open connections from one address.
+    pub(crate) connections_per_address_max: usize,
     /// Most open streams of one connection.
     pub(crate) streams_per_connection_max: u32,
     /// Longest a request may take.
@@ -65,6 +69,14 @@ pub(crate) struct ServerConfig {
     pub(crate) withdrawal: Span,
     /// At shutdown: how long running requests may take to finish.
     pub(crate) drain: Span,
+    /// Whether RPCs that change what the server has are served.
+    pub(crate) admin_rpcs: bool,
+    /// What a request may have loaded.
+    pub(crate) model_roots: Vec<String>,
+    /// TLS of the TCP addresses.
+    pub(crate) tls: TlsConfig,
+    /// Who may ask.
+    pub(crate) auth: AuthConfig,
 }
 
 /// `[engine]`
@@ -165,11 +177,16 @@ impl Default for Config {
                 listen: plan.listen,
                 admin: plan.admin,
                 connections_max: plan.limits.connections_max,
+                connections_per_address_max: plan.security.connections_per_address_max,
                 streams_per_connection_max: plan.limits.streams_per_connection_max,
                 request_time_max: Span(plan.limits.request_seconds_max),
                 reflection: plan.reflection,
                 withdrawal: Span(plan.drain.withdrawal),
                 drain: Span(plan.drain.drain),
+                admin_rpcs: plan.security.admin_rpcs,
+                model_roots: plan.security.model_roots,
+                tls: TlsConfig::default(),
+                auth: AuthConfig::default(),
             },
             engine: EngineConfig {
                 device: DeviceChoice::Auto,

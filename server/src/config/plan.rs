@@ -27,8 +27,7 @@ const MEMORY_SHARE: Share = Share::percent(80);
 /// Longest name of a model.
 const MODEL_NAME_BYTES_MAX: usize = 128;
 /// What a model may be called.
-const MODEL_NAME: &str =
-    "1 to 128 letters, digits, `.`, `_`, `-`, `:` and `/` as a model's name";
+const MODEL_NAME: &str = "1 to 128 letters, digits, `.`, `_`, `-`, `:` and `/` as a model's name";
 
 impl Config {
     /// Checks the rules between settings and makes the server's plan.
@@ -58,6 +57,8 @@ impl Config {
         check.range("engine", "prefill_chunk_tokens", chunk, PREFILL_CHUNK_MAX)?;
         check.range("engine", "context_length_max", engine.context_length_max, CONTEXT_MAX)?;
         check.range("server", "connections_max", server.connections_max, CONNECTIONS_MAX)?;
+        let of_one = server.connections_per_address_max;
+        check.range("server", "connections_per_address_max", of_one, CONNECTIONS_MAX)?;
         let streams = server.streams_per_connection_max as usize;
         check.range("server", "streams_per_connection_max", streams, CONNECTIONS_MAX)?;
         let own_memory = (machine.device_memory)(device);
@@ -87,6 +88,7 @@ impl Config {
             drain: DrainPlan { withdrawal: server.withdrawal.0, drain: server.drain.0 },
             reflection: server.reflection,
             compat: self.compat_plan(&check)?,
+            security: server.security(&check)?,
         })
     }
 
@@ -159,7 +161,12 @@ impl Checker<'_> {
         self.range_at(&[section, key], found, max)
     }
 
-    fn range_at(&self, key: &[&str], found: usize, max: usize) -> Result<(), ConfigError> {
+    pub(super) fn range_at(
+        &self,
+        key: &[&str],
+        found: usize,
+        max: usize,
+    ) -> Result<(), ConfigError> {
         if (1..=max).contains(&found) {
             return Ok(());
         }

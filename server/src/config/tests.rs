@@ -156,17 +156,23 @@ fn documented() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Keys of `table` and the tables in it, with their values as TOML.
+fn flatten(above: &str, table: &toml::Table, flat: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(below) => flatten(&format!("{above}{key}."), below, flat),
+            value => _ = flat.insert(format!("{above}{key}"), value.to_string()),
+        }
+    }
+}
+
 #[test]
 fn every_setting_is_documented_with_its_default() {
     let layers = Layers::new(Some(file("").path()), Vec::new()).unwrap();
     let shown = to_toml(&layers.origins().unwrap(), false);
     let table: toml::Table = shown.parse().unwrap();
     let mut expected: BTreeMap<String, String> = BTreeMap::new();
-    for (section, keys) in &table {
-        for (key, value) in keys.as_table().unwrap() {
-            expected.insert(format!("{section}.{key}"), value.to_string());
-        }
-    }
+    flatten("", &table, &mut expected);
     // A model's keys have no place in the defaults, since there is no default model.
     for (key, default) in [("path", ""), ("context_length", "\"auto\""), ("keep_alive", "\"auto\"")]
     {

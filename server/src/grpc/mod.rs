@@ -18,12 +18,14 @@ use sconce_proto::v1::state_service_server::StateServiceServer;
 use tonic::Request;
 use tonic::service::Routes;
 
+use crate::caller::Caller;
 use crate::compat::vllm::{self, VllmEngine};
 use crate::completion::CallContext;
 use crate::error::CallError;
 use crate::layer::deadline::Deadline;
 use crate::layer::request_id::RequestId;
 use crate::models::Models;
+use crate::serve::Secrets;
 use health::HealthBoard;
 use inference::Inference;
 use model::ModelManager;
@@ -39,6 +41,7 @@ pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 pub fn routes(
     models: &Models,
     health: &HealthBoard,
+    secrets: &Secrets,
     reflection: bool,
     vllm: Option<vllm::Settings>,
 ) -> Routes {
@@ -49,7 +52,7 @@ pub fn routes(
                 .max_decoding_message_size(INFERENCE_REQUEST_BYTES_MAX),
         )
         .add_service(
-            ModelServiceServer::new(ModelManager::new(models.clone()))
+            ModelServiceServer::new(ModelManager::new(models.clone(), secrets.clone()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX),
         )
         .add_service(
@@ -87,5 +90,6 @@ pub(crate) fn call_context<T>(request: &Request<T>) -> Result<CallContext, CallE
         return Err(CallError::Internal { problem: "a request without a deadline".into() });
     };
     let request_id = RequestId::of(extensions).as_str().to_owned();
-    Ok(CallContext { request_id, deadline, arrived: Instant::now() })
+    let caller = Caller::of(extensions);
+    Ok(CallContext { request_id, caller, deadline, arrived: Instant::now() })
 }

@@ -14,17 +14,19 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use crate::models::{LoadNews, Models, ReadyModel};
+use crate::serve::Secrets;
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct ModelManager {
     models: Models,
+    secrets: Secrets,
 }
 
 impl ModelManager {
-    /// A service on `models`.
-    pub fn new(models: Models) -> Self {
-        Self { models }
+    /// A service on `models` that tells of `secrets`.
+    pub fn new(models: Models, secrets: Secrets) -> Self {
+        Self { models, secrets }
     }
 }
 
@@ -36,7 +38,8 @@ impl ModelService for ModelManager {
 
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadStream>, Status> {
         let precision = self.models.precision();
-        let (name, settings) = convert::load_settings(request.into_inner(), precision)?;
+        let (name, mut settings) = convert::load_settings(request.into_inner(), precision)?;
+        settings.path = self.models.admit_path(&settings.path)?;
         let load = self.models.load(&name, settings).await?;
         let news = stream::unfold(load, |mut load| async {
             let event = match load.next().await? {
@@ -73,7 +76,8 @@ impl ModelService for ModelManager {
         request: Request<EstimateLoadRequest>,
     ) -> Result<Response<EstimateLoadResponse>, Status> {
         let precision = self.models.precision();
-        let settings = convert::estimate(request.into_inner(), precision)?;
+        let mut settings = convert::estimate(request.into_inner(), precision)?;
+        settings.path = self.models.admit_path(&settings.path)?;
         let (estimate, free_bytes) = self.models.estimate(settings).await?;
         let (weights_bytes, workspace_bytes, state_bytes) = (
             estimate.footprint.weights_bytes,
@@ -95,7 +99,12 @@ impl ModelService for ModelManager {
         _request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
         let (status, models) = (self.models.status(), &self.models);
-        Ok(Response::new(convert::status(&status, models.is_draining(), models.uptime())))
+        Ok(Response::new(convert::status(
+            &status,
+            models.is_draining(),
+            models.uptime(),
+            self.secrets.status(),
+        )))
     }
 }
 

@@ -17,6 +17,7 @@ use sconce_proto::v1::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{call_context, convert};
+use crate::caller::Caller;
 use crate::layer::access_log::RequestFacts;
 use crate::models::Models;
 
@@ -52,11 +53,12 @@ impl StateService for State {
         &self,
         request: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsResponse>, Status> {
+        let caller = Caller::of(request.extensions());
         let ListSnapshotsRequest { model, name } = request.into_inner();
         if let Some(model) = &model {
             convert::model_name(model)?;
         }
-        let mut snapshots = self.models.snapshots().await?;
+        let mut snapshots = self.models.snapshots(caller.namespace()).await?;
         snapshots.retain(|snapshot| {
             model.as_ref().is_none_or(|model| *model == snapshot.model)
                 && name.as_ref().is_none_or(|name| *name == snapshot.name)
@@ -69,9 +71,10 @@ impl StateService for State {
         &self,
         request: Request<DropSnapshotRequest>,
     ) -> Result<Response<DropSnapshotResponse>, Status> {
+        let caller = Caller::of(request.extensions());
         let id = request.into_inner().id;
         convert::snapshot_id(&id)?;
-        self.models.drop_snapshot(&id).await?;
+        self.models.drop_snapshot(&id, caller.namespace()).await?;
         Ok(Response::new(DropSnapshotResponse {}))
     }
 
@@ -82,9 +85,10 @@ impl StateService for State {
         &self,
         request: Request<ExportSnapshotRequest>,
     ) -> Result<Response<Self::ExportSnapshotStream>, Status> {
+        let caller = Caller::of(request.extensions());
         let id = request.into_inner().id;
         convert::snapshot_id(&id)?;
-        let (file, transfer) = self.models.export_snapshot(&id).await?;
+        let (file, transfer) = self.models.export_snapshot(&id, caller.namespace()).await?;
         Ok(Response::new(Box::pin(export::messages(file, transfer))))
     }
 
@@ -93,6 +97,7 @@ impl StateService for State {
         request: Request<Streaming<ImportSnapshotRequest>>,
     ) -> Result<Response<ImportSnapshotResponse>, Status> {
         let facts = RequestFacts::of(request.extensions());
+        let caller = Caller::of(request.extensions());
         let mut messages = request.into_inner();
         let (model, file) = import::begin(messages.message().await?)?;
         facts.tell(|facts| facts.model = Some(model.clone()));
@@ -102,7 +107,8 @@ impl StateService for State {
             assembly.take(message)?;
         }
         let file = assembly.finish()?;
-        let kept = import::kept(self.models.import_snapshot(&model, file, transfer).await)?;
+        let kept = self.models.import_snapshot(&model, file, transfer, caller.namespace()).await;
+        let kept = import::kept(kept)?;
         Ok(Response::new(ImportSnapshotResponse { snapshot: Some(convert::snapshot_info(kept)) }))
     }
 
@@ -111,9 +117,10 @@ impl StateService for State {
         request: Request<MatchPrefixRequest>,
     ) -> Result<Response<MatchPrefixResponse>, Status> {
         let facts = RequestFacts::of(request.extensions());
+        let caller = Caller::of(request.extensions());
         let call = convert::prefix_call(request.into_inner())?;
         facts.tell(|facts| facts.model = Some(call.model.clone()));
-        let (tokens, report) = self.models.match_prefix(call).await?;
+        let (tokens, report) = self.models.match_prefix(call, caller.namespace()).await?;
         facts.tell(|facts| {
             facts.prompt_tokens = Some(tokens);
             facts.tell_cache(&report, convert::reason_name(report.reason));
@@ -128,10 +135,11 @@ impl StateService for State {
         &self,
         request: Request<DescribeCacheRequest>,
     ) -> Result<Response<DescribeCacheResponse>, Status> {
+        let caller = Caller::of(request.extensions());
         let DescribeCacheRequest { model, nodes_max } = request.into_inner();
         convert::model_name(&model)?;
         let nodes_max = convert::nodes_max(nodes_max)?;
-        let (nodes, status) = self.models.describe_cache(&model).await?;
+        let (nodes, status) = self.models.describe_cache(&model, caller.namespace()).await?;
         Ok(Response::new(convert::described(&nodes, nodes_max, &status)))
     }
 }

@@ -40,6 +40,9 @@ fn code_and_reason(error: &CallError) -> (Code, &'static str) {
         CallError::SnapshotDamaged { .. } => (Code::DataLoss, "SNAPSHOT_DAMAGED"),
         CallError::SnapshotForeign { .. } => (Code::FailedPrecondition, "SNAPSHOT_FOREIGN"),
         CallError::CheckpointNotFound { .. } => (Code::NotFound, "CHECKPOINT_NOT_FOUND"),
+        CallError::Unauthenticated { .. } => (Code::Unauthenticated, "UNAUTHENTICATED"),
+        CallError::RoleRequired { .. } => (Code::PermissionDenied, "ROLE_REQUIRED"),
+        CallError::PathRefused => (Code::PermissionDenied, "PATH_REFUSED"),
         CallError::ModelNotReady { .. } => (Code::FailedPrecondition, "MODEL_NOT_READY"),
         CallError::NothingServed { .. } => (Code::Unavailable, "NO_MODEL_READY"),
         CallError::SeveralServed { .. } => (Code::FailedPrecondition, "MODEL_NOT_CHOSEN"),
@@ -98,6 +101,9 @@ fn details(error: &CallError) -> ErrorDetails {
         | CallError::NothingServed { .. }
         | CallError::EventsUnknown { .. }
         | CallError::EventsLost { .. }
+        | CallError::Unauthenticated { .. }
+        | CallError::RoleRequired { .. }
+        | CallError::PathRefused
         | CallError::LoadCancelled { .. }
         | CallError::SnapshotDamaged { .. }
         | CallError::Draining
@@ -112,6 +118,8 @@ fn metadata(error: &CallError) -> HashMap<String, String> {
         CallError::InvalidField { field, .. } => ("field", field.as_str()),
         CallError::InvalidMetadata { key, .. } => ("key", *key),
         CallError::NotOffered { feature } => ("feature", feature.as_str()),
+        CallError::RoleRequired { role, .. } => ("role", *role),
+        CallError::PathRefused => ("field", "path"),
         CallError::UnknownModel { name }
         | CallError::ModelNotReady { name, .. }
         | CallError::CacheOff { name }

@@ -1,5 +1,5 @@
 //! One line about each request when it ends: which RPC, which code, how long, and of a completion
-//! what it took. Prompts and completions are never in it.
+//! what it took. The request is counted then too. Prompts and completions are never in it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,16 +18,28 @@ use tonic::{Code, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::recent::{RecentRequest, RecentRequests};
 use super::request_id::RequestId;
 use super::{HttpRequest, HttpResponse};
 use crate::grpc::status::code_name;
+use crate::metrics::CallMeter;
 
 /// Longest path told, in bytes; no RPC of ours has one that long.
 const RPC_BYTES_MAX: usize = 128;
 
+/// RPCs that only look, which watchers and gateways repeat all the time.
+const LOOKS: [&str; 4] = [
+    "sconce.v1.ModelService/GetStatus",
+    "sconce.v1.StateService/DescribeCache",
+    "vllm.grpc.engine.VllmEngine/GetLoads",
+    "vllm.grpc.engine.VllmEngine/HealthCheck",
+];
+
 /// What a handler knows of its request and the line should tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// Who asked, where that is known.
+    pub identity: Option<Arc<str>>,
     /// Name of the model.
     pub model: Option<String>,
     /// Length of the prompt.
@@ -73,14 +85,24 @@ impl RequestFacts {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AccessLogLayer;
+#[derive(Debug, Clone)]
+pub struct AccessLogLayer {
+    recent: RecentRequests,
+    calls: Arc<CallMeter>,
+}
+
+impl AccessLogLayer {
+    /// One that leaves what it writes in `recent` too, and counts requests in `calls`.
+    pub fn new(recent: RecentRequests, calls: Arc<CallMeter>) -> Self {
+        Self { recent, calls }
+    }
+}
 
 impl<S> Layer<S> for AccessLogLayer {
     type Service = AccessLogService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLogService { inner }
+        AccessLogService { inner, recent: self.recent.clone(), calls: self.calls.clone() }
     }
 }
 
@@ -88,6 +110,8 @@ impl<S> Layer<S> for AccessLogLayer {
 #[derive(Debug, Clone)]
 pub struct AccessLogService<S> {
     inner: S,
+    recent: RecentRequests,
+    calls: Arc<CallMeter>,
 }
 
 impl<S> Service<HttpRequest> for AccessLogService<S>
@@ -108,6 +132,8 @@ where
         request.extensions_mut().insert(facts.clone());
         let mut line = Line {
             facts,
+            recent: self.recent.clone(),
+            calls: self.calls.clone(),
             rpc: rpc_of(request.uri().path()),
             id: RequestId::of(request.extensions()),
             began: Instant::now(),
@@ -126,6 +152,8 @@ where
 /// The line; written when dropped, which is when the request is over, however it ended.
 struct Line {
     facts: RequestFacts,
+    recent: RecentRequests,
+    calls: Arc<CallMeter>,
     rpc: String,
     id: RequestId,
     began: Instant,
@@ -142,10 +170,12 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        let ms = milliseconds(self.began.elapsed());
+        let time = self.began.elapsed();
+        self.calls.ended(&self.rpc, self.code, time);
+        let ms = milliseconds(time);
         let (rpc, code, request_id) = (&self.rpc, code_name(self.code), self.id.as_str());
-        if self.rpc.starts_with("grpc.") {
-            // Probes and reflection come every few seconds and say nothing new.
+        if is_look(&self.rpc) {
+            // They come every second or so and say nothing new.
             tracing::debug!(rpc, code, request_id, ms, "request");
             return;
         }
@@ -154,6 +184,7 @@ impl Drop for Line {
             rpc,
             code,
             request_id,
+            identity = facts.identity.as_deref(),
             model = facts.model.as_deref(),
             prompt_tokens = facts.prompt_tokens,
             matched_tokens = facts.matched_tokens,
@@ -165,7 +196,20 @@ impl Drop for Line {
             ms,
             "request"
         );
+        self.recent.push(RecentRequest {
+            rpc: std::mem::take(&mut self.rpc),
+            code,
+            request_id: request_id.to_owned(),
+            facts: facts.clone(),
+            took: time,
+            ended: Instant::now(),
+        });
     }
+}
+
+/// Whether an RPC only looks: probes, reflection, and what `sconce top` asks.
+fn is_look(rpc: &str) -> bool {
+    rpc.starts_with("grpc.") || LOOKS.contains(&rpc)
 }
 
 /// The name of the RPC at `path`. A caller can ask for any path, but not fill the log with it.
@@ -213,6 +257,13 @@ impl HttpBody for LoggedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_who_look_are_told_from_those_who_ask() {
+        assert!(is_look("grpc.health.v1.Health/Check"));
+        assert!(LOOKS.into_iter().all(is_look));
+        assert!(!is_look("sconce.v1.InferenceService/Complete"));
+    }
 
     #[test]
     fn a_path_is_told_up_to_a_bound() {

@@ -12,6 +12,7 @@ use tonic::body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::auth::{self, Gate, Peer};
 use super::{HttpRequest, HttpResponse};
 use crate::metrics::Metrics;
 
@@ -22,12 +23,13 @@ const PATH: &str = "/metrics";
 #[derive(Debug, Clone)]
 pub struct ScrapeLayer {
     metrics: Metrics,
+    gate: Gate,
 }
 
 impl ScrapeLayer {
-    /// Answers scrapes from `metrics`.
-    pub fn new(metrics: Metrics) -> Self {
-        Self { metrics }
+    /// Answers scrapes from `metrics` for whom `gate` lets in.
+    pub fn new(metrics: Metrics, gate: Gate) -> Self {
+        Self { metrics, gate }
     }
 }
 
@@ -35,7 +37,7 @@ impl<S> Layer<S> for ScrapeLayer {
     type Service = ScrapeService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ScrapeService { inner, metrics: self.metrics.clone() }
+        ScrapeService { inner, metrics: self.metrics.clone(), gate: self.gate.clone() }
     }
 }
 
@@ -44,6 +46,7 @@ impl<S> Layer<S> for ScrapeLayer {
 pub struct ScrapeService<S> {
     inner: S,
     metrics: Metrics,
+    gate: Gate,
 }
 
 impl<S> Service<HttpRequest> for ScrapeService<S>
@@ -61,7 +64,12 @@ where
     fn call(&mut self, request: HttpRequest) -> Self::Future {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         if reads && request.uri().path() == PATH {
-            return Either::Left(ready(Ok(self.metrics.page())));
+            let peer = request.extensions().get::<Peer>();
+            let page = match self.gate.admit(PATH, request.headers(), peer) {
+                Ok(_) => self.metrics.page(),
+                Err(error) => auth::refusal(&request, error),
+            };
+            return Either::Left(ready(Ok(page)));
         }
         if request.version() < Version::HTTP_2 {
             return Either::Left(ready(Ok(refusal())));

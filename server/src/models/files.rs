@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use sconce_models::checkpoint::{Checkpoint, ChatTemplates, SpecialTokens, TokenizerSource};
+use sconce_models::checkpoint::{ChatTemplates, Checkpoint, SpecialTokens, TokenizerSource};
 use sconce_text::GgufVocabulary;
 use serde_json::{Map, Value, json};
 

@@ -1,6 +1,8 @@
 //! What is remembered, as the edge asks for it: snapshots kept, listed and moved, prompts looked
 //! up, trees described. The engine does the work; here are the checks and the bounds.
 
+mod private;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use sconce_engine::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{EncodedPrompt, Models, ReadyModel};
+use crate::caller::Namespace;
 use crate::completion::{self, CallContext, Prompt};
 use crate::error::CallError;
 use crate::memory;
@@ -110,7 +113,8 @@ impl Models {
         context: CallContext,
     ) -> Result<SnapshotInfo, CallError> {
         let (_, prompt) = self.prefix(&call.prefix).await?;
-        let asked = CacheUse { salt: call.prefix.salt, ..CacheUse::default() };
+        let salt = context.caller.namespace().salt(call.prefix.salt.as_deref());
+        let asked = CacheUse { salt, ..CacheUse::default() };
         let request = SnapshotRequest {
             request: sconce_engine::Request {
                 model: call.prefix.model,
@@ -128,35 +132,60 @@ impl Models {
             pinned: call.pinned,
             ttl: call.ttl,
         };
+        // It waits, then it runs: the whole of it counts as waiting.
+        let _waiting = self.wait_as(&context.caller)?;
         tokio::select! {
             kept = self.inner.engine.snapshot(request) => Ok(kept?),
             () = self.inner.cut_off.cancelled() => Err(CallError::Draining),
         }
     }
 
-    /// Snapshots of every model, sorted by model, then name.
+    /// Snapshots of a namespace, of every model, sorted by model, then name.
     ///
     /// # Errors
     /// If the engine is gone.
-    pub async fn snapshots(&self) -> Result<Vec<SnapshotInfo>, CallError> {
-        Ok(self.inner.engine.snapshots().await?)
+    pub async fn snapshots(&self, of: &Namespace) -> Result<Vec<SnapshotInfo>, CallError> {
+        let mut snapshots = self.inner.engine.snapshots().await?;
+        snapshots.retain(|snapshot| of.has(snapshot.salt.as_deref()));
+        Ok(snapshots)
     }
 
-    /// Lets a snapshot go.
+    /// Refuses snapshots of other namespaces as if there were none. No identity is given twice while
+    /// a server runs, so what is found here is what the next question to the engine is about.
+    async fn expect_own(&self, id: &str, of: &Namespace) -> Result<(), CallError> {
+        match self.snapshots(of).await?.iter().any(|snapshot| snapshot.id == id) {
+            true => Ok(()),
+            false => Err(CallError::UnknownSnapshot { id: id.to_owned() }),
+        }
+    }
+
+    /// Lets a snapshot of a namespace go.
     ///
     /// # Errors
     /// If there is none of that identity.
-    pub async fn drop_snapshot(&self, id: &str) -> Result<(), CallError> {
+    pub async fn drop_snapshot(&self, id: &str, of: &Namespace) -> Result<(), CallError> {
+        self.expect_own(id, of).await?;
         Ok(self.inner.engine.drop_snapshot(id).await?)
     }
 
-    /// A snapshot for another server. It takes memory as long as the transfer is held.
+    /// A snapshot of a namespace for another server, under the salt that its request asked for. It
+    /// takes memory as long as the transfer is held.
     ///
     /// # Errors
     /// If there is none of that identity, its state is damaged, or too many are on their way.
-    pub async fn export_snapshot(&self, id: &str) -> Result<(SnapshotFile, Transfer), CallError> {
+    pub async fn export_snapshot(
+        &self,
+        id: &str,
+        of: &Namespace,
+    ) -> Result<(SnapshotFile, Transfer), CallError> {
         let transfer = self.inner.transfers.enter(0, None)?;
-        Ok((self.inner.engine.export_snapshot(id).await?, transfer))
+        self.expect_own(id, of).await?;
+        let of = of.clone();
+        let asked = move |salt: Option<String>| {
+            // Of another namespace it cannot be, for it was found in this one.
+            of.asked(salt.as_deref()).ok().flatten().map(str::to_owned)
+        };
+        Ok((self.inner.engine.export_snapshot_as(id, asked).await?, transfer))
     }
 
     /// Makes room for a snapshot of another server, of which `file` is all but the content.
@@ -183,7 +212,7 @@ impl Models {
         self.inner.transfers.enter(file.bytes, memory::available())
     }
 
-    /// Keeps a snapshot of another server, for which room was made.
+    /// Keeps a snapshot of another server in a namespace, for which room was made.
     ///
     /// # Errors
     /// Content that is not a snapshot of the model, no room to keep it.
@@ -192,36 +221,47 @@ impl Models {
         model: &str,
         file: SnapshotFile,
         transfer: Transfer,
+        into: &Namespace,
     ) -> Result<SnapshotInfo, CallError> {
-        let kept = self.inner.engine.import_snapshot(model, file).await?;
+        let salted = |salt: Option<String>| into.salt(salt.as_deref());
+        let kept = self.inner.engine.import_snapshot_as(model, file, salted).await?;
         drop(transfer);
         Ok(kept)
     }
 
-    /// How long a prompt is, and what a completion of it would resume.
+    /// How long a prompt is, and what a completion of it in a namespace would resume.
     ///
     /// # Errors
     /// A prompt that the model cannot take.
-    pub async fn match_prefix(&self, call: PrefixCall) -> Result<(usize, CacheReport), CallError> {
+    pub async fn match_prefix(
+        &self,
+        call: PrefixCall,
+        of: &Namespace,
+    ) -> Result<(usize, CacheReport), CallError> {
         let (model, prompt) = self.prefix(&call).await?;
         let tokens = prompt.ids.len();
-        let asked = CacheUse { salt: call.salt, ..CacheUse::default() };
+        let salt = of.salt(call.salt.as_deref());
+        let asked = CacheUse { salt, ..CacheUse::default() };
         let asked = completion::cache_use(asked, prompt.boundaries);
         let name = &model.loaded().name;
         Ok((tokens, self.inner.engine.match_prefix(name, &asked, prompt.ids).await?))
     }
 
-    /// The prefix tree of a model depth first, and the cache over all models.
+    /// What a namespace has of the prefix tree of a model, depth first, and the cache over all models.
     ///
     /// # Errors
     /// If the model is not ready.
     pub async fn describe_cache(
         &self,
         model: &str,
+        of: &Namespace,
     ) -> Result<(Vec<NodeView>, CacheStatus), CallError> {
         self.inner.engine.model(model)?;
-        let nodes = self.inner.engine.describe_cache(model).await?;
-        Ok((nodes, self.status().cache))
+        let own = of.clone();
+        let told = move |salt: Option<&str>| own.has(salt);
+        let nodes = self.inner.engine.describe_cache_where(model, told).await?;
+        let status = self.status().cache;
+        Ok(if of.is_common() { (nodes, status) } else { private::described(nodes, status) })
     }
 
     /// The model of a call and the tokens of its prompt, checked as for a completion.

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::listener::{Io, Listener};
+use super::listener::{Accepted, Listener};
 
 /// Pause after `accept` failed, as when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -21,7 +21,7 @@ pub(crate) async fn accept<S>(
     slots: Arc<Semaphore>,
     closing: CancellationToken,
     tasks: TaskTracker,
-    serve: impl Fn(Box<dyn Io>, OwnedSemaphorePermit) -> S,
+    serve: impl Fn(Accepted, OwnedSemaphorePermit) -> S,
 ) where
     S: Future<Output = ()> + Send + 'static,
 {
@@ -37,8 +37,8 @@ pub(crate) async fn accept<S>(
         // The semaphore is never closed.
         let Ok(slot) = slot else { return };
         match accepted {
-            Ok(io) => {
-                tasks.spawn(serve(io, slot));
+            Ok(accepted) => {
+                tasks.spawn(serve(accepted, slot));
             }
             Err(error) => {
                 tracing::warn!(%error, address = %listener.address(), "cannot accept");

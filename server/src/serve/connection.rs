@@ -23,12 +23,16 @@ use tower::{ServiceBuilder, ServiceExt as _};
 
 use super::Limits;
 use super::accept::accept;
-use super::listener::{Io, Listener};
+use super::door::{Door, Guest};
+use super::listener::{Accepted, Io, Listener};
 use super::stall::Stalling;
 use crate::layer::access_log::AccessLogLayer;
+use crate::layer::auth::{AuthLayer, Gate};
 use crate::layer::deadline::DeadlineLayer;
 use crate::layer::error_detail::ErrorDetailLayer;
+use crate::layer::limits::LimitsLayer;
 use crate::layer::panic::PanicLayer;
+use crate::layer::recent::RecentRequests;
 use crate::layer::request_id::RequestIdLayer;
 use crate::layer::scrape::ScrapeLayer;
 use crate::layer::{HttpRequest, HttpResponse};
@@ -48,6 +52,19 @@ const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Longest list of request headers, in bytes.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
+/// Longest frame that is read. It is what HTTP/2 allows unless told otherwise; and as h2 bounds the
+/// CONTINUATION frames of a list of headers by how many such frames it could fill, larger ones would
+/// allow no less.
+const FRAME_BYTES_MAX: u32 = 16 << 10;
+
+/// Streams of one connection that were opened and reset before we came to look at them. A client that
+/// cancels in earnest has few of these; one that floods (CVE-2023-44487) is sent away.
+const RESETS_PENDING_MAX: usize = 20;
+
+/// Streams of one connection that we had to reset because the client broke the rules (as
+/// CVE-2025-8671 makes use of); one that goes on so is sent away.
+const FAULTS_MAX: usize = 64;
+
 /// A connection must have begun to speak by then, or it is closed: until it has, neither pings nor
 /// GOAWAY reach it. As long may a request head of HTTP/1 take, and the time between two.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
@@ -60,14 +77,24 @@ const PREFACE_BYTES: usize = 24;
 pub(super) struct Edge(BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>);
 
 impl Edge {
-    /// Wraps `routes`; the order of layers is explained in [`crate::layer`].
-    pub(super) fn new(routes: Routes, metrics: Metrics, limits: &Limits) -> Self {
+    /// Wraps `routes`, behind `gate`; requests that ended are left in `recent`. The order of layers
+    /// is explained in [`crate::layer`].
+    pub(super) fn new(
+        routes: Routes,
+        metrics: Metrics,
+        recent: RecentRequests,
+        limits: &Limits,
+        gate: Gate,
+    ) -> Self {
+        let requests_max = gate.requests_max();
         let service = ServiceBuilder::new()
-            .layer(ScrapeLayer::new(metrics))
+            .layer(ScrapeLayer::new(metrics.clone(), gate.clone()))
             .layer(RequestIdLayer::new())
-            .layer(AccessLogLayer)
+            .layer(AccessLogLayer::new(recent, metrics.calls()))
             .layer(ErrorDetailLayer)
             .layer(PanicLayer)
+            .layer(AuthLayer::new(gate))
+            .layer(LimitsLayer::new(requests_max))
             .layer(DeadlineLayer::new(limits.request_seconds_max))
             .service(routes);
         Self(BoxCloneSyncService::new(service))
@@ -78,6 +105,7 @@ impl Edge {
 #[derive(Clone)]
 pub(super) struct Acceptor {
     edge: Edge,
+    door: Door,
     streams_max: u32,
     slots: Arc<Semaphore>,
     closing: CancellationToken,
@@ -88,24 +116,39 @@ impl Acceptor {
     /// `closing` ends accepting and sends GOAWAY; `abort` drops connections.
     pub(super) fn new(
         edge: Edge,
+        door: Door,
         limits: &Limits,
         closing: CancellationToken,
         abort: CancellationToken,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(limits.connections_max));
-        Self { edge, streams_max: limits.streams_per_connection_max, slots, closing, abort }
+        Self { edge, door, streams_max: limits.streams_per_connection_max, slots, closing, abort }
     }
 
     /// Accepts from `listener` until closing; each connection is a task of `tasks`.
     pub(super) async fn accept(self, listener: Listener, tasks: TaskTracker) {
         let (slots, closing) = (self.slots.clone(), self.closing.clone());
-        let serve = |io, slot| self.clone().serve(io, slot);
+        let serve = |accepted, slot| self.clone().serve(accepted, slot);
         accept(listener, slots, closing, tasks, serve).await;
     }
 
-    async fn serve(self, io: Box<dyn Io>, _slot: OwnedSemaphorePermit) {
-        let Self { edge, streams_max, closing, abort, .. } = self;
-        let service = edge.0.map_request(|request: http::Request<Incoming>| request.map(Body::new));
+    async fn serve(self, accepted: Accepted, _slot: OwnedSemaphorePermit) {
+        let Self { edge, door, streams_max, closing, abort, .. } = self;
+        let entered = tokio::select! {
+            entered = door.let_in(accepted) => entered,
+            () = closing.cancelled() => return,
+        };
+        let Guest { io, peer, place: _place } = match entered {
+            Ok(guest) => guest,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was not let in");
+                return;
+            }
+        };
+        let service = edge.0.map_request(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            request.map(Body::new)
+        });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -121,6 +164,9 @@ impl Acceptor {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
             .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+            .max_local_error_reset_streams(FAULTS_MAX)
             .max_concurrent_streams(streams_max);
         let spoken = CancellationToken::new();
         let io = Box::new(Stalling::new(io));
@@ -223,7 +269,7 @@ mod tests {
     use super::*;
     use crate::grpc::health::HealthBoard;
     use crate::models::Models;
-    use crate::serve::ServePlan;
+    use crate::serve::{AuthPlan, ServePlan};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -234,11 +280,15 @@ mod tests {
         let plan = ServePlan::default();
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
         let metrics = Metrics::new(models, HealthBoard::new(), plan.engine.device);
-        let edge = Edge::new(Routes::default(), metrics, &limits);
-        let acceptor = Acceptor::new(edge, &limits, closing.clone(), CancellationToken::new());
+        let gate = Gate::new(AuthPlan::default(), None, true);
+        let recent = RecentRequests::default();
+        let edge = Edge::new(Routes::default(), metrics, recent, &limits, gate);
+        let door = Door::new(1, None);
+        let acceptor =
+            Acceptor::new(edge, door, &limits, closing.clone(), CancellationToken::new());
         let slot = acceptor.slots.clone().try_acquire_owned().expect("is free");
         let (client, server) = tokio::io::duplex(1 << 10);
-        (client, acceptor.serve(Box::new(server), slot))
+        (client, acceptor.serve(Accepted { io: Box::new(server), peer: None }, slot))
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Listening sockets, TCP and Unix, behind one `accept`.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,14 @@ const SOCKET_MODE: u32 = 0o660;
 /// A byte stream of either kind.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connection that was accepted.
+pub(crate) struct Accepted {
+    /// What is read and written.
+    pub(crate) io: Box<dyn Io>,
+    /// The other end's address; none of a Unix socket.
+    pub(crate) peer: Option<IpAddr>,
+}
 
 /// A socket that accepts connections.
 #[derive(Debug)]
@@ -54,15 +63,17 @@ impl Listener {
     }
 
     /// The next connection.
-    pub(crate) async fn accept(&self) -> io::Result<Box<dyn Io>> {
+    pub(crate) async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
             Socket::Tcp(socket) => {
-                let (stream, _) = socket.accept().await?;
+                let (stream, peer) = socket.accept().await?;
                 // Tokens are small and wanted at once.
                 stream.set_nodelay(true)?;
-                Ok(Box::new(stream))
+                Ok(Accepted { io: Box::new(stream), peer: Some(peer.ip()) })
             }
-            Socket::Unix { socket, .. } => Ok(Box::new(socket.accept().await?.0)),
+            Socket::Unix { socket, .. } => {
+                Ok(Accepted { io: Box::new(socket.accept().await?.0), peer: None })
+            }
         }
     }
 }

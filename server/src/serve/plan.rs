@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::security::SecurityPlan;
 use sconce_models::DeviceChoice;
 pub use sconce_models::model::Precision;
 
@@ -34,6 +35,8 @@ pub struct ServePlan {
     pub reflection: bool,
     /// Protocols of others.
     pub compat: CompatPlan,
+    /// Who may connect, who may ask, what may be loaded.
+    pub security: SecurityPlan,
 }
 
 impl Default for ServePlan {
@@ -51,6 +54,7 @@ impl Default for ServePlan {
             drain: DrainPlan::default(),
             reflection: true,
             compat: CompatPlan::default(),
+            security: SecurityPlan::default(),
         }
     }
 }
@@ -101,6 +105,16 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl ListenAddress {
+    /// Whether nobody but this machine can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
         }
     }
 }

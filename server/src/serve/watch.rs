@@ -58,7 +58,7 @@ async fn load(planned: &[ModelPlan], models: &Models) -> Result<(), ServeError> 
         let (plan, models) = (plan.clone(), models.clone());
         loads.spawn(async move {
             let settings = LoadSettings {
-                path: plan.path.clone(),
+                path: models.spell_path(&plan.path),
                 quantize: None,
                 context_length: plan.context_length,
                 keep_alive: plan.keep_alive,

@@ -31,7 +31,7 @@ fn a_machine_in_order_exits_0_and_every_line_has_a_level() {
     let file = config("[models]\nsmall = \"sim:\"\n[engine]\nmemory_budget = \"1MiB\"\n");
     let text = stdout(&run(&["doctor", "--config", file.path().to_str().unwrap()]));
     let (checks, summary) = text.trim_end().rsplit_once("\n\n").expect("a summary at the end");
-    assert!(summary.ends_with(" 0 failures"), "{text}");
+    assert!(summary.ends_with("failures: 0"), "{text}");
     for name in ["build", "instructions", "threads", "memory", "open files", "configuration"] {
         let line = checks.lines().find(|line| line.get(6..).is_some_and(|it| it.starts_with(name)));
         let line = line.unwrap_or_else(|| panic!("nothing about {name} in {text}"));

@@ -9,5 +9,8 @@ mod harness;
 mod inspect;
 mod manual;
 mod quantize;
+mod security;
 mod serve;
 mod state;
+#[cfg(feature = "top")]
+mod top;

@@ -5,7 +5,7 @@
 
 mod support;
 
-use sconce_text::{DetokenizeOptions, EncodeOptions, Tokenizer};
+use sconce_text::{DetokenizeOptions, EncodeOptions, GgufVocabulary, Tokenizer, TokenizerConfig};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -100,6 +100,36 @@ fn smollm2_from_gguf_equals_tokenizers_and_llama_cpp() {
     // Its vocabulary has no token for some bytes; the references leave them out too.
     check("smollm2", &tokenizer, |text| !text.contains('\u{4}'));
     check_long_runs(&tokenizer);
+}
+
+#[test]
+fn smollm2_written_as_tokenizer_json_equals_tokenizers() {
+    let Some(vocabulary) = support::smollm2_vocabulary() else { return };
+    let written = vocabulary.tokenizer_json().unwrap().expect("a byte-level vocabulary has one");
+    let json = serde_json::to_vec(&written).unwrap();
+    let read = Tokenizer::from_tokenizer_json(&json, &TokenizerConfig::default()).unwrap();
+    check("smollm2", &read, |text| !text.contains('\u{4}'));
+    assert_eq!(read.vocab_size(), 49_152);
+    assert!(read.is_special(read.token_to_id("<|im_end|>").unwrap()));
+
+    // With a frame, and with what is spelled like a special token in another place.
+    let framed = GgufVocabulary {
+        add_bos_token: Some(true),
+        add_eos_token: Some(true),
+        ..vocabulary.clone()
+    };
+    let json = serde_json::to_vec(&framed.tokenizer_json().unwrap().unwrap()).unwrap();
+    let read = Tokenizer::from_tokenizer_json(&json, &TokenizerConfig::default()).unwrap();
+    let own = Tokenizer::from_gguf(&framed).unwrap();
+    for text in ["", "x", "<|im_start|>x <|im_end|>", "a <|im_star"] {
+        assert_eq!(read.encode(text, FRAMED).unwrap(), own.encode(text, FRAMED).unwrap(), "{text}");
+    }
+}
+
+#[test]
+fn a_sentencepiece_vocabulary_is_not_written_as_tokenizer_json() {
+    let vocabulary = GgufVocabulary { model: "llama".to_owned(), ..GgufVocabulary::default() };
+    assert_eq!(vocabulary.tokenizer_json().unwrap(), None);
 }
 
 #[test]

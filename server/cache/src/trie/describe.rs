@@ -52,6 +52,10 @@ pub struct TrieCounters {
     pub spans_down: [u64; Tier::ALL.len()],
     /// Points that moved down, by the tier that they went to.
     pub points_down: [u64; Tier::ALL.len()],
+    /// Bytes that moved up, as they count where they came to, by the tier that they came from.
+    pub bytes_up: [u64; Tier::ALL.len()],
+    /// Bytes that moved down, as they count there, by the tier that they went to.
+    pub bytes_down: [u64; Tier::ALL.len()],
     /// Spans dropped, by the tier that they lay in.
     pub spans_dropped: [u64; Tier::ALL.len()],
     /// Tokens of spans dropped, by the tier that they lay in.
@@ -83,16 +87,26 @@ impl TrieCounters {
         self.tokens_unresumed += (found.matched - found.resumed) as u64;
     }
 
-    pub(super) fn count_span_move(&mut self, from: Tier, to: Tier) {
+    pub(super) fn count_span_move(&mut self, from: Tier, to: Tier, bytes: u64) {
         if to < from {
             self.spans_up[from as usize] += 1;
         } else {
             self.spans_down[to as usize] += 1;
         }
+        self.count_bytes(from, to, bytes);
     }
 
-    pub(super) fn count_point_move(&mut self, to: Tier) {
+    pub(super) fn count_point_move(&mut self, from: Tier, to: Tier, bytes: u64) {
         self.points_down[to as usize] += 1;
+        self.count_bytes(from, to, bytes);
+    }
+
+    fn count_bytes(&mut self, from: Tier, to: Tier, bytes: u64) {
+        if to < from {
+            self.bytes_up[from as usize] += bytes;
+        } else {
+            self.bytes_down[to as usize] += bytes;
+        }
     }
 
     pub(super) fn count_span_drop(&mut self, tier: Tier, tokens: usize) {
@@ -104,6 +118,11 @@ impl TrieCounters {
         self.points_dropped[tier as usize] += 1;
     }
 
+    /// Points held now: a point goes only by being dropped or lost.
+    pub fn points_held(&self) -> u64 {
+        self.points_stored - self.points_dropped.iter().sum::<u64>() - self.points_lost
+    }
+
     /// Leases whose match ended for `reason`.
     pub fn leases_for(&self, reason: Reason) -> u64 {
         self.leases[reason as usize]
@@ -113,11 +132,20 @@ impl TrieCounters {
 impl<A, B> Trie<A, B> {
     /// The nodes of a domain, depth first, ghosts included and roots not.
     pub fn describe(&self, domain: DomainId) -> Vec<NodeView> {
+        self.describe_where(domain, |_| true)
+    }
+
+    /// As [`describe`](Self::describe), of the namespaces whose salt is `told`.
+    pub fn describe_where(
+        &self,
+        domain: DomainId,
+        told: impl Fn(Option<&str>) -> bool,
+    ) -> Vec<NodeView> {
         let mut places = std::collections::HashMap::<NodeId, usize>::new();
         let mut views = Vec::new();
         for id in self.nodes_of(domain) {
             let node = &self.nodes[id];
-            if !node.is_root() {
+            if !node.is_root() && told(self.namespaces[node.namespace].salt.as_deref()) {
                 places.insert(id, views.len());
                 let parent = node.parent.and_then(|parent| places.get(&parent)).copied();
                 views.push(self.view_node(node, parent));

@@ -133,10 +133,11 @@ impl<A, B> Trie<A, B> {
             Ok(payload) => {
                 self.discharge(domain, from, bytes);
                 let held = self.hold_span(store, domain, payload, to, need);
+                let bytes = held.bytes;
                 self.put_span(id, held);
                 self.note_stored(id, to);
                 self.note_removed(id, from);
-                self.counters.count_span_move(from, to);
+                self.counters.count_span_move(from, to, bytes);
                 self.after_span_move(store, id, from, to, value);
                 Moved::Yes
             }
@@ -221,8 +222,9 @@ impl<A, B> Trie<A, B> {
             Ok(payload) => {
                 self.discharge(domain, from, bytes);
                 let held = self.hold_point(store, domain, payload, to, need);
+                let bytes = held.bytes;
                 self.nodes[id].point = Some(held);
-                self.counters.count_point_move(to);
+                self.counters.count_point_move(from, to, bytes);
                 self.refresh(id);
                 Moved::Yes
             }

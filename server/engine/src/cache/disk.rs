@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use sconce_cache::disk::{Completion, DiskError, DiskTier, RecordHeader, RecordId};
+use sconce_cache::disk::{Completion, DiskCounters, DiskError, DiskTier, RecordHeader, RecordId};
 
 use super::hands::Moving;
 use super::payload::Record;
@@ -22,6 +22,8 @@ const HEADER_BYTES_MAX: u64 = 3 * 4096;
 /// The disk tier of an engine.
 pub(crate) struct Disk {
     tier: DiskTier,
+    /// As of the last operation that ended, for whoever asks often.
+    counters: DiskCounters,
     staged: HashMap<RecordId, Staged>,
     staged_bytes: u64,
     /// Files whose bytes cannot be had; told once.
@@ -45,6 +47,7 @@ impl Disk {
     /// A disk tier without anything read.
     pub(crate) fn new(tier: DiskTier) -> Self {
         Self {
+            counters: tier.counters(),
             tier,
             staged: HashMap::new(),
             staged_bytes: 0,
@@ -141,7 +144,9 @@ impl Disk {
 
     /// Takes in what the tier has done.
     pub(crate) fn poll(&mut self) {
+        let mut told = false;
         while let Some(completion) = self.tier.poll() {
+            told = true;
             match completion {
                 Completion::Written { .. } => {}
                 Completion::WriteFailed { id, error } => {
@@ -159,6 +164,14 @@ impl Disk {
                 }
             }
         }
+        if told {
+            self.counters = self.tier.counters();
+        }
+    }
+
+    /// What the tier has done and what went wrong, as of the last operation that ended.
+    pub(crate) fn counters(&self) -> DiskCounters {
+        self.counters
     }
 
     /// Whether a file turned out to be lost since [`take_lost`](Self::take_lost).

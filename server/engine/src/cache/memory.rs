@@ -154,9 +154,13 @@ impl Cache {
         report(&found, found.resumed, prompt.len())
     }
 
-    /// What is remembered for a model, as a tree.
-    pub(crate) fn describe(&self, domain: Option<DomainId>) -> Vec<NodeView> {
-        domain.map_or_else(Vec::new, |domain| self.trie.describe(domain))
+    /// What is remembered for a model under the salts that are `told`, as a tree.
+    pub(crate) fn describe(
+        &self,
+        domain: Option<DomainId>,
+        told: impl Fn(Option<&str>) -> bool,
+    ) -> Vec<NodeView> {
+        domain.map_or_else(Vec::new, |domain| self.trie.describe_where(domain, told))
     }
 }
 

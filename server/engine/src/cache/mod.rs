@@ -175,8 +175,12 @@ impl Cache {
 
     /// What the cache did, and holds.
     pub(crate) fn status(&self) -> CacheStatus {
-        let events = self.trie.events().next();
-        let mut status = CacheStatus { trie: self.trie.counters(), events, ..self.status };
+        let mut status = CacheStatus {
+            trie: self.trie.counters(),
+            events: self.trie.events().next(),
+            disk: self.disk.as_ref().map_or_else(Default::default, Disk::counters),
+            ..self.status
+        };
         for (tier, bytes) in status.tiers.iter_mut().zip(status.trie.bytes) {
             tier.used_bytes = bytes;
         }

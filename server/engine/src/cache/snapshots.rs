@@ -106,6 +106,7 @@ impl Cache {
             ttl: self.time_left(&view),
             id: view.id.to_string(),
             name: view.name,
+            salt: view.salt.as_deref().map(str::to_owned),
             model: self.domains.model(view.domain).unwrap_or_default().to_owned(),
             tokens: view.tokens,
             bytes: view.bytes,

@@ -1,5 +1,6 @@
 //! What the cache did, in numbers: the hooks of metrics.
 
+use sconce_cache::disk::DiskCounters;
 use sconce_cache::{Budgets, DomainKey, Event, Reason, Tier, TrieCounters};
 
 use crate::event::CacheReport;
@@ -26,6 +27,8 @@ pub struct CacheStatus {
     /// The number of the next event: whoever follows
     /// [`cache_events`](crate::EngineHandle::cache_events) looks again when it has grown.
     pub events: u64,
+    /// What the disk tier did; nothing where it is off.
+    pub disk: DiskCounters,
 }
 
 /// What happened to what is remembered since a subscriber looked last.

@@ -34,7 +34,8 @@ pub(crate) struct Export {
     domain: DomainId,
     lease: LeaseId,
     tokens: Vec<u32>,
-    salt: Option<Arc<str>>,
+    /// The salt that the file tells.
+    salt: Option<String>,
     reading: Vec<Arc<Record>>,
     reply: oneshot::Sender<Result<SnapshotFile, EngineError>>,
 }
@@ -121,6 +122,11 @@ impl Import {
         Ok(())
     }
 
+    /// Keeps it under another salt than the file's.
+    pub(crate) fn resalt(&mut self, salted: impl FnOnce(Option<String>) -> Option<String>) {
+        self.salt = salted(self.salt.take());
+    }
+
     /// Whether `model` can hold its tokens.
     ///
     /// # Errors
@@ -150,6 +156,7 @@ impl Cache {
     pub(crate) fn export(
         &mut self,
         id: &str,
+        salted: impl FnOnce(Option<String>) -> Option<String>,
         reply: oneshot::Sender<Result<SnapshotFile, EngineError>>,
     ) {
         match self.begin_export(id) {
@@ -168,7 +175,8 @@ impl Cache {
                     reading.iter().for_each(|record| disk.want(record));
                 }
                 let ttl = self.time_left(&view);
-                let SnapshotView { name, salt, pinned, .. } = view;
+                let SnapshotView { name, pinned, salt, .. } = view;
+                let salt = salted(salt.as_deref().map(str::to_owned));
                 let id = id.to_owned();
                 self.exports.push(Export {
                     id,

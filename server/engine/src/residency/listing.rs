@@ -11,9 +11,9 @@ use crate::status::{LoadedModel, ModelState, ModelStatus};
 
 impl Residency {
     /// How every model is at this moment, in the memory of `statuses`.
-    pub(crate) fn status(&self, now: Instant, statuses: &mut Vec<ModelStatus>) {
+    pub(crate) fn status(&mut self, now: Instant, statuses: &mut Vec<ModelStatus>) {
         statuses.truncate(self.slots.len());
-        for (index, (name, slot)) in self.slots.iter().enumerate() {
+        for (index, (name, slot)) in self.slots.iter_mut().enumerate() {
             match statuses.get_mut(index) {
                 Some(status) => {
                     let mut kept = std::mem::take(&mut status.name);
@@ -39,7 +39,7 @@ impl Residency {
 }
 
 impl Slot {
-    fn status(&self, name: String, now: Instant) -> ModelStatus {
+    fn status(&mut self, name: String, now: Instant) -> ModelStatus {
         let empty = ModelStatus {
             name,
             state: ModelState::Loading,
@@ -49,6 +49,9 @@ impl Slot {
             paused: 0,
             pages_used: 0,
             pages_max: 0,
+            pages_running: 0,
+            slots_running: 0,
+            slots_max: 0,
             state_bytes_used: 0,
             idle: Duration::ZERO,
         };
@@ -60,6 +63,8 @@ impl Slot {
             Self::Loaded(resident) => {
                 let (waiting, running) = resident.scheduler.counts();
                 let pool = resident.holding.model.state();
+                let recurrent = pool.layout().recurrent.is_some();
+                let slots = if recurrent { pool.layout().sequences_max } else { 0 };
                 let idle = resident.scheduler.is_empty().then_some(resident.idle_since);
                 ModelStatus {
                     state: resident.state,
@@ -68,6 +73,9 @@ impl Slot {
                     paused: resident.scheduler.paused(),
                     pages_used: pool.pages_used(),
                     pages_max: pool.pages_max(),
+                    pages_running: resident.scheduler.pages_running(pool),
+                    slots_running: if recurrent { running } else { 0 },
+                    slots_max: slots,
                     state_bytes_used: pool.bytes_used(),
                     idle: idle.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
                     ..empty

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -25,11 +26,12 @@ impl Residency {
     /// Ends every sequence and takes every model out. Loads in progress are not touched, for they run
     /// on threads of their own.
     pub(crate) fn salvage(&mut self, cache: &mut Cache, counters: &mut Counters) -> Salvaged {
+        let now = self.shared.clock.now();
         let mut salvaged = Salvaged { kept: Vec::new(), lost: Vec::new() };
         let loaded = self.slots.extract_if(.., |_, slot| matches!(slot, Slot::Loaded(_)));
         for (name, slot) in loaded.collect::<Vec<_>>() {
             let Slot::Loaded(mut resident) = slot else { continue };
-            let vacated = catch_unwind(AssertUnwindSafe(|| resident.vacate(cache, counters)));
+            let vacated = catch_unwind(AssertUnwindSafe(|| resident.vacate(cache, now, counters)));
             let problem = match vacated {
                 Ok(Ok(())) => {
                     salvaged.kept.push((name, resident));
@@ -39,7 +41,7 @@ impl Residency {
                 Err(panic) => format!("it panicked again: {}", panic_message(&*panic)),
             };
             tracing::error!(model = %name, problem, "the model is not sound");
-            resident.end_sequences(counters);
+            resident.end_sequences(now, counters);
             salvaged.lost.push((name, resident));
         }
         salvaged
@@ -74,6 +76,7 @@ impl Residency {
             cancelled: Arc::default(),
             unloads: Vec::new(),
             restores: Some(listener),
+            began: self.shared.clock.now(),
         };
         match self.spawn(&name, &job) {
             Ok(()) => {
@@ -96,8 +99,13 @@ impl Residency {
 impl Resident {
     /// Ends every sequence, moves what is remembered out of the pool, and verifies that nothing is
     /// left in it.
-    fn vacate(&mut self, cache: &mut Cache, counters: &mut Counters) -> Result<(), String> {
-        self.fail_all(cache, counters, |sequence| match sequence.is_started() {
+    fn vacate(
+        &mut self,
+        cache: &mut Cache,
+        now: Instant,
+        counters: &mut Counters,
+    ) -> Result<(), String> {
+        self.fail_all(cache, now, counters, |sequence| match sequence.is_started() {
             true => EngineError::Panicked,
             // It has lost nothing but its place.
             false => EngineError::Restarting,
@@ -119,9 +127,9 @@ impl Resident {
 
     /// Ends sequences that are left after [`vacate`](Self::vacate) has failed, without giving
     /// anything back, for the pool will go.
-    fn end_sequences(&mut self, counters: &mut Counters) {
+    fn end_sequences(&mut self, now: Instant, counters: &mut Counters) {
         let scheduler = std::mem::replace(&mut self.scheduler, Scheduler::new(1));
-        scheduler.into_sequences().for_each(|one| one.fail(EngineError::Panicked, counters));
+        scheduler.into_sequences().for_each(|one| one.fail(EngineError::Panicked, now, counters));
     }
 
     /// Drops the model; what is to be loaded again, unless it was to go.

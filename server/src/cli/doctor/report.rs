@@ -85,7 +85,7 @@ pub(super) fn text(checks: &[Check]) -> String {
         }
     }
     let (warnings, failures) = (count(checks, Level::Warn), count(checks, Level::Fail));
-    text += &format!("\n{} checks: {warnings} warnings, {failures} failures\n", checks.len());
+    text += &format!("\n{} checks; warnings: {warnings}, failures: {failures}\n", checks.len());
     text
 }
 
@@ -129,7 +129,7 @@ fail  b       gone
               for good
               -> look for it
 
-3 checks: 1 warnings, 1 failures
+3 checks; warnings: 1, failures: 1
 ";
         assert_eq!(text(&checks), expected);
         let json = json(&checks);

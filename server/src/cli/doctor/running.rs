@@ -9,8 +9,8 @@ use sconce_proto::v1::model_service_client::ModelServiceClient;
 use sconce_proto::v1::{GetStatusRequest, GetStatusResponse, ModelState};
 
 use super::Check;
+use crate::cli::credentials::{CredentialArgs, connect};
 use crate::cli::error::CliError;
-use crate::cli::target::connect;
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,9 +35,9 @@ impl Running {
 ///
 /// # Errors
 /// Nobody there, no answer in time, or one that is no server of ours.
-pub(super) async fn look(address: &str) -> Result<Running, CliError> {
+pub(super) async fn look(address: &str, credentials: &CredentialArgs) -> Result<Running, CliError> {
     let asked = async {
-        let channel = connect(address).await?;
+        let channel = connect(address, credentials).await?;
         let service = "readiness".to_owned();
         let health = HealthClient::new(channel.clone());
         let ready = { health }.check(HealthCheckRequest { service }).await?.into_inner().status();

@@ -10,8 +10,9 @@ use sconce_models::{Checkpoint, LoadOptions, estimate};
 use sconce_server::serve::{ListenAddress, ModelPlan, ServePlan};
 
 use super::{Check, running};
+use crate::cli::credentials::CredentialArgs;
 use crate::cli::output;
-use crate::config::{ConfigError, Machine};
+use crate::config::{ConfigError, Machine, default_file};
 
 /// Whether the settings hold; the error says which does not and where it was set.
 pub(super) fn configuration(
@@ -20,11 +21,11 @@ pub(super) fn configuration(
 ) -> Check {
     match planned {
         Ok(_) => {
-            let from = file.map_or_else(
-                || "the default file, if there is one, and the environment".to_owned(),
-                |file| file.display().to_string(),
-            );
-            Check::ok("configuration", format!("valid; from {from}"))
+            let from = match file.or_else(default_file) {
+                Some(file) => file.display().to_string(),
+                None => "no file".to_owned(),
+            };
+            Check::ok("configuration", format!("valid; {from}, and the environment"))
         }
         Err(error) => {
             let advice = "mend the setting; what depends on it (models, memory, cache, addresses) \
@@ -147,18 +148,49 @@ pub(super) fn cache_directory(plan: &ServePlan, server_runs: bool) -> Vec<Check>
 /// Whether an address can be listened on, or a server of ours has it.
 pub(super) async fn address(listen: &ListenAddress) -> Check {
     let name = format!("address {listen}");
-    let taken = match listen {
+    let error = match taken(listen) {
+        Ok(None) => return Check::ok(name, "free"),
+        Ok(Some(error)) => error,
+        Err(error) => return unusable(name, &error),
+    };
+    match running::look(&reachable(listen), &CredentialArgs::default()).await {
+        Ok(server) => Check::ok(name, format!("a sconce {} listens there", server.version())),
+        Err(_) => Check::fail(name, error.to_string(), TAKEN),
+    }
+}
+
+/// The same of an address of the admin port, which does not say whose it is.
+pub(super) fn admin(listen: &ListenAddress, server_runs: bool) -> Check {
+    let name = format!("admin {listen}");
+    match taken(listen) {
+        Ok(None) => Check::ok(name, "free"),
+        Ok(Some(_)) if server_runs => Check::ok(name, "taken, as by the server that runs"),
+        Ok(Some(error)) => Check::fail(name, error.to_string(), TAKEN),
+        Err(error) => unusable(name, &error),
+    }
+}
+
+/// What to do about an address that somebody else has.
+const TAKEN: &str = "another process has it: stop that or choose another address";
+
+fn unusable(name: String, error: &io::Error) -> Check {
+    let advice = "an address of this machine, with a port above 1023 unless privileged";
+    Check::fail(name, error.to_string(), advice)
+}
+
+/// The error of listening on an address that somebody has; none if it is free.
+///
+/// # Errors
+/// Any other reason why it cannot be listened on.
+fn taken(listen: &ListenAddress) -> io::Result<Option<io::Error>> {
+    let bound = match listen {
         ListenAddress::Tcp(address) => TcpListener::bind(address).map(drop),
         ListenAddress::Unix(path) => socket_place(path),
     };
-    let Err(error) = taken else { return Check::ok(name, "free") };
-    if error.kind() != io::ErrorKind::AddrInUse {
-        let advice = "an address of this machine, with a port above 1023 unless privileged";
-        return Check::fail(name, error.to_string(), advice);
-    }
-    match running::look(&reachable(listen)).await {
-        Ok(server) => Check::ok(name, format!("a sconce {} listens there", server.version())),
-        Err(_) => Check::fail(name, error.to_string(), "another process has it: choose another"),
+    match bound {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(Some(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -216,10 +248,13 @@ mod tests {
     #[tokio::test]
     async fn an_address_is_free_taken_or_not_ours_to_take() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = address(&ListenAddress::Tcp(other.local_addr().unwrap())).await;
-        // Nobody answers there as a server of ours does.
-        drop(other);
+        let listen = ListenAddress::Tcp(other.local_addr().unwrap());
+        // Hangs up on everybody, which no server of ours does; ends with the process.
+        std::thread::spawn(move || other.incoming().for_each(drop));
+        let taken = address(&listen).await;
         assert_eq!(taken.level, Level::Fail, "{taken:?}");
+        assert_eq!(admin(&listen, false).level, Level::Fail);
+        assert_eq!(admin(&listen, true).level, Level::Ok);
         assert_eq!(address(&"127.0.0.1:0".parse().unwrap()).await.level, Level::Ok);
         let folder = tempfile::tempdir().unwrap();
         let unix = |name: &str| ListenAddress::Unix(folder.path().join(name));

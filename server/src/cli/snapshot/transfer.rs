@@ -19,7 +19,7 @@ use super::place::{Sink, Source};
 use super::{ModelArgs, tell};
 use crate::cli::error::CliError;
 use crate::cli::output;
-use crate::cli::target::{ServerArgs, connect};
+use crate::cli::target::ServerArgs;
 
 /// Content of one message of an import.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -53,7 +53,7 @@ pub(super) struct ImportArgs {
 
 /// Runs `sconce snapshot export`.
 pub(super) async fn export(args: ExportArgs) -> Result<(), CliError> {
-    let mut client = StateServiceClient::new(connect(&args.server.server).await?);
+    let mut client = StateServiceClient::new(args.server.connect().await?);
     let mut sink = Sink::create(&args.destination, args.overwrite).await?;
     let request = ExportSnapshotRequest { id: args.id };
     let mut parts = client.export_snapshot(request).await?.into_inner();

@@ -95,11 +95,8 @@ impl View {
             return;
         }
         let model = self.last.as_ref().and_then(|(status, _)| status.models.get(self.selected));
-        self.tree = model.map(|model| Tree {
-            model: model.model.clone(),
-            lines: Vec::new(),
-            offset: 0,
-        });
+        self.tree =
+            model.map(|model| Tree { model: model.model.clone(), lines: Vec::new(), offset: 0 });
     }
 
     /// Closes the tree; whether one was open.

@@ -62,7 +62,8 @@ impl History {
         let Changes { removed, stored } = self.mirror.changes();
         for hashes in removed.chunks(BATCH_BLOCKS_MAX) {
             let block_hashes = hashes.iter().map(|hash| hash.cast_signed()).collect();
-            let data = Data::Removed(KvBlocksRemoved { block_hashes, ..KvBlocksRemoved::default() });
+            let data =
+                Data::Removed(KvBlocksRemoved { block_hashes, ..KvBlocksRemoved::default() });
             self.push(vec![data], hashes.len());
         }
         for blocks in stored.chunks(BATCH_BLOCKS_MAX) {

@@ -94,7 +94,8 @@ impl Mirror {
                     changes.removed.push(hash);
                 }
             }
-            if block.held == 0 && block.supported_children == 0 && !self.points.contains_key(&hash) {
+            if block.held == 0 && block.supported_children == 0 && !self.points.contains_key(&hash)
+            {
                 self.blocks.remove(&hash);
             }
         }
@@ -111,11 +112,7 @@ impl Mirror {
     }
 
     /// The blocks that end in a stretch, as (hash, parent's hash, end, tokens).
-    fn each_block(
-        &self,
-        stretch: &Stretch,
-        mut each: impl FnMut(u64, Option<u64>, usize, &[u32]),
-    ) {
+    fn each_block(&self, stretch: &Stretch, mut each: impl FnMut(u64, Option<u64>, usize, &[u32])) {
         let size = self.block_tokens;
         let before = &stretch.page.tokens;
         let mut tokens = Vec::with_capacity(before.len() + stretch.tokens.len());

@@ -6,11 +6,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::caller::Caller;
+
 /// All that run; clones are the same.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Aborts {
-    running: Arc<Mutex<HashMap<String, Entry>>>,
+    running: Arc<Mutex<HashMap<Name, Entry>>>,
 }
+
+/// Whose request it is, and what they called it: nobody ends the requests of others.
+type Name = (Option<Arc<str>>, String);
 
 /// Requests of one name: a gateway that tries again may have two.
 #[derive(Debug)]
@@ -23,28 +28,30 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Registered {
     aborts: Aborts,
-    name: String,
+    name: Name,
     token: CancellationToken,
 }
 
 impl Aborts {
     /// Enters a request. One without a name cannot be aborted.
-    pub(super) fn register(&self, name: &str) -> Registered {
-        let token = if name.is_empty() {
+    pub(super) fn register(&self, caller: &Caller, name: &str) -> Registered {
+        let name = (caller.name().cloned(), name.to_owned());
+        let token = if name.1.is_empty() {
             CancellationToken::new()
         } else {
             let mut running = self.running.lock();
             let new = || Entry { token: CancellationToken::new(), requests: 0 };
-            let entry = running.entry(name.to_owned()).or_insert_with(new);
+            let entry = running.entry(name.clone()).or_insert_with(new);
             entry.requests += 1;
             entry.token.clone()
         };
-        Registered { aborts: self.clone(), name: name.to_owned(), token }
+        Registered { aborts: self.clone(), name, token }
     }
 
-    /// Tells the requests of a name to end, if there are any.
-    pub(super) fn abort(&self, name: &str) {
-        if let Some(entry) = self.running.lock().get(name) {
+    /// Tells the requests of a name that are the caller's to end, if there are any.
+    pub(super) fn abort(&self, caller: &Caller, name: &str) {
+        let name = (caller.name().cloned(), name.to_owned());
+        if let Some(entry) = self.running.lock().get(&name) {
             entry.token.cancel();
         }
     }
@@ -75,24 +82,26 @@ mod tests {
 
     #[test]
     fn all_requests_of_a_name_are_told_and_none_stays_behind() {
-        let aborts = Aborts::default();
+        let (aborts, me) = (Aborts::default(), Caller::anonymous());
         let (one, two, other) =
-            (aborts.register("a"), aborts.register("a"), aborts.register("b"));
+            (aborts.register(&me, "a"), aborts.register(&me, "a"), aborts.register(&me, "b"));
+        let theirs = aborts.register(&Caller::known("them".into(), true), "a");
         drop(one);
-        aborts.abort("a");
-        aborts.abort("unknown");
+        aborts.abort(&me, "a");
+        aborts.abort(&me, "unknown");
         assert!(two.token().is_cancelled() && !other.token().is_cancelled());
-        drop((two, other));
+        assert!(!theirs.token().is_cancelled(), "it is another's");
+        drop((two, other, theirs));
         assert!(aborts.running.lock().is_empty());
-        let again = aborts.register("a");
+        let again = aborts.register(&me, "a");
         assert!(!again.token().is_cancelled(), "a name can be used again");
     }
 
     #[test]
     fn requests_without_a_name_share_nothing() {
-        let aborts = Aborts::default();
-        let (one, two) = (aborts.register(""), aborts.register(""));
-        aborts.abort("");
+        let (aborts, me) = (Aborts::default(), Caller::anonymous());
+        let (one, two) = (aborts.register(&me, ""), aborts.register(&me, ""));
+        aborts.abort(&me, "");
         assert!(!one.token().is_cancelled() && !two.token().is_cancelled());
     }
 }

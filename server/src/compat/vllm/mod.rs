@@ -30,6 +30,7 @@ use sconce_proto::compat::vllm::grpc::engine::{
 use tonic::{Request, Response, Status};
 
 use super::kv_events::{self, Feed};
+use crate::caller::Caller;
 use crate::error::CallError;
 use crate::grpc::call_context;
 use crate::layer::access_log::RequestFacts;
@@ -105,7 +106,7 @@ impl Protocol for VllmEngine {
         let model = self.served.model().await?;
         let asked = request::decode(request.into_inner(), &model).await?;
         facts.tell(|facts| facts.model = Some(asked.call.model.clone()));
-        let abort = self.aborts.register(&asked.request_id);
+        let abort = self.aborts.register(&context.caller, &asked.request_id);
         let (count, streams) = (asked.completions, asked.stream);
         let mut choices: Vec<_> = (0..count)
             .map(|index| {
@@ -181,8 +182,9 @@ impl Protocol for VllmEngine {
         &self,
         request: Request<AbortRequest>,
     ) -> Result<Response<AbortResponse>, Status> {
+        let caller = Caller::of(request.extensions());
         for id in request.into_inner().request_ids {
-            self.aborts.abort(&id);
+            self.aborts.abort(&caller, &id);
         }
         Ok(Response::new(AbortResponse {}))
     }

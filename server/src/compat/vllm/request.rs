@@ -264,8 +264,15 @@ impl Vocabulary {
     }
 }
 
-fn wrong(field: &str, expected: impl std::fmt::Display, found: impl std::fmt::Display) -> CallError {
-    CallError::field(format!("sampling_params.{field}"), format!("expected {expected}, found {found}"))
+fn wrong(
+    field: &str,
+    expected: impl std::fmt::Display,
+    found: impl std::fmt::Display,
+) -> CallError {
+    CallError::field(
+        format!("sampling_params.{field}"),
+        format!("expected {expected}, found {found}"),
+    )
 }
 
 fn at_most(field: &str, found: usize, max: usize) -> Result<(), CallError> {

@@ -9,11 +9,14 @@ use sconce_proto::v1::{
     EstimateLoadRequest, GetStatusResponse, LoadProgress, LoadRequest, LoadStage, MemoryLedger,
     ModelInfo, Sampling as WireSampling, SequenceCounts, Totals,
 };
-use sconce_proto::v1::{ModelState as WireState, ModelStatus as WireStatus};
+use sconce_proto::v1::{
+    ModelState as WireState, ModelStatus as WireStatus, SecretStatus as WireSecretStatus,
+};
 
 use super::{MODEL_NAME_BYTES_MAX, count, duration, fingerprint};
 use crate::error::CallError;
 use crate::models::{LoadStep, Stage};
+use crate::serve::SecretStatus;
 
 /// Checks a load; `precision` is the server's.
 pub fn load_settings(
@@ -151,7 +154,12 @@ pub fn sampling_defaults(defaults: &Sampling) -> WireSampling {
 }
 
 /// The server at this moment.
-pub fn status(status: &Status, draining: bool, uptime: Duration) -> GetStatusResponse {
+pub fn status(
+    status: &Status,
+    draining: bool,
+    uptime: Duration,
+    secrets: Vec<SecretStatus>,
+) -> GetStatusResponse {
     GetStatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         draining,
@@ -163,6 +171,7 @@ pub fn status(status: &Status, draining: bool, uptime: Duration) -> GetStatusRes
         }),
         models: status.models.iter().map(model_status).collect(),
         totals: Some(totals(status)),
+        secrets: secrets.into_iter().map(secret_status).collect(),
     }
 }
 
@@ -184,6 +193,14 @@ fn totals(status: &Status) -> Totals {
         first_token_time: Some(duration(counters.first_token_time)),
         token_gap_time: Some(duration(counters.token_gap_time)),
         cache_reasons: super::cache::reasons(cache),
+    }
+}
+
+fn secret_status(secret: SecretStatus) -> WireSecretStatus {
+    WireSecretStatus {
+        name: secret.name.to_owned(),
+        age: Some(duration(secret.age)),
+        problem: secret.problem,
     }
 }
 

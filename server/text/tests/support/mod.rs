@@ -39,6 +39,11 @@ pub fn smollm2() -> Option<(Tokenizer, String)> {
     Some((Tokenizer::from_gguf(&vocabulary(&metadata)).unwrap(), template.clone()))
 }
 
+/// The vocabulary of the fetched SmolLM2.
+pub fn smollm2_vocabulary() -> Option<GgufVocabulary> {
+    Some(vocabulary(&metadata("SmolLM2-135M-Instruct.Q4_1.gguf")?))
+}
+
 /// The tokenizer of the fetched Gemma 3 270M, a SentencePiece vocabulary without chat template.
 pub fn gemma3_gguf() -> Option<Tokenizer> {
     let metadata = metadata("gemma-3-270m-q4_k_m.gguf")?;

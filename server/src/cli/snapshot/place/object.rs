@@ -70,6 +70,8 @@ fn store(place: &str) -> Result<(Box<dyn ObjectStore>, Path), CliError> {
     // Variables that are not UTF-8 are not of the stores.
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    // The HTTP client takes the cryptography of the process. Another may have been chosen already.
+    drop(rustls::crypto::ring::default_provider().install_default());
     object_store::parse_url_opts(&url, variables).map_err(|error| failed(place, &error))
 }
 
