@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Compiles every CUDA source for the GPUs that machine code is made for, warnings being errors, and
 # prints what each kernel takes of a multiprocessor. Fails where a kernel does not compile, spills
-# registers, or asks for more shared memory than a block gets. What has not changed is not compiled
-# again. Needs no GPU and what cuda_toolkit.sh needs.
+# registers, asks for more shared memory than a block gets, or has products of its own (wgmma) that
+# the compiler waits for one by one. What has not changed is not compiled again. Needs no GPU and what cuda_toolkit.sh needs.
 #
 #   kernels/cuda_check.sh            check all
 #   kernels/cuda_check.sh NAME..     check the sources with these names, as `matmul`
@@ -85,6 +85,10 @@ for source in "${sources[@]}"; do
   for architecture in "${ARCHITECTURES[@]}"; do
     log=$(echo "$DONE/$(basename "$source" .cu).$architecture".*)
     [[ -e $log && $log != *.failed ]] || continue
+    if grep -E "wgmma.* serialized" "$log"; then
+      echo "cuda_check.sh: $source for $architecture: registers of a product are used under way" >&2
+      failed=1
+    fi
     while read -r kernel registers shared stack spilled; do
       # shellcheck disable=SC2059
       printf "$format" "$kernel" "$architecture" "$registers" "$shared" "$stack" "$spilled"

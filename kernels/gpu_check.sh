@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The proof on a machine with a GPU, in one call of at most ten minutes, and one table of what came of
 # it:
-#   parity      every row of the parity table on the GPU
+#   parity      every row of the parity table on the GPU, those of products of many rows on a GPU of 9.0
+#               also by `wgmma` (named so); SCONCE_WGMMA=1 makes `golden` and `bars` use it, too
 #   golden      whole models: every fixture of every architecture against its golden answers
 #   memcheck, racecheck
 #               the rows that compare with a reference under compute-sanitizer, which is carried too

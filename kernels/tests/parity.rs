@@ -51,6 +51,8 @@ mod routing;
 mod rows;
 #[path = "parity/top_logits.rs"]
 mod top_logits;
+#[path = "parity/wgmma.rs"]
+mod wgmma;
 
 use sconce_kernels::Isa;
 

@@ -3,6 +3,7 @@
 
 #include "emulator.h"
 
+#include <algorithm>
 #include <vector>
 
 // Found and taken out again by build.rs.
@@ -74,6 +75,9 @@ inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b) {
 }
 inline __nv_bfloat162 __hmul2(__nv_bfloat162 a, __nv_bfloat162 b) {
   return {float(a.x) * float(b.x), float(a.y) * float(b.y)};
+}
+inline __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
+  return {std::fma(float(a.x), float(b.x), float(c.x)), std::fma(float(a.y), float(b.y), float(c.y))};
 }
 inline __half __ushort_as_half(unsigned short bits) { return emulator::bit_cast<__half>(bits); }
 
@@ -266,52 +270,5 @@ inline void ldmatrix_x4_trans(unsigned (&d)[4], const void* row) {
   emulated_ldmatrix<true>(d, row);
 }
 
-// Copies past the registers arrive when they are waited for: until then there is poison.
-namespace emulator {
-struct Copy {
-  void* to;
-  unsigned char bytes[16];
-  unsigned group;
-};
-struct Copies {
-  std::vector<Copy> pending;
-  unsigned committed = 0;
-  std::uint32_t block[3] = {};
-};
-// Of the current thread. A block that ends must have waited for all of its copies.
-inline Copies& copies() {
-  static std::vector<Copies> all(1024);
-  Copies& own = all[thread_index()];
-  if (std::memcmp(own.block, sconce_place->block, sizeof(own.block)) != 0) {
-    if (!own.pending.empty()) sconce_fail("a block ended before its copies had arrived");
-    std::memcpy(own.block, sconce_place->block, sizeof(own.block));
-  }
-  return own;
-}
-}  // namespace emulator
-
-inline void copy_async_16(void* to, const void* from, bool inside) {
-  const auto address = [](const void* at) { return reinterpret_cast<std::uintptr_t>(at); };
-  if (address(to) % 16 != 0 || (inside && address(from) % 16 != 0))
-    sconce_fail("copies of 16 bytes go from and to multiples of 16 bytes");
-  emulator::Copies& own = emulator::copies();
-  emulator::Copy copy = {to, {}, own.committed};
-  if (inside) std::memcpy(copy.bytes, from, 16);
-  std::memset(to, 0xff, 16);
-  own.pending.push_back(copy);
-}
-inline void copy_commit() { ++emulator::copies().committed; }
-template <int PENDING> void copy_wait() {
-  emulator::Copies& own = emulator::copies();
-  std::vector<emulator::Copy> later;
-  for (const emulator::Copy& copy : own.pending) {
-    if (PENDING > 0 && copy.group + PENDING >= own.committed) {
-      later.push_back(copy);
-      continue;
-    }
-    // Copies in no group yet are waited for by `cp.async.wait_all` only.
-    if (copy.group == own.committed) sconce_fail("a copy is waited for before its group ended");
-    std::memcpy(copy.to, copy.bytes, 16);
-  }
-  own.pending = later;
-}
+#include "proxies.h"
+#include "wgmma.h"

@@ -19,6 +19,9 @@ constexpr std::size_t GUARD = 256;
 
 struct Place {
   std::uint32_t thread, threads, block[3], blocks[3];
+  // Barriers that the block has passed; another number for every block of every launch.
+  std::uint32_t barriers;
+  std::uint64_t run;
 };
 
 struct Exchange {
@@ -46,6 +49,9 @@ const emulator::Exchange* sconce_exchange(const char* operation, std::uint32_t m
                                           const void* value, std::size_t len);
 void sconce_declare(const char* name, void* variable, std::size_t len);
 void* sconce_dynamic();
+std::size_t sconce_dynamic_len();
+// Counts what the thread has started, and (less than zero) what it has waited for.
+void sconce_pending(std::int32_t change);
 [[noreturn]] void sconce_fail(const char* what);
 }
 

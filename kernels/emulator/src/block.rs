@@ -20,6 +20,10 @@ pub(crate) struct Place {
     threads: u32,
     block: [u32; 3],
     blocks: [u32; 3],
+    /// Barriers of the whole block that it has passed.
+    barriers: u32,
+    /// Another number for every block of every launch.
+    run: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,8 @@ struct Thread {
     fiber: Fiber,
     state: State,
     value: [u8; VALUE_MAX],
+    /// What it started and has not waited for: copies, products.
+    pending: i32,
 }
 
 /// What the threads of a warp gave to their last operation.
@@ -79,13 +85,25 @@ impl<'a> Block<'a> {
         seed: u64,
     ) -> Result<(), Error> {
         let count = grid.threads as usize;
-        let thread = |_| Thread { fiber: Fiber::new(), state: State::Done, value: [0; VALUE_MAX] };
+        let thread = |_| Thread {
+            fiber: Fiber::new(),
+            state: State::Done,
+            value: [0; VALUE_MAX],
+            pending: 0,
+        };
         let warp = |_| Exchange { active: 0, values: [[0; VALUE_MAX]; WARP] };
         let mut block = Self {
             language,
             kernel,
             arguments: arguments.as_ptr(),
-            place: Place { thread: 0, threads: grid.threads, block: [0; 3], blocks: grid.blocks },
+            place: Place {
+                thread: 0,
+                threads: grid.threads,
+                block: [0; 3],
+                blocks: grid.blocks,
+                barriers: 0,
+                run: seed << 32,
+            },
             threads: (0..count).map(thread).collect(),
             warps: (0..count.div_ceil(WARP)).map(warp).collect(),
             shared: Shared::new(grid.shared),
@@ -112,9 +130,12 @@ impl<'a> Block<'a> {
     /// Runs the block at `self.place`; `order` is one of its threads.
     unsafe fn run(&mut self, order: &mut [usize]) -> Result<(), String> {
         self.shared.clear();
+        self.place.barriers = 0;
+        self.place.run += 1;
         for thread in &mut self.threads {
             thread.fiber.prepare(thread_main);
             thread.state = State::Ready;
+            thread.pending = 0;
         }
         loop {
             self.shuffle(order);
@@ -147,6 +168,7 @@ impl<'a> Block<'a> {
             if !complete || self.language == Language::Metal && done > 0 {
                 return Err(self.stuck(waiting, done));
             }
+            self.place.barriers += 1;
             for thread in &mut self.threads {
                 if thread.state == State::Barrier {
                     thread.state = State::Ready;
@@ -256,6 +278,13 @@ extern "C" fn thread_main() -> ! {
     unsafe {
         Fiber::begin(&raw mut (*block).home);
         (*block).kernel.call((*block).arguments);
+        let index = (*block).place.thread as usize;
+        let pending = (*thread_of(block, index)).pending;
+        if pending != 0 {
+            fail(format!(
+                "thread {index} ended before {pending} copies or products it had started"
+            ));
+        }
     }
     loop {
         wait(State::Done);
@@ -339,6 +368,20 @@ pub(crate) fn dynamic() -> *mut c_void {
     let block = CURRENT.get();
     // SAFETY: as in `wait`.
     unsafe { (*block).shared.dynamic() }
+}
+
+/// Bytes of it.
+pub(crate) fn dynamic_len() -> usize {
+    let block = CURRENT.get();
+    // SAFETY: as in `wait`.
+    unsafe { (*block).shared.dynamic_len() }
+}
+
+/// Counts what the current thread has started (more than zero) or waited for (less).
+pub(crate) fn pending(change: i32) {
+    let block = CURRENT.get();
+    // SAFETY: as in `wait`.
+    unsafe { (*thread_of(block, (*block).place.thread as usize)).pending += change };
 }
 
 /// Ends the launch with an error; the current thread does not go on.

@@ -35,6 +35,16 @@ extern "C" fn sconce_dynamic() -> *mut c_void {
     block::dynamic()
 }
 
+#[unsafe(no_mangle)]
+extern "C" fn sconce_dynamic_len() -> usize {
+    block::dynamic_len()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sconce_pending(change: i32) {
+    block::pending(change);
+}
+
 /// # Safety
 /// `what` is a string literal.
 #[unsafe(no_mangle)]

@@ -2,39 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::ffi::c_void;
+mod support;
 
-use sconce_gpu_emulator::{Error, Grid, Language, launch, names};
+use sconce_gpu_emulator::{Language, names};
 
-fn pointer<T>(value: &T) -> *const c_void {
-    std::ptr::from_ref(value).cast()
-}
-
-/// Runs a fixture on `out` and operands that are addresses, and numbers.
-fn run<T: Copy>(
-    language: Language,
-    name: &str,
-    grid: (u32, u32, usize),
-    out: &mut [T],
-    inputs: &[*const c_void],
-    numbers: &[u32],
-) -> Result<(), Error> {
-    let (blocks, threads, shared) = grid;
-    let grid = Grid { blocks: [blocks, 1, 1], threads, shared };
-    let out = out.as_mut_ptr();
-    let mut arguments = vec![pointer(&out)];
-    arguments.extend(inputs.iter().map(pointer));
-    arguments.extend(numbers.iter().map(pointer));
-    // SAFETY: fixtures stay inside of what the tests give them.
-    unsafe { launch(language, name, grid, &arguments) }
-}
-
-fn failure(result: Result<(), Error>) -> String {
-    match result.unwrap_err() {
-        Error::Kernel { what, .. } | Error::Launch { what, .. } => what,
-        error @ Error::NoKernel { .. } => error.to_string(),
-    }
-}
+use support::{failure, run};
 
 fn counted(count: usize) -> Vec<f32> {
     (0..count).map(|value| value as f32).collect()

@@ -16,6 +16,7 @@ mod host;
 pub(crate) mod metal;
 mod scratch;
 mod step;
+mod wgmma;
 
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
 
@@ -30,6 +31,7 @@ pub use self::step::step;
 use self::step::{Argument, Recording};
 #[cfg(feature = "emulate")]
 pub use self::step::{RecordedStep, last_step};
+pub use self::wgmma::{WGMMA_VARIABLE, has_wgmma, with_wgmma};
 use crate::access::{Element, location};
 use crate::entries::Copies;
 use crate::error::Error;

@@ -66,7 +66,16 @@ pub struct Activations<'a> {
     /// How closely weights may read them.
     pub(crate) activation: ActivationType,
     /// On a GPU their form in bf16, if they are many (`gpu::round`).
-    pub(crate) rounded: Option<&'a Tensor>,
+    pub(crate) rounded: Option<Rounded<'a>>,
+}
+
+/// Rows in bf16, filled up with zeros to windows of 32 columns.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rounded<'a> {
+    pub(crate) tensor: &'a Tensor,
+    /// Whether they are in the order of the kernels with `wgmma` (`matmul_wgmma.cu`), which are then
+    /// those that read them.
+    pub(crate) wgmma: bool,
 }
 
 impl<'a> Activations<'a> {
@@ -104,7 +113,8 @@ impl ActivationBuffer {
     /// memory for [`ActivationType::F32`]; on a GPU at most 2 bytes for each element.
     ///
     /// # Errors
-    /// A device without an implementation.
+    /// A device without an implementation, or without the kernels that were chosen
+    /// ([`WGMMA_VARIABLE`](crate::gpu::WGMMA_VARIABLE)).
     pub fn new(
         rows_max: usize,
         dim_max: usize,
@@ -114,6 +124,10 @@ impl ActivationBuffer {
         let (gpu, location) = (Gpu::of_device(device), device.location());
         if gpu.is_none() && location != DeviceLocation::Cpu {
             return Err(Error::Unsupported { op: "matmul", device: location });
+        }
+        if let Some(gpu) = gpu {
+            // Better told here than by the first prompt.
+            gpu.wgmma().map_err(|what| Error::Device { op: "matmul", what })?;
         }
         let planes = if gpu.is_some() { 0 } else { activation.planes() };
         let groups = rows_max * planes * dim_max.div_ceil(GROUP);
@@ -167,7 +181,7 @@ impl ActivationBuffer {
         weights: &[&Matrix],
     ) -> Result<Activations<'a>> {
         let integers = weights.iter().any(|weight| weight.integers().is_some());
-        self.prepare_for(x, rows, integers)
+        self.prepare_for(x, rows, integers, gpu::Readers::Weights)
     }
 
     /// The same for stacks of experts, which may be of several formats each.
@@ -182,7 +196,7 @@ impl ActivationBuffer {
     ) -> Result<Activations<'a>> {
         let mut experts = stacks.iter().copied().flatten();
         let integers = experts.any(|expert| expert.integers().is_some());
-        self.prepare_for(x, rows, integers)
+        self.prepare_for(x, rows, integers, gpu::Readers::Experts)
     }
 
     /// Readies rows; `integers` tells whether a weight reads their quantized form.
@@ -191,6 +205,7 @@ impl ActivationBuffer {
         x: &'a Tensor,
         rows: usize,
         integers: bool,
+        readers: gpu::Readers,
     ) -> Result<Activations<'a>> {
         const OP: &str = "matmul";
         let (_, dim) = rows_of(OP, "x", x, rows)?;
@@ -204,7 +219,8 @@ impl ActivationBuffer {
         })?;
         if let Some(gpu) = gpu {
             let Some(room) = &self.rounded else { return Ok(as_it_is) };
-            return Ok(Activations { rounded: gpu::round(gpu, room, x, rows, dim)?, ..as_it_is });
+            let rounded = gpu::round(gpu, room, x, (rows, dim), readers)?;
+            return Ok(Activations { rounded, ..as_it_is });
         }
         let groups = dim.div_ceil(GROUP);
         let used = rows * planes * groups;

@@ -3,8 +3,8 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{ActivationType, DeviceWeight, Kind, Mode, PRODUCTS_MAX, format_word};
-use crate::error::Result;
+use super::{ActivationType, DeviceWeight, Kind, Mode, PRODUCTS_MAX, Rounded, format_word};
+use crate::error::{Error, Result};
 use crate::gpu::{Call, Gpu, Grid, Language, WARP};
 
 /// Planes of activations in bf16 that the kernels for few rows of CUDA take at most.
@@ -31,6 +31,18 @@ const SMALL_ROWS_MAX: usize = 64;
 /// Bytes between rows of 32 columns in shared memory.
 const GEMM_STRIDE: usize = 80;
 
+/// Of the kernels with `wgmma`: rows of a block and its warpgroups, with few blocks of rows and with
+/// many, and outputs and threads of each warpgroup.
+const WGMMA_TILES: [(usize, usize); 2] = [(32, 1), (128, 2)];
+const WGMMA_OUTPUTS: usize = 64;
+const WGMMA_THREADS: u32 = 128;
+/// Stages of activations in shared memory, bytes of a row of one, and to what they are aligned.
+const WGMMA_STAGES: usize = 4;
+const WGMMA_ROW: usize = 128;
+const WGMMA_ALIGN: usize = 1024;
+/// Rows of activations that experts read, up to which weights are streamed in any case.
+const FEW_FOR_EXPERTS: usize = 8;
+
 /// Threads of a block that rounds activations.
 const ROUND_THREADS: u32 = 256;
 
@@ -54,7 +66,7 @@ pub(crate) struct Products<'a> {
     pub(crate) heads: [usize; 3],
     pub(crate) activation: ActivationType,
     /// The rows of `x` as [`round`] has made them, of one head.
-    pub(crate) rounded: Option<&'a Tensor>,
+    pub(crate) rounded: Option<Rounded<'a>>,
 }
 
 /// A weight, and where its product goes.
@@ -123,8 +135,11 @@ impl<'a> Products<'a> {
                 let grid = self.few(kind, Language::Cuda).with_shared(shared);
                 (GEMV[kind as usize][tiles.ilog2() as usize], grid)
             }
-            Language::Cuda if rounded.is_some() => self.many(GEMM_ROUNDED, planes),
-            Language::Cuda => self.many(GEMM[planes - 1], planes),
+            Language::Cuda => match rounded {
+                Some(Rounded { wgmma: true, .. }) => self.wgmma(kind),
+                Some(_) => self.many(GEMM_ROUNDED, planes),
+                None => self.many(GEMM[planes - 1], planes),
+            },
             Language::Metal if few => {
                 let rows = self.rows.next_power_of_two().ilog2() as usize;
                 (METAL_GEMV[kind as usize][rows], self.few(kind, Language::Metal))
@@ -145,7 +160,7 @@ impl<'a> Products<'a> {
     }
 
     /// The call with its arguments.
-    fn call(&self, gpu: Gpu, rounded: Option<&'a Tensor>, planes: usize) -> Result<Call<'a>> {
+    fn call(&self, gpu: Gpu, rounded: Option<Rounded<'a>>, planes: usize) -> Result<Call<'a>> {
         let [heads, first_head, _] = self.heads;
         let mut call = Call::new(self.op, gpu);
         for Target { out, weight, outputs } in self.targets {
@@ -162,7 +177,7 @@ impl<'a> Products<'a> {
             call.word(0).word(0).word(0);
         }
         match rounded {
-            Some(rounded) => call.read::<u32>("x", rounded)?,
+            Some(rounded) => call.read::<u32>("x", rounded.tensor)?,
             None => call.read::<f32>("x", self.x)?,
         };
         call.size("weight", weight.layout.row_words)?.size("x", self.inputs)?;
@@ -198,6 +213,16 @@ impl<'a> Products<'a> {
         let grid = Grid::of(blocks, GEMM_THREADS).with_shared(shared);
         (kernels[usize::from(!small)], grid)
     }
+
+    /// The kernel with `wgmma` for a kind that is one part of bf16, and its grid.
+    fn wgmma(&self, kind: Kind) -> (&'static str, Grid) {
+        let large = self.rows > SMALL_ROWS_MAX;
+        let (tile, groups) = WGMMA_TILES[usize::from(large)];
+        let outputs = self.blocks(WGMMA_OUTPUTS * groups);
+        let blocks = [outputs, self.rows.div_ceil(tile), self.heads[2]];
+        let grid = Grid::of(blocks, WGMMA_THREADS * groups as u32).with_shared(wgmma_bytes(tile));
+        (WGMMA[wgmma_store(kind)][usize::from(large)], grid)
+    }
 }
 
 /// Warps that share the outputs of a block of `gemv.cuh`, a power of two: each has as many units of
@@ -212,6 +237,20 @@ pub(crate) fn sharing_warps(inputs: usize, kind: Kind) -> usize {
 pub(crate) fn columns_bytes(inputs: usize, columns: usize, tiles: usize) -> usize {
     let held = inputs.min(COLUMN_INPUTS[usize::from(tiles > 1)]).next_multiple_of(64);
     columns * (held + COLUMN_PAD) * 2 + held / 16 * 8 * tiles * 4
+}
+
+/// Dynamic shared memory of the kernels of `wgmma.cuh` for blocks of so many rows.
+pub(crate) fn wgmma_bytes(rows: usize) -> usize {
+    WGMMA_STAGES * WGMMA_ROW * rows + WGMMA_ALIGN
+}
+
+/// Which of them reads a kind that is one part of bf16: nibbles, bytes, or bf16.
+pub(crate) fn wgmma_store(kind: Kind) -> usize {
+    match kind {
+        Kind::Nibbles | Kind::E2m1 | Kind::Iq4Nl => 0,
+        Kind::Bytes | Kind::E4m3 => 1,
+        Kind::Bf16 | Kind::F16 | Kind::F32 => 2,
+    }
 }
 
 /// Words of the rounded form of a row.
@@ -245,25 +284,40 @@ pub(super) fn room_words(gpu: Gpu, rows: usize, dim: usize, activation: Activati
     rows.saturating_mul(rounded_words(dim)).max(1)
 }
 
+/// What reads activations: weights, or experts, of which each has a part of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Readers {
+    Weights,
+    Experts,
+}
+
 /// Rounds rows of `x` to bf16, once for all weights, if they are many; none if they are few.
 pub(super) fn round<'a>(
     gpu: Gpu,
     room: &'a Tensor,
     x: &Tensor,
-    rows: usize,
-    inputs: usize,
-) -> Result<Option<&'a Tensor>> {
+    (rows, inputs): (usize, usize),
+    readers: Readers,
+) -> Result<Option<Rounded<'a>>> {
     let octets = rows * rounded_words(inputs) / 4;
-    if rows <= GEMV_PLANES_MAX || octets == 0 {
+    let wgmma = gpu.wgmma().map_err(|what| Error::Device { op: "matmul", what })?;
+    // Kernels without `wgmma` give a pair the same bits either way; with it, all must have been
+    // rounded that are multiplied in blocks, and experts may be when no weight is.
+    let few = match (wgmma, readers) {
+        (true, Readers::Experts) => FEW_FOR_EXPERTS,
+        _ => GEMV_PLANES_MAX,
+    };
+    if rows <= few || octets == 0 {
         return Ok(None);
     }
+    let kernel = if wgmma { "matmul_round_wgmma" } else { "matmul_round" };
     let mut call = Call::new("matmul", gpu);
     call.write::<u32>("activations", room)?.read::<f32>("x", x)?;
     call.size("x", octets)?.size("x", inputs)?;
     let blocks = octets.div_ceil(ROUND_THREADS as usize);
     // SAFETY: the parameters of the kernel; there is room for the rows, as the caller has checked.
-    unsafe { call.launch("matmul_round", Grid::row(blocks, ROUND_THREADS)) }?;
-    Ok(Some(room))
+    unsafe { call.launch(kernel, Grid::row(blocks, ROUND_THREADS)) }?;
+    Ok(Some(Rounded { tensor: room, wgmma }))
 }
 
 /// Parts in bf16 that activations, and in blocks weights, are split into: plain f32 and f16 are not
@@ -302,6 +356,13 @@ const GEMM: [[&str; 2]; 3] = [
 
 /// By blocks of 32 or 128 rows, for activations that were rounded before.
 const GEMM_ROUNDED: [&str; 2] = ["matmul_gemm_rounded_32", "matmul_gemm_rounded_128"];
+
+/// By how weights are stored, and blocks of 32 or 128 rows.
+const WGMMA: [[&str; 2]; 3] = [
+    ["matmul_wgmma_nibbles_32", "matmul_wgmma_nibbles_128"],
+    ["matmul_wgmma_bytes_32", "matmul_wgmma_bytes_128"],
+    ["matmul_wgmma_bf16_32", "matmul_wgmma_bf16_128"],
+];
 
 /// By kind, and 1, 2, 4 or 8 rows.
 const METAL_GEMV: [[&str; 4]; 8] = [

@@ -23,7 +23,7 @@ mod tile;
 use candle_core::Tensor;
 
 pub use self::activations::{ActivationBuffer, ActivationType, Activations};
-pub(crate) use self::activations::{GROUP, Quantized};
+pub(crate) use self::activations::{GROUP, Quantized, Rounded};
 pub(crate) use self::cpu::{Task, exact_panels};
 pub(crate) use self::device::DeviceWeight;
 pub(crate) use self::device_format::{Kind, format_word};
@@ -31,7 +31,7 @@ pub use self::format::{
     AffineFormat, AffineRows, Code, CodedFormat, CodedRows, DenseRows, DenseType, MatrixFormat,
     ScaleType,
 };
-pub(crate) use self::gpu::{columns_bytes, sharing_warps};
+pub(crate) use self::gpu::{columns_bytes, sharing_warps, wgmma_bytes, wgmma_store};
 pub use self::matrix::Matrix;
 pub(crate) use self::matrix::{DensePanels, GroupPanels, PANEL, Packed};
 pub use self::random::RandomRows;

@@ -17,79 +17,26 @@
 // which that cache moves 1.4 GB for 906 MB of weights. 16 bytes of shared memory serve 4 `mma`.
 #pragma once
 
+#include "../matmul/steps.cuh"
 #include "experts.cuh"
 
 constexpr unsigned EXPERT_GEMM_OUTPUTS = 256, EXPERT_GEMM_THREADS = 256;
-// Inputs of a step: two windows.
-constexpr unsigned EXPERT_GEMM_INPUTS = 64;
 // Elements between pairs in shared memory: two of them fall on different banks.
-constexpr unsigned EXPERT_GEMM_STRIDE = EXPERT_GEMM_INPUTS + 32;
-
-// How the inputs of a step are stored in a row of a weight.
-enum class Store : unsigned { NIBBLES, BYTES, HALVES, WORDS };
+constexpr unsigned EXPERT_GEMM_STRIDE = STEP_INPUTS + 32;
 
 // What a lane has of a step: two octets of four rows, `g`, `g + 8`, `g + 16` and `g + 24` of the
 // warp's, and the scales of the step's group `q`.
 template <Store S> struct ExpertStep {
-  static constexpr unsigned WORDS = 2u << static_cast<unsigned>(S);
-  unsigned words[4][WORDS];
+  unsigned words[4][step_words_of(S)];
   RawScale scales[4];
 };
 
-__device__ __forceinline__ void expert_copy(unsigned* to, uint4 from) {
-  to[0] = from.x, to[1] = from.y, to[2] = from.z, to[3] = from.w;
-}
-
-// The octet of window `w` of a step as parts in bf16.
-template <Store S, int WP>
-__device__ __forceinline__ void expert_decode(unsigned (&parts)[WP][4],
-                                              const unsigned (&words)[ExpertStep<S>::WORDS],
-                                              unsigned w, WeightFormat format) {
-  const Kind kind = format.kind();
-  if constexpr (S == Store::NIBBLES) {
-    const uint4 word = make_uint4(words[w], 0, 0, 0);
-    if (kind == Kind::NIBBLES)
-      decode_octet<Kind::NIBBLES>(parts[0], Raw<Kind::NIBBLES>{{word}}, 0, format.zero());
-    else if (kind == Kind::E2M1)
-      decode_octet<Kind::E2M1>(parts[0], Raw<Kind::E2M1>{{word}}, 0, 0);
-    else
-      decode_octet<Kind::IQ4_NL>(parts[0], Raw<Kind::IQ4_NL>{{word}}, 0, 0);
-  } else if constexpr (S == Store::BYTES) {
-    const uint4 two = make_uint4(words[2 * w], words[2 * w + 1], 0, 0);
-    if (kind == Kind::BYTES)
-      decode_octet<Kind::BYTES>(parts[0], Raw<Kind::BYTES>{{two}}, 0, format.zero());
-    else
-      decode_octet<Kind::E4M3>(parts[0], Raw<Kind::E4M3>{{two}}, 0, 0);
-  } else if constexpr (S == Store::HALVES && WP == 1) {
-    // bf16, as it is.
-#pragma unroll
-    for (int i = 0; i < 4; ++i) parts[0][i] = words[4 * w + i];
-  } else {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float low, high;
-      if constexpr (S == Store::HALVES) {
-        const unsigned word = words[4 * w + i];
-        low = __half2float(__ushort_as_half(static_cast<unsigned short>(word)));
-        high = __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
-      } else {
-        low = __uint_as_float(words[8 * w + 2 * i]);
-        high = __uint_as_float(words[8 * w + 2 * i + 1]);
-      }
-      unsigned pair[WP];
-      split_pair<WP>(low, high, pair);
-#pragma unroll
-      for (int part = 0; part < WP; ++part) parts[part][i] = pair[part];
-    }
-  }
-}
-
 template <Store S, int WP, int XP> struct ExpertGemm {
-  static constexpr bool PLAIN = S == Store::HALVES || S == Store::WORDS;
+  static constexpr bool PLAIN = is_plain(S);
   // Pairs at a time, and columns of eight of them: as many as there are registers for.
   static constexpr unsigned PAIRS = XP == 1 && !PLAIN ? 64 : 32, TILES = PAIRS / 8;
   // Octets of a step that a thread parts.
-  static constexpr unsigned OCTETS = PAIRS * (EXPERT_GEMM_INPUTS / 8) / EXPERT_GEMM_THREADS;
+  static constexpr unsigned OCTETS = PAIRS * (STEP_INPUTS / 8) / EXPERT_GEMM_THREADS;
   static constexpr unsigned STAGE = PAIRS * EXPERT_GEMM_STRIDE;
   // Steps whose weights are on their way, as many as there are registers for.
   static constexpr unsigned AHEAD = XP == 1 ? 2 : 1;
@@ -118,8 +65,8 @@ template <Store S, int WP, int XP> struct ExpertGemm {
   // Loads the weights of a step.
   __device__ __forceinline__ void fetch(ExpertStep<S>& step, unsigned index) {
     const WeightFormat format = job.weight.format;
-    const unsigned group = (index * EXPERT_GEMM_INPUTS >> format.group_log2()) + q;
-    const unsigned here = max(EXPERT_GEMM_INPUTS >> format.group_log2(), 1u);
+    const unsigned group = (index * STEP_INPUTS >> format.group_log2()) + q;
+    const unsigned here = max(STEP_INPUTS >> format.group_log2(), 1u);
     const bool grouped = !PLAIN && q < here && group < job.inputs >> format.group_log2();
 #pragma unroll
     for (unsigned i = 0; i < 4; ++i) {
@@ -129,7 +76,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
       const Weight& weight = job.weight;
       if (grouped)
         step.scales[i] = load_scale(weight.scales + row * weight.scale_words, group, format);
-      fetch_row(step.words[i], weight.codes + row * weight.row_words, index);
+      load_step<S>(step.words[i], weight.codes + row * weight.row_words, weight.row_words, index, q);
     }
   }
 
@@ -138,7 +85,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
 #pragma unroll
     for (unsigned i = 0; i < OCTETS; ++i) {
       const unsigned at = threadIdx.x + i * EXPERT_GEMM_THREADS, pair = at / 8;
-      const unsigned column = index * EXPERT_GEMM_INPUTS + at % 8 * 8;
+      const unsigned column = index * STEP_INPUTS + at % 8 * 8;
       if (XP == 1 && job.rounded) {
         uint4 part = make_uint4(0, 0, 0, 0);
         if (pair < count && column < job.inputs) part = *job.part(first_pair + pair, column);
@@ -148,30 +95,6 @@ template <Store S, int WP, int XP> struct ExpertGemm {
         const float* row = pair < count ? job.input(first_pair + pair) : nullptr;
         expert_octet(x[i], job, row, column);
       }
-    }
-  }
-
-  __device__ __forceinline__ void fetch_row(unsigned (&words)[ExpertStep<S>::WORDS],
-                                            const unsigned* row, unsigned index) const {
-    if constexpr (S == Store::NIBBLES) {
-      // Half of a unit; the other half comes from the first-level cache.
-      const unsigned* from = row + index / 2 * 16 + 4 * q + index % 2 * 2;
-      const uint2 two = *reinterpret_cast<const uint2*>(from);
-      words[0] = two.x, words[1] = two.y;
-    } else if constexpr (S == Store::BYTES) {
-      expert_copy(words, *reinterpret_cast<const uint4*>(row + index * 16 + 4 * q));
-    } else {
-      constexpr unsigned OCTET = ExpertStep<S>::WORDS / 2;
-#pragma unroll
-      for (unsigned w = 0; w < 2; ++w)
-#pragma unroll
-        for (unsigned i = 0; i < OCTET; i += 4) {
-          const unsigned at = (2 * index + w) * 4 * OCTET;
-          uint4 four = make_uint4(0, 0, 0, 0);
-          if (at < job.weight.row_words)
-            four = *reinterpret_cast<const uint4*>(row + at + OCTET * q + i);
-          expert_copy(words + w * OCTET + i, four);
-        }
     }
   }
 
@@ -209,7 +132,7 @@ template <Store S, int WP, int XP> struct ExpertGemm {
     for (unsigned i = 0; i < 4; ++i) {
 #pragma unroll
       for (unsigned window = 0; window < SPAN; ++window)
-        expert_decode<S, WP>(rows[window][i], step.words[i], SPAN == 2 ? window : w, format);
+        decode_step<S, WP>(rows[window][i], step.words[i], SPAN == 2 ? window : w, format);
       if constexpr (!PLAIN) {
         RawScale raw;
         raw.scale = __shfl_sync(ALL_LANES, step.scales[i].scale, group, 4);
@@ -316,7 +239,7 @@ template <Store S, int WP, int XP>
 __device__ __forceinline__ void expert_gemm(const ExpertJob& job,
                                             typename ExpertGemm<S, WP, XP>::Shared& shared) {
   using Work = ExpertGemm<S, WP, XP>;
-  const unsigned steps = (job.inputs + EXPERT_GEMM_INPUTS - 1) / EXPERT_GEMM_INPUTS;
+  const unsigned steps = (job.inputs + STEP_INPUTS - 1) / STEP_INPUTS;
   for (unsigned first = 0; first < job.pairs; first += Work::PAIRS) {
     Work work(job, shared, first);
     float sums[2][Work::TILES][4] = {};

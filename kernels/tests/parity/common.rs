@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::Isa;
-use sconce_kernels::gpu::DeviceChoice;
+use sconce_kernels::gpu::{DeviceChoice, has_wgmma, with_wgmma};
 #[cfg(feature = "emulate")]
 use sconce_kernels::gpu::{Language, emulate};
 
@@ -34,6 +34,12 @@ pub(crate) enum Backend {
     /// The kernels of a GPU, on the CPU.
     #[cfg(feature = "emulate")]
     Emulated(Language),
+    /// A GPU of compute capability 9.0, products of many rows on `wgmma`.
+    #[cfg(feature = "cuda")]
+    GpuWgmma,
+    /// The same, on the CPU.
+    #[cfg(feature = "emulate")]
+    EmulatedWgmma,
 }
 
 impl Backend {
@@ -50,6 +56,22 @@ impl Backend {
         levels.collect()
     }
 
+    /// The backend whose products of many rows are those of `wgmma`, if there is one: rows of such
+    /// products have it beside [`all`](Self::all), whose GPUs are without.
+    pub(crate) fn wgmma() -> Option<Self> {
+        #[cfg(feature = "cuda")]
+        if has_wgmma(&device()) {
+            return Some(Self::GpuWgmma);
+        }
+        #[cfg(feature = "emulate")]
+        if device().is_cpu() {
+            return Some(Self::EmulatedWgmma);
+        }
+        // Nothing to run it on.
+        let _ = has_wgmma;
+        None
+    }
+
     /// Where it has its tensors.
     pub(crate) fn device(self) -> Device {
         match self {
@@ -57,7 +79,9 @@ impl Backend {
             #[cfg(any(feature = "cuda", feature = "metal"))]
             Self::Gpu => device(),
             #[cfg(feature = "emulate")]
-            Self::Emulated(_) => Device::Cpu,
+            Self::Emulated(_) | Self::EmulatedWgmma => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::GpuWgmma => device(),
         }
     }
 
@@ -67,9 +91,13 @@ impl Backend {
             Self::Cpu(isa) => isa.with(body),
             // Where its operands are.
             #[cfg(any(feature = "cuda", feature = "metal"))]
-            Self::Gpu => body(),
+            Self::Gpu => with_wgmma(false, body),
             #[cfg(feature = "emulate")]
-            Self::Emulated(language) => emulate(language, body),
+            Self::Emulated(language) => with_wgmma(false, || emulate(language, body)),
+            #[cfg(feature = "cuda")]
+            Self::GpuWgmma => with_wgmma(true, body),
+            #[cfg(feature = "emulate")]
+            Self::EmulatedWgmma => with_wgmma(true, || emulate(Language::Cuda, body)),
         }
     }
 
@@ -86,6 +114,10 @@ impl Backend {
             Self::Gpu => device().is_cuda(),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => language == Language::Cuda,
+            #[cfg(feature = "cuda")]
+            Self::GpuWgmma => true,
+            #[cfg(feature = "emulate")]
+            Self::EmulatedWgmma => true,
         }
     }
 
@@ -103,6 +135,10 @@ impl fmt::Display for Backend {
             Self::Gpu => write!(f, "{:?}", device().location()),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => write!(f, "emulated {language:?}"),
+            #[cfg(feature = "cuda")]
+            Self::GpuWgmma => write!(f, "{:?} with wgmma", device().location()),
+            #[cfg(feature = "emulate")]
+            Self::EmulatedWgmma => write!(f, "emulated Cuda with wgmma"),
         }
     }
 }

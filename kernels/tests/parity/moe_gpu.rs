@@ -16,20 +16,26 @@ const KINDS: [ActivationType; 3] =
 
 /// Pairs of a weight's shape and those that choose of it.
 #[derive(Debug, Clone, Copy)]
-struct Case {
+pub(crate) struct Case {
+    pub(crate) experts: usize,
+    pub(crate) choices: usize,
+    pub(crate) rows: usize,
+    pub(crate) outputs: usize,
+    pub(crate) cols: usize,
+}
+
+pub(crate) fn case(
     experts: usize,
     choices: usize,
     rows: usize,
     outputs: usize,
     cols: usize,
-}
-
-fn case(experts: usize, choices: usize, rows: usize, outputs: usize, cols: usize) -> Case {
+) -> Case {
     Case { experts, choices, rows, outputs, cols }
 }
 
 /// Every format of a weight.
-fn all_formats() -> Vec<MatrixFormat> {
+pub(crate) fn all_formats() -> Vec<MatrixFormat> {
     let dense = [DenseType::F32, DenseType::Bf16, DenseType::F16].map(MatrixFormat::Dense);
     let affine = formats().into_iter().map(MatrixFormat::Affine);
     let coded = coded::formats().into_iter().map(MatrixFormat::Coded);
@@ -37,7 +43,7 @@ fn all_formats() -> Vec<MatrixFormat> {
 }
 
 /// Columns of a group.
-fn group(format: MatrixFormat) -> usize {
+pub(crate) fn group(format: MatrixFormat) -> usize {
     match format {
         MatrixFormat::Dense(_) => 1,
         MatrixFormat::Affine(format) => format.group_size,
@@ -46,7 +52,7 @@ fn group(format: MatrixFormat) -> usize {
 }
 
 /// A stack of experts of one format.
-fn stack(format: MatrixFormat, experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
+pub(crate) fn stack(format: MatrixFormat, experts: usize, rows: usize, cols: usize) -> Vec<Matrix> {
     let expert = |index: usize| {
         let seed = index as u64 + 3;
         let device = &device();
@@ -70,7 +76,12 @@ fn gpus() -> impl Iterator<Item = Backend> {
 }
 
 /// Compares the results of all pairs with the reference, as rows and as pairs.
-fn assert_matches(backend: Backend, format: MatrixFormat, case: Case, kind: ActivationType) {
+pub(crate) fn assert_matches(
+    backend: Backend,
+    format: MatrixFormat,
+    case: Case,
+    kind: ActivationType,
+) {
     let Case { experts, choices, outputs, cols, .. } = case;
     let label = format!("{backend} {kind:?} {case:?} {format:?}");
     backend.with(|| {

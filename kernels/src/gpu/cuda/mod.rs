@@ -80,6 +80,11 @@ impl Cuda {
         storage.device().cuda_stream() == self.0.stream
     }
 
+    /// Why its products of many rows cannot be those of `wgmma`, if they cannot.
+    pub(crate) fn why_no_wgmma(self) -> Option<String> {
+        self.0.modules.why_no_wgmma()
+    }
+
     /// A list of the host, copied to the GPU.
     pub(crate) fn upload(self, words: &[u32]) -> Result<Uploaded, String> {
         let uploaded = self.reserve(words.len())?;

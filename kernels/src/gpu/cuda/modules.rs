@@ -18,6 +18,8 @@ use super::lock;
 const IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/cuda_modules.rs"));
 /// What machine code was made for.
 const ARCHITECTURES: &str = env!("SCONCE_CUDA_ARCHITECTURES");
+/// That of machine code that has `wgmma`.
+const WGMMA_ARCHITECTURE: &str = "sm_90a";
 /// Dynamic shared memory that every kernel may have; more is asked for.
 const SHARED_BYTES: usize = 48 << 10;
 
@@ -51,6 +53,22 @@ impl Modules {
         let function = self.with_shared(&kernel, shared)?;
         self.kernels.write().unwrap_or_else(PoisonError::into_inner).insert(name, kernel);
         Ok(function)
+    }
+
+    /// Why no kernel with `wgmma` runs: machine code of one kind of GPU has it.
+    pub(super) fn why_no_wgmma(&self) -> Option<String> {
+        let (major, minor) = self.context.compute_capability().unwrap_or_default();
+        if (major, minor) != (9, 0) {
+            return Some(format!(
+                "which GPUs of compute capability 9.0 have; this one has {major}.{minor}"
+            ));
+        }
+        let there = ARCHITECTURES.split_whitespace().any(|name| name == WGMMA_ARCHITECTURE);
+        (!there).then(|| {
+            format!(
+                "which is in code for {WGMMA_ARCHITECTURE}; the build has code for {ARCHITECTURES}"
+            )
+        })
     }
 
     /// Looks for a kernel in one module after another, and loads those that it comes to.

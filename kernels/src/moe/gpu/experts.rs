@@ -4,12 +4,13 @@
 
 use candle_core::Tensor;
 
-use super::super::ExpertProduct;
+use super::super::{BLOCK_PAIRS, ExpertProduct};
 use super::GpuLists;
 use crate::error::Result;
 use crate::gpu::{Call, Gpu, Grid, Language, WARP, in_fours};
 use crate::matmul::{
     ActivationType, Activations, Kind, Matrix, columns_bytes, format_word, sharing_warps,
+    wgmma_bytes, wgmma_store,
 };
 
 const OP: &str = "expert_matmul";
@@ -81,7 +82,7 @@ fn launch(gpu: Gpu, products: &[ExpertProduct<'_>], kind: Kind, pairs: Pairs<'_>
     // Where weights are streamed, parting activations costs less than another launch.
     let rounded = x.rounded.filter(|_| !few && planes(kind, x) == 1);
     match rounded {
-        Some(rounded) => call.read::<u32>("x", rounded)?,
+        Some(rounded) => call.read::<u32>("x", rounded.tensor)?,
         None => call.read::<f32>("x", x.tensor)?,
     };
     call.read::<u32>("pair_rows", &lists.pair_rows)?.read::<u32>("blocks", &lists.blocks)?;
@@ -92,6 +93,12 @@ fn launch(gpu: Gpu, products: &[ExpertProduct<'_>], kind: Kind, pairs: Pairs<'_>
     call.size("x", inputs)?.word(u32::from(pairs.gather)).word(reading);
     let tiling = match (few, gpu.language()) {
         (true, language) => gemv(&mut call, language, kind, (inputs, planes(kind, x)))?,
+        (false, Language::Cuda) if rounded.is_some_and(|rounded| rounded.wgmma) => Tiling {
+            kernel: WGMMA[wgmma_store(kind)],
+            outputs: 256,
+            threads: 256,
+            shared: wgmma_bytes(BLOCK_PAIRS),
+        },
         (false, Language::Cuda) => {
             let kernel = GEMM[kind as usize][usize::from(planes(kind, x) > 1)];
             Tiling { kernel, outputs: 256, threads: 256, shared: 0 }
@@ -183,6 +190,9 @@ const GEMV: [&str; 8] = [
     "expert_gemv_f16",
     "expert_gemv_f32",
 ];
+
+/// Of CUDA with `wgmma`, by how experts are stored.
+const WGMMA: [&str; 3] = ["expert_wgmma_nibbles", "expert_wgmma_bytes", "expert_wgmma_bf16"];
 
 /// Of CUDA, by kind, and whether activations have several parts.
 const GEMM: [[&str; 2]; 8] = [
