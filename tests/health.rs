@@ -9,7 +9,8 @@ use sconce_proto::v1::{LoadRequest, UnloadRequest};
 use support::{Fixture, MODEL, details, plan, within};
 use tonic::Code;
 
-const NEEDS_A_MODEL: &[&str] = &["", "readiness", names::INFERENCE_SERVICE, names::STATE_SERVICE];
+const NEEDS_A_MODEL: &[&str] =
+    &["", "readiness", names::INFERENCE_SERVICE, names::STATE_SERVICE, names::VLLM_ENGINE];
 const ALWAYS: &[&str] = &["liveness", names::MODEL_SERVICE, names::HEALTH_SERVICE];
 
 fn of(service: &str) -> HealthCheckRequest {

@@ -88,6 +88,8 @@ impl CliError {
                 | Code::Cancelled
                 | Code::Unauthenticated
                 | Code::PermissionDenied => UNAVAILABLE,
+                // No server said so: the connection broke, as when it wants a certificate.
+                Code::Unknown if std::error::Error::source(&**status).is_some() => UNAVAILABLE,
                 _ => INTERNAL,
             },
         }
