@@ -38,6 +38,7 @@ fn changed(seed: &[u8], state: &mut u64) -> Vec<u8> {
 }
 
 /// Feeds `input`, and keeps it if it breaks a promise.
+#[expect(clippy::print_stderr, reason = "where it is kept belongs beside the panic's message")]
 fn run(target: &Target, input: &[u8]) {
     let Err(broken) = std::panic::catch_unwind(|| (target.run)(input)) else { return };
     let folder = format!("{}/artifacts/{}", env!("CARGO_MANIFEST_DIR"), target.name);
@@ -66,7 +67,7 @@ fn feed(name: &str) {
         let mut input = seed.clone();
         for _ in 0..changes {
             // Some changes on top of one another, and back to the seed.
-            let base = if draw(&mut state) % 8 == 0 { &seed } else { &input };
+            let base = if draw(&mut state).is_multiple_of(8) { &seed } else { &input };
             input = changed(base, &mut state);
             run(target, &input);
         }
