@@ -132,8 +132,8 @@ async fn health_follows_the_model_and_the_drain() {
         assert_eq!(registered().await, ServingStatus::Serving);
         let unload = UnloadRequest { model: MODEL.to_owned() };
         fixture.models().unload(unload).await.expect("unloads");
-        let healthy = client.health_check(HealthCheckRequest {}).await.expect("tells").into_inner();
-        assert_eq!((healthy.healthy, healthy.message.as_str()), (false, "no model is ready"));
+        let refused = client.health_check(HealthCheckRequest {}).await;
+        details(&refused.expect_err("is refused"), Code::Unavailable, "NO_MODEL_READY");
         let refused = client.generate(request("a", bytes("x"), greedy(4))).await;
         details(&refused.expect_err("is refused"), Code::Unavailable, "NO_MODEL_READY");
         let refused = client.get_model_info(GetModelInfoRequest {}).await;

@@ -111,7 +111,8 @@ impl Protocol for VllmEngine {
         let mut choices: Vec<_> = (0..count)
             .map(|index| {
                 let choice = Choice::new(&self.models, &asked, index, context.clone(), &abort);
-                Box::pin(stream::unfold(choice.reporting_to(facts.clone()), Choice::next))
+                // Fused: what does not stream is read to its end here, and then once more.
+                Box::pin(stream::unfold(choice.reporting_to(facts.clone()), Choice::next).fuse())
             })
             .collect();
         let mut answers = match choices.len() {
@@ -139,14 +140,18 @@ impl Protocol for VllmEngine {
         not_served("Embed")
     }
 
+    /// An error while there is no model, as of a server that does not listen yet: a gateway asks on,
+    /// where any answer makes it read labels, once, that are not there.
     async fn health_check(
         &self,
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let (healthy, message) = match self.served.model().await {
-            _ if self.models.is_draining() => (false, CallError::Draining.to_string()),
-            Ok(_) => (true, "ready".to_owned()),
-            Err(error) => (false, error.to_string()),
+        let healthy = !self.models.is_draining();
+        let message = if healthy {
+            self.served.model().await?;
+            "ready".to_owned()
+        } else {
+            CallError::Draining.to_string()
         };
         Ok(Response::new(HealthCheckResponse { healthy, message }))
     }
