@@ -118,9 +118,7 @@ impl Protocol for VllmEngine {
         let mut answers = match choices.len() {
             1 => choices.remove(0).left_stream(),
             _ => stream::select_all(choices).right_stream(),
-        }
-        // It may have ended before the call is answered, and is asked once more then.
-        .fuse();
+        };
         let mut ready = Vec::new();
         while let Some(answer) = answers.next().await {
             ready.push(Ok(answer?));
