@@ -74,8 +74,8 @@ impl Tracer {
         }
     }
 
-    /// A request to `rpc` begins. Probes and reflection come every few seconds and say nothing new:
-    /// they have no span.
+    /// A request to `rpc` begins. What only looks comes every second or so and says nothing new: it
+    /// has no span.
     pub fn begin(&self, rpc: &str, headers: &HeaderMap, peer: Option<SocketAddr>) -> RequestSpan {
         let context = TraceContext::of(headers);
         #[cfg(feature = "otlp")]
