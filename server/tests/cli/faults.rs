@@ -64,7 +64,8 @@ fn a_device_thread_that_keeps_panicking_ends_the_process() {
     let mut refused = 0;
     let ended = loop {
         // Each of the first four dies with the request; then nobody is there.
-        let output = run(&["complete", "--server", &server.address, "--model", "sim", &killer]);
+        let args = ["complete", "--ignore-eos", "--server", &server.address, &killer];
+        let output = run(&args);
         assert!(!output.status.success());
         if stderr(&output).contains("cannot reach a server") {
             break server.wait();
