@@ -71,7 +71,7 @@ step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 # Without what is on by default, so that a slim build is known to work.
 cargo clippy --package sconce-server --all-targets --locked --no-default-features \
-  --features object-store -- -D warnings
+  --features object-store,otlp -- -D warnings
 cargo clippy --package sconce-kernels --package sconce-models --all-targets --locked \
   --features sconce-kernels/evex-vnni,sconce-models/emulate -- -D warnings
 
@@ -111,7 +111,10 @@ step "metrics, alerts and dashboard, as others read them"
 PYTHONPATH="$PWD/$TOOLS" bash deploy/alerts/check.sh python3 target/debug/sconce
 
 step "snapshots in object stores"
-cargo test --package sconce-server --bin sconce --locked --quiet --features object-store snapshot
+cargo test --package sconce-server --bin sconce --locked --quiet --features object-store,otlp snapshot
+
+step "spans of requests, as a collector receives them"
+cargo test --package sconce-server --test otlp --locked --quiet --features object-store,otlp
 
 step "doc tests"
 cargo test --workspace --locked --doc --quiet

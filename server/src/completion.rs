@@ -2,6 +2,7 @@
 //! something stops it. What it looks like on a wire is `grpc::convert`'s subject.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use sconce_engine::{
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
 use crate::error::CallError;
+use crate::layer::access_log::RequestFacts;
 use crate::models::EncodedPrompt;
 
 /// How long after the deadline, or after being cut off, the engine may take to give its account;
@@ -69,6 +71,32 @@ impl Prompt {
             Self::Tokens(_) => "tokens",
             Self::Chat(_) => "chat",
         }
+    }
+
+    /// The beginning of it, at most so many bytes, for logs that show prompts.
+    pub fn excerpt(&self, bytes_max: usize) -> String {
+        let mut excerpt = Excerpt { text: String::new(), bytes_max };
+        // It fails where there is no more room, which is how it ends.
+        let _ = match self {
+            Self::Text(text) => excerpt.write_str(text),
+            Self::Tokens(ids) => write!(excerpt, "{ids:?}"),
+            Self::Chat(chat) => chat.messages.iter().try_for_each(|one| writeln!(excerpt, "{one}")),
+        };
+        excerpt.text
+    }
+}
+
+/// Takes text as far as there is room.
+struct Excerpt {
+    text: String,
+    bytes_max: usize,
+}
+
+impl fmt::Write for Excerpt {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes_max - self.text.len();
+        self.text.push_str(&text[..text.floor_char_boundary(room)]);
+        if text.len() <= room { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
@@ -128,12 +156,14 @@ impl SamplingOverrides {
 }
 
 /// Whose call it is and how long it may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct CallContext {
     /// For logs.
     pub request_id: String,
     /// Who calls.
     pub caller: Caller,
+    /// For logs and traces.
+    pub facts: RequestFacts,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// When the call arrived.
@@ -174,6 +204,19 @@ pub enum End {
     Engine(FinishReason),
     /// The server shuts down and could not wait for the end.
     Shutdown,
+}
+
+impl End {
+    /// Its name in logs and traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::StopString(_)
+            | Self::Engine(FinishReason::EndOfSequence(_) | FinishReason::StopToken(_)) => "stop",
+            Self::Engine(FinishReason::Length) => "length",
+            Self::Engine(FinishReason::Deadline) => "deadline",
+            Self::Engine(FinishReason::Stopped) | Self::Shutdown => "shutdown",
+        }
+    }
 }
 
 /// The request for the engine.

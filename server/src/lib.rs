@@ -17,3 +17,4 @@ pub mod metrics;
 pub mod models;
 mod quota;
 pub mod serve;
+pub mod trace;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::caller::Caller;
 use crate::completion::{self, CallContext, Completion, CompletionCall, Prompt};
 use crate::error::CallError;
+use crate::layer::access_log::Phases;
 use crate::quota::{Place, Quota};
 use crate::serve::{CachePlan, EnginePlan};
 pub use files::TextFile;
@@ -239,6 +240,7 @@ impl Models {
         let field = call.prompt.field();
         let prompt = std::mem::replace(&mut call.prompt, Prompt::Tokens(Vec::new()));
         let prompt = model.encode(prompt, None).await?;
+        let encode = context.arrived.elapsed();
         model.check(&call, &prompt.ids, field)?;
         let output = model.text.output(&call)?;
         let defaults = model.sampling_defaults();
@@ -246,6 +248,9 @@ impl Models {
         let request = completion::engine_request(call, prompt, defaults, &context);
         let waiting = self.wait_as(&context.caller)?;
         let mut generation = self.inner.engine.generate(request)?;
+        context.facts.tell(|facts| {
+            facts.phases = Some(Phases { arrived: context.arrived, encode, admitted: None });
+        });
         let cut_off = self.inner.cut_off.clone();
         let started = completion::admitted(&mut generation, context.deadline, &cut_off).await?;
         drop(waiting);

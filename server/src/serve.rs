@@ -29,15 +29,17 @@ use crate::compat::vllm;
 use crate::error::CallError;
 use crate::grpc;
 use crate::grpc::health::{HealthBoard, Vitals};
+use crate::layer::access_log::AccessLogLayer;
 use crate::layer::recent::RecentRequests;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::trace::Tracer;
 use connection::{Acceptor, Edge};
 use guard::Guard;
 use listener::Listener;
 pub use plan::{
     CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan,
-    Precision, ServePlan,
+    Precision, ServePlan, TracePlan,
 };
 pub use security::{AuthPlan, ClientAuth, Exempt, SecurityPlan, TlsPlan};
 pub use tokens::Tokens;
@@ -68,6 +70,9 @@ pub enum ServeError {
         /// What was expected and what was found.
         problem: String,
     },
+    /// Spans cannot be sent as planned.
+    #[error("telemetry.otlp: {0}")]
+    Trace(String),
     /// The device thread could not start.
     #[error("cannot start the engine: {0}")]
     Engine(CallError),
@@ -96,6 +101,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     admin_listeners: Vec<Listener>,
     guard: Guard,
+    tracer: Tracer,
     handle: ServerHandle,
 }
 
@@ -162,6 +168,7 @@ impl Server {
         let addresses_of = |listeners: &[Listener]| {
             listeners.iter().map(|listener| listener.address().clone()).collect()
         };
+        let tracer = Tracer::start(&plan.trace).map_err(ServeError::Trace)?;
         let models =
             Models::start_guarded(&plan.engine, &plan.cache, plan.precision, guard.models.clone())
                 .map_err(ServeError::Engine)?;
@@ -180,7 +187,7 @@ impl Server {
             shutdown: CancellationToken::new(),
             close: CancellationToken::new(),
         };
-        Ok(Self { plan, listeners, admin_listeners, guard, handle })
+        Ok(Self { plan, listeners, admin_listeners, guard, tracer, handle })
     }
 
     /// Where the server listens, with the ports that were taken for port 0.
@@ -200,7 +207,7 @@ impl Server {
     /// A model of the plan that cannot be loaded, a device thread that keeps panicking; the server has
     /// drained when this returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Self { plan, listeners, admin_listeners, guard, handle } = self;
+        let Self { plan, listeners, admin_listeners, guard, tracer, handle } = self;
         let ServerHandle { models, health, metrics, secrets, shutdown: asked, close, .. } = handle;
         let recent = RecentRequests::default();
         let admin = Admin {
@@ -216,7 +223,8 @@ impl Server {
         });
         let routes = grpc::routes(&models, &health, &secrets, plan.reflection, vllm);
         let Guard { door, gate, .. } = guard;
-        let edge = Edge::new(routes, metrics.clone(), recent, &plan.limits, gate);
+        let log = AccessLogLayer::new(recent, metrics.calls(), tracer.clone());
+        let edge = Edge::new(routes, metrics.clone(), log, &plan.limits, gate);
         let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
         let acceptor = Acceptor::new(edge, door, &plan.limits, closing.clone(), abort.clone());
@@ -253,6 +261,7 @@ impl Server {
             }
         }
         models.stop().await;
+        tracer.stop().await;
         // Last, so that all of the above can be watched.
         admin.close().await;
         tracing::info!("stopped");

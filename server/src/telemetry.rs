@@ -6,8 +6,11 @@ use std::sync::LazyLock;
 
 use indicatif::MultiProgress;
 use sconce_server::build;
+use sconce_server::grpc::inference::{PROMPT_BYTES_LOGGED_MAX, PROMPTS_TARGET};
 use sconce_server::serve::ServePlan;
+use sconce_server::trace;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{ByteSize, LogFormat, TelemetryConfig};
 
@@ -27,17 +30,26 @@ pub(crate) fn version() -> &'static str {
     &VERSION
 }
 
-/// Starts logging for the rest of the process. `filter` counts where no variable is set.
+/// Starts logging for the rest of the process, without prompts. `filter` counts where no variable is
+/// set.
 ///
 /// # Errors
 /// The name of the variable or setting whose filter cannot be read, and why.
 pub(crate) fn init(format: LogFormat, filter: &str) -> Result<(), String> {
+    init_with(format, filter, false)
+}
+
+fn init_with(format: LogFormat, filter: &str, prompts: bool) -> Result<(), String> {
     let variable = FILTER_VARIABLES
         .into_iter()
         .find_map(|name| std::env::var(name).ok().map(|value| (name, value)));
     let (name, filter) = variable.unwrap_or(("telemetry.log", filter.to_owned()));
     let filter = EnvFilter::try_new(&filter)
         .map_err(|error| format!("{name}: expected a log filter such as `info`: {error}"))?;
+    // Whatever a filter says, prompts are shown when they are asked for by name and not else.
+    let level = if prompts { LevelFilter::DEBUG } else { LevelFilter::OFF };
+    let directive = format!("{PROMPTS_TARGET}={level}");
+    let filter = filter.add_directive(directive.parse().expect("a target and a level"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| AroundBars);
     let human = match format {
         LogFormat::Human => true,
@@ -54,7 +66,14 @@ pub(crate) fn init(format: LogFormat, filter: &str) -> Result<(), String> {
 
 /// As [`init`], from the configuration of a server.
 pub(crate) fn init_server(config: &TelemetryConfig) -> Result<(), String> {
-    init(config.log_format, &config.log)
+    init_with(config.log_format, &config.log, config.log_prompts)?;
+    if config.log_prompts {
+        tracing::warn!(
+            bytes_max = PROMPT_BYTES_LOGGED_MAX,
+            "prompts are logged, as telemetry.log_prompts says: who reads this log reads them"
+        );
+    }
+    Ok(())
 }
 
 /// The first line: what this process is and what it may take.
@@ -72,8 +91,20 @@ pub(crate) fn announce(plan: &ServePlan) {
         memory_budget = budget,
         sequences_max = plan.engine.sequences_max,
         context_length_max = plan.engine.context_length_max,
+        cache_device = tier(plan.cache.device),
+        cache_host = tier(plan.cache.host),
+        cache_disk = tier(plan.cache.disk),
         "sconce starts"
     );
+    let collector = trace::ENDPOINT_VARIABLES.into_iter().find(|name| std::env::var(name).is_ok());
+    if let Some(variable) = collector.filter(|_| !trace::IS_BUILT) {
+        tracing::warn!(variable, "no spans are sent: this build has no feature `otlp`");
+    }
+}
+
+/// Most bytes of a tier of the cache.
+fn tier(bytes: u64) -> String {
+    if bytes == u64::MAX { "unlimited".to_owned() } else { ByteSize(bytes).to_string() }
 }
 
 /// Standard error, with the progress bars out of the way while a line is written.

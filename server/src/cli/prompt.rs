@@ -93,15 +93,25 @@ impl SamplingArgs {
         }
     }
 
-    /// `message` with the deadline that was asked for.
+    /// `message` with the deadline that was asked for, in the trace of whoever runs this command.
     pub(crate) fn timed<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(Span(deadline)) = self.deadline {
             request.set_timeout(deadline.max(Duration::from_millis(1)));
         }
+        for (variable, header) in TRACE_VARIABLES {
+            let value = std::env::var(variable).ok().and_then(|value| value.parse().ok());
+            if let Some(value) = value {
+                request.metadata_mut().insert(header, value);
+            }
+        }
         request
     }
 }
+
+/// Variables by which programs hand their trace to those that they run, and the headers for it.
+const TRACE_VARIABLES: [(&str, &str); 2] =
+    [("TRACEPARENT", "traceparent"), ("TRACESTATE", "tracestate")];
 
 /// In which form a prompt is sent.
 #[derive(Debug, Clone, clap::Args)]

@@ -289,7 +289,7 @@ fn parse_model(text: &str) -> Result<(String, String), String> {
 /// What ended a server, as the command line tells it.
 pub(crate) fn serve_error(error: ServeError) -> CliError {
     match error {
-        ServeError::Setting { .. } => CliError::Settings(error.to_string()),
+        ServeError::Setting { .. } | ServeError::Trace(_) => CliError::Settings(error.to_string()),
         ServeError::Engine(_) | ServeError::EngineLost { .. } => {
             CliError::Internal(error.to_string())
         }

@@ -41,7 +41,7 @@ pub(crate) struct Config {
     pub(crate) compat: CompatConfig,
     /// Models loaded at start, by the name each is served under.
     pub(crate) models: BTreeMap<String, ModelConfig>,
-    /// Logs.
+    /// Logs and traces.
     pub(crate) telemetry: TelemetryConfig,
 }
 
@@ -122,6 +122,10 @@ pub(crate) struct TelemetryConfig {
     pub(crate) log: String,
     /// How they look.
     pub(crate) log_format: LogFormat,
+    /// Whether prompts are logged.
+    pub(crate) log_prompts: bool,
+    /// Where spans are sent; empty is what the environment says.
+    pub(crate) otlp: String,
 }
 
 /// How exactly a model computes.
@@ -205,7 +209,12 @@ impl Default for Config {
                 vllm_model: plan.compat.vllm_model.unwrap_or_default(),
             },
             models: BTreeMap::new(),
-            telemetry: TelemetryConfig { log: "info".to_owned(), log_format: LogFormat::Auto },
+            telemetry: TelemetryConfig {
+                log: "info".to_owned(),
+                log_format: LogFormat::Auto,
+                log_prompts: false,
+                otlp: plan.trace.endpoint.unwrap_or_default(),
+            },
         }
     }
 }

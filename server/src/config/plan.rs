@@ -2,7 +2,10 @@
 //! value's type cannot express are here, so that a wrong setting is told before anything starts.
 
 use sconce_models::{DeviceChoice, DeviceError};
-use sconce_server::serve::{CompatPlan, DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan};
+use sconce_server::serve::{
+    CompatPlan, DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan, TracePlan,
+};
+use sconce_server::trace;
 
 use super::cache::DeviceBudget;
 use super::machine::Machine;
@@ -89,7 +92,26 @@ impl Config {
             reflection: server.reflection,
             compat: self.compat_plan(&check)?,
             security: server.security(&check)?,
+            trace: self.trace_plan(&check)?,
         })
+    }
+
+    /// Where spans go, if this build can send any.
+    fn trace_plan(&self, check: &Checker<'_>) -> Result<TracePlan, ConfigError> {
+        let endpoint = &self.telemetry.otlp;
+        let key = ["telemetry", "otlp"];
+        if endpoint.is_empty() {
+            return Ok(TracePlan::default());
+        }
+        if !trace::IS_BUILT {
+            let expected = "no text, for this build has no feature `otlp`";
+            return Err(check.refuse(&key, expected, endpoint));
+        }
+        if !endpoint.starts_with("http://") {
+            let expected = "a URL of a collector such as `http://127.0.0.1:4317`, without TLS";
+            return Err(check.refuse(&key, expected, endpoint));
+        }
+        Ok(TracePlan { endpoint: Some(endpoint.clone()) })
     }
 
     /// A share of the memory where the models compute; `None` where none is set and the machine does

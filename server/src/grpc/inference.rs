@@ -1,7 +1,7 @@
 //! `sconce.v1.InferenceService`: each RPC decodes, asks [`Models`], encodes.
 
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _, stream};
 use sconce_engine::Started;
@@ -16,14 +16,20 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{call_context, convert};
-use crate::completion::{CompletionEvent, Prompt};
+use crate::completion::{CompletionCall, CompletionEvent, Prompt};
 use crate::error::CallError;
-use crate::layer::access_log::RequestFacts;
+use crate::layer::access_log::{Asked, RequestFacts};
 use crate::models::Models;
 
 /// How long `started` waits for the first token, to travel with it. After a short prompt both come in
 /// one write: the client wakes once, and not while every core computes its first token.
 const STARTED_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Target of log lines with prompts. The binary shuts it unless `telemetry.log_prompts` asks for it.
+pub const PROMPTS_TARGET: &str = "sconce::prompts";
+
+/// Most bytes of a prompt in such a line.
+pub const PROMPT_BYTES_LOGGED_MAX: usize = 2048;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -46,8 +52,10 @@ impl InferenceService for Inference {
         &self,
         request: Request<TokenizeRequest>,
     ) -> Result<Response<TokenizeResponse>, Status> {
+        let facts = RequestFacts::of(request.extensions());
         let request = request.into_inner();
         convert::model_name(&request.model)?;
+        facts.tell(|facts| facts.model = Some(request.model.clone()));
         let prompt = match request.prompt {
             Some(TokenizePrompt::Text(text)) => Prompt::Text(text),
             Some(TokenizePrompt::Chat(chat)) => Prompt::Chat(convert::chat(chat, "chat")?),
@@ -59,6 +67,7 @@ impl InferenceService for Inference {
         let model = self.models.ready(&request.model).await?;
         let prompt = model.encode(prompt, request.add_special_tokens).await?;
         let (token_ids, pieces) = model.pieces(prompt.ids).await?;
+        facts.tell(|facts| facts.prompt_tokens = Some(token_ids.len()));
         Ok(Response::new(TokenizeResponse { token_ids, pieces }))
     }
 
@@ -66,8 +75,13 @@ impl InferenceService for Inference {
         &self,
         request: Request<DetokenizeRequest>,
     ) -> Result<Response<DetokenizeResponse>, Status> {
+        let facts = RequestFacts::of(request.extensions());
         let request = request.into_inner();
         convert::model_name(&request.model)?;
+        facts.tell(|facts| {
+            facts.model = Some(request.model.clone());
+            facts.prompt_tokens = Some(request.token_ids.len());
+        });
         let model = self.models.ready(&request.model).await?;
         let skip_special = request.skip_special_tokens.unwrap_or(false);
         let text = model.decode(request.token_ids, skip_special).await?;
@@ -83,7 +97,7 @@ impl InferenceService for Inference {
         let context = call_context(&request)?;
         let facts = RequestFacts::of(request.extensions());
         let call = convert::completion(request.into_inner())?;
-        facts.tell(|facts| facts.model = Some(call.model.clone()));
+        note_call(&call, &context.request_id, &facts);
         let request_id = context.request_id.clone();
         let (started, mut completion) = self.models.complete(call, context).await?;
         note_start(&started, &request_id, &facts);
@@ -103,12 +117,40 @@ impl InferenceService for Inference {
     }
 }
 
+/// Leaves what is asked for the access log, and the prompt for a log that shows prompts.
+fn note_call(call: &CompletionCall, request_id: &str, facts: &RequestFacts) {
+    let operation = match call.prompt {
+        Prompt::Chat(_) => "chat",
+        Prompt::Text(_) | Prompt::Tokens(_) => "text_completion",
+    };
+    facts.tell(|facts| {
+        facts.model = Some(call.model.clone());
+        facts.priority = Some(call.priority).filter(|&priority| priority != 0);
+        facts.asked = Some(Asked {
+            operation,
+            max_tokens: call.max_tokens,
+            temperature: call.sampling.temperature,
+            top_p: call.sampling.top_p,
+            top_k: call.sampling.top_k,
+        });
+    });
+    tracing::debug!(
+        target: PROMPTS_TARGET,
+        request_id,
+        prompt = %call.prompt.excerpt(PROMPT_BYTES_LOGGED_MAX),
+        "prompt"
+    );
+}
+
 /// Leaves what was remembered of a prompt for the access log, and for whoever traces the request.
 fn note_start(started: &Started, request_id: &str, facts: &RequestFacts) {
     let Started { prompt_tokens, cache } = started;
     let reason = convert::reason_name(cache.reason);
     facts.tell(|facts| {
         facts.prompt_tokens = Some(*prompt_tokens);
+        if let Some(phases) = &mut facts.phases {
+            phases.admitted = Some(Instant::now());
+        }
         facts.tell_cache(cache, reason);
     });
     tracing::debug!(
@@ -131,6 +173,8 @@ fn note(event: &CompletionEvent, facts: &RequestFacts) {
         facts.cached_tokens = Some(account.usage.cached_tokens);
         facts.completion_tokens = Some(account.usage.completion_tokens);
         facts.first_token = account.timings.first_token;
+        facts.finish_reason = Some(account.end.name());
+        facts.timings = Some(account.timings);
     });
 }
 

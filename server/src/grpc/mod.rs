@@ -22,6 +22,7 @@ use crate::caller::Caller;
 use crate::compat::vllm::{self, VllmEngine};
 use crate::completion::CallContext;
 use crate::error::CallError;
+use crate::layer::access_log::RequestFacts;
 use crate::layer::deadline::Deadline;
 use crate::layer::request_id::RequestId;
 use crate::models::Models;
@@ -90,6 +91,6 @@ pub(crate) fn call_context<T>(request: &Request<T>) -> Result<CallContext, CallE
         return Err(CallError::Internal { problem: "a request without a deadline".into() });
     };
     let request_id = RequestId::of(extensions).as_str().to_owned();
-    let caller = Caller::of(extensions);
-    Ok(CallContext { request_id, caller, deadline, arrived: Instant::now() })
+    let (caller, facts) = (Caller::of(extensions), RequestFacts::of(extensions));
+    Ok(CallContext { request_id, caller, facts, deadline, arrived: Instant::now() })
 }

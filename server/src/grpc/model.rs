@@ -13,6 +13,7 @@ use sconce_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::convert;
+use crate::layer::access_log::RequestFacts;
 use crate::models::{LoadNews, Models, ReadyModel};
 use crate::serve::Secrets;
 
@@ -38,16 +39,25 @@ impl ModelService for ModelManager {
 
     async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadStream>, Status> {
         let precision = self.models.precision();
+        let facts = RequestFacts::of(request.extensions());
         let (name, mut settings) = convert::load_settings(request.into_inner(), precision)?;
+        facts.tell(|facts| {
+            facts.model = Some(name.clone());
+            facts.path = Some(settings.path.clone());
+        });
         settings.path = self.models.admit_path(&settings.path)?;
         let load = self.models.load(&name, settings).await?;
-        let news = stream::unfold(load, |mut load| async {
+        let news = stream::unfold((load, facts), |(mut load, facts)| async {
             let event = match load.next().await? {
                 Ok(LoadNews::Step(step)) => Ok(Event::Progress(convert::progress(&step))),
-                Ok(LoadNews::Ready(model)) => Ok(Event::ModelInfo(model_info(&model))),
+                Ok(LoadNews::Ready(model)) => {
+                    let bytes = model.loaded().footprint.weights_bytes;
+                    facts.tell(|facts| facts.bytes = Some(bytes));
+                    Ok(Event::ModelInfo(model_info(&model)))
+                }
                 Err(error) => Err(Status::from(error)),
             };
-            Some((event.map(|event| LoadResponse { event: Some(event) }), load))
+            Some((event.map(|event| LoadResponse { event: Some(event) }), (load, facts)))
         });
         Ok(Response::new(Box::pin(news)))
     }
@@ -56,8 +66,10 @@ impl ModelService for ModelManager {
         &self,
         request: Request<UnloadRequest>,
     ) -> Result<Response<UnloadResponse>, Status> {
+        let facts = RequestFacts::of(request.extensions());
         let name = request.into_inner().model;
         convert::model_name(&name)?;
+        facts.tell(|facts| facts.model = Some(name.clone()));
         self.models.unload(&name).await?;
         Ok(Response::new(UnloadResponse {}))
     }

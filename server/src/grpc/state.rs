@@ -43,9 +43,15 @@ impl StateService for State {
         let context = call_context(&request)?;
         let facts = RequestFacts::of(request.extensions());
         let call = convert::snapshot_call(request.into_inner())?;
-        facts.tell(|facts| facts.model = Some(call.prefix.model.clone()));
+        facts.tell(|facts| {
+            facts.model = Some(call.prefix.model.clone());
+            facts.snapshot = Some(call.name.clone());
+        });
         let kept = self.models.snapshot(call, context).await?;
-        facts.tell(|facts| facts.prompt_tokens = Some(kept.tokens));
+        facts.tell(|facts| {
+            facts.prompt_tokens = Some(kept.tokens);
+            facts.bytes = Some(kept.bytes);
+        });
         Ok(Response::new(SnapshotResponse { snapshot: Some(convert::snapshot_info(kept)) }))
     }
 
@@ -71,9 +77,11 @@ impl StateService for State {
         &self,
         request: Request<DropSnapshotRequest>,
     ) -> Result<Response<DropSnapshotResponse>, Status> {
+        let facts = RequestFacts::of(request.extensions());
         let caller = Caller::of(request.extensions());
         let id = request.into_inner().id;
         convert::snapshot_id(&id)?;
+        facts.tell(|facts| facts.snapshot = Some(id.clone()));
         self.models.drop_snapshot(&id, caller.namespace()).await?;
         Ok(Response::new(DropSnapshotResponse {}))
     }
@@ -85,10 +93,16 @@ impl StateService for State {
         &self,
         request: Request<ExportSnapshotRequest>,
     ) -> Result<Response<Self::ExportSnapshotStream>, Status> {
+        let facts = RequestFacts::of(request.extensions());
         let caller = Caller::of(request.extensions());
         let id = request.into_inner().id;
         convert::snapshot_id(&id)?;
+        facts.tell(|facts| facts.snapshot = Some(id.clone()));
         let (file, transfer) = self.models.export_snapshot(&id, caller.namespace()).await?;
+        facts.tell(|facts| {
+            facts.prompt_tokens = Some(file.tokens);
+            facts.bytes = Some(file.bytes);
+        });
         Ok(Response::new(Box::pin(export::messages(file, transfer))))
     }
 
@@ -100,7 +114,12 @@ impl StateService for State {
         let caller = Caller::of(request.extensions());
         let mut messages = request.into_inner();
         let (model, file) = import::begin(messages.message().await?)?;
-        facts.tell(|facts| facts.model = Some(model.clone()));
+        facts.tell(|facts| {
+            facts.model = Some(model.clone());
+            facts.snapshot = Some(file.name.clone());
+            facts.prompt_tokens = Some(file.tokens);
+            facts.bytes = Some(file.bytes);
+        });
         let transfer = self.models.expect_snapshot(&model, &file)?;
         let mut assembly = import::Assembly::new(file);
         while let Some(message) = messages.message().await? {

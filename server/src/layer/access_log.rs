@@ -2,6 +2,7 @@
 //! what it took. The request is counted then too. Prompts and completions are never in it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,17 +13,20 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
 use sconce_cache::Tier;
-use sconce_engine::CacheReport;
+use sconce_engine::{CacheReport, Timings};
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::auth::Peer;
 use super::recent::{RecentRequest, RecentRequests};
 use super::request_id::RequestId;
 use super::{HttpRequest, HttpResponse};
 use crate::grpc::status::code_name;
 use crate::metrics::CallMeter;
+use crate::trace::{RequestSpan, Tracer};
 
 /// Longest path told, in bytes; no RPC of ours has one that long.
 const RPC_BYTES_MAX: usize = 128;
@@ -36,7 +40,7 @@ const LOOKS: [&str; 4] = [
 ];
 
 /// What a handler knows of its request and the line should tell.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     /// Who asked, where that is known.
     pub identity: Option<Arc<str>>,
@@ -56,6 +60,52 @@ pub struct Facts {
     pub completion_tokens: Option<usize>,
     /// From arrival to the first token.
     pub first_token: Option<Duration>,
+    /// Id of the request.
+    pub request_id: Option<String>,
+    /// Reason of the error that ended the request.
+    pub error_reason: Option<String>,
+    /// Priority of a completion, if it is not the usual one.
+    pub priority: Option<i32>,
+    /// Why a completion ended, as in the protocol but in lower case.
+    pub finish_reason: Option<&'static str>,
+    /// When a completion went from one phase to the next, as the edge saw it.
+    pub phases: Option<Phases>,
+    /// The engine's account of the time.
+    pub timings: Option<Timings>,
+    /// What traces tell of the completion that was asked for, and the log does not.
+    pub asked: Option<Asked>,
+    /// Where a checkpoint lies.
+    pub path: Option<String>,
+    /// Name or id of a snapshot.
+    pub snapshot: Option<String>,
+    /// Bytes that were loaded, kept or moved.
+    pub bytes: Option<u64>,
+}
+
+/// Phases of a completion before the engine's own account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phases {
+    /// When it arrived.
+    pub arrived: Instant,
+    /// From then until its prompt was tokens.
+    pub encode: Duration,
+    /// When it was admitted, if it was.
+    pub admitted: Option<Instant>,
+}
+
+/// Options of a completion, where they were set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// `chat` or `text_completion`.
+    pub operation: &'static str,
+    /// As in the request.
+    pub max_tokens: Option<usize>,
+    /// As in the request.
+    pub temperature: Option<f32>,
+    /// As in the request.
+    pub top_p: Option<f32>,
+    /// As in the request.
+    pub top_k: Option<usize>,
 }
 
 impl Facts {
@@ -89,12 +139,14 @@ impl RequestFacts {
 pub struct AccessLogLayer {
     recent: RecentRequests,
     calls: Arc<CallMeter>,
+    tracer: Tracer,
 }
 
 impl AccessLogLayer {
-    /// One that leaves what it writes in `recent` too, and counts requests in `calls`.
-    pub fn new(recent: RecentRequests, calls: Arc<CallMeter>) -> Self {
-        Self { recent, calls }
+    /// One that leaves what it writes in `recent` too, and counts requests in `calls`; they are spans
+    /// of `tracer`, and its lines name their traces.
+    pub fn new(recent: RecentRequests, calls: Arc<CallMeter>, tracer: Tracer) -> Self {
+        Self { recent, calls, tracer }
     }
 }
 
@@ -102,7 +154,12 @@ impl<S> Layer<S> for AccessLogLayer {
     type Service = AccessLogService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        AccessLogService { inner, recent: self.recent.clone(), calls: self.calls.clone() }
+        AccessLogService {
+            inner,
+            recent: self.recent.clone(),
+            calls: self.calls.clone(),
+            tracer: self.tracer.clone(),
+        }
     }
 }
 
@@ -112,6 +169,7 @@ pub struct AccessLogService<S> {
     inner: S,
     recent: RecentRequests,
     calls: Arc<CallMeter>,
+    tracer: Tracer,
 }
 
 impl<S> Service<HttpRequest> for AccessLogService<S>
@@ -130,11 +188,15 @@ where
     fn call(&mut self, mut request: HttpRequest) -> Self::Future {
         let facts = RequestFacts::default();
         request.extensions_mut().insert(facts.clone());
+        let rpc = rpc_of(request.uri().path());
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
         let mut line = Line {
             facts,
             recent: self.recent.clone(),
             calls: self.calls.clone(),
-            rpc: rpc_of(request.uri().path()),
+            span: self.tracer.begin(&rpc, request.headers(), peer),
+            rpc,
+            peer,
             id: RequestId::of(request.extensions()),
             began: Instant::now(),
             // Of a request whose future or body is dropped before it ends.
@@ -154,7 +216,9 @@ struct Line {
     facts: RequestFacts,
     recent: RecentRequests,
     calls: Arc<CallMeter>,
+    span: RequestSpan,
     rpc: String,
+    peer: Option<SocketAddr>,
     id: RequestId,
     began: Instant,
     code: Code,
@@ -162,8 +226,10 @@ struct Line {
 
 impl Line {
     fn see(&mut self, headers: &HeaderMap) {
-        if let Some(status) = Status::from_header_map(headers) {
-            self.code = status.code();
+        let Some(status) = Status::from_header_map(headers) else { return };
+        self.code = status.code();
+        if let Some(info) = status.get_details_error_info() {
+            self.facts.tell(|facts| facts.error_reason = Some(info.reason));
         }
     }
 }
@@ -174,28 +240,44 @@ impl Drop for Line {
         self.calls.ended(&self.rpc, self.code, time);
         let ms = milliseconds(time);
         let (rpc, code, request_id) = (&self.rpc, code_name(self.code), self.id.as_str());
+        let peer = self.peer.map(tracing::field::display);
         if is_look(&self.rpc) {
             // They come every second or so and say nothing new.
-            tracing::debug!(rpc, code, request_id, ms, "request");
+            tracing::debug!(rpc, code, request_id, peer, ms, "request");
             return;
         }
-        let facts = self.facts.0.lock();
+        let mut facts = self.facts.0.lock();
+        facts.request_id = Some(request_id.to_owned());
+        let timings = facts.timings.as_ref();
         tracing::info!(
             rpc,
             code,
+            error_reason = facts.error_reason.as_deref(),
             request_id,
+            trace_id = self.span.trace_id(),
+            peer,
             identity = facts.identity.as_deref(),
             model = facts.model.as_deref(),
+            path = facts.path.as_deref(),
+            snapshot = facts.snapshot.as_deref(),
+            bytes = facts.bytes,
+            priority = facts.priority,
             prompt_tokens = facts.prompt_tokens,
             matched_tokens = facts.matched_tokens,
             cached_tokens = facts.cached_tokens,
             cache_tier = facts.cache_tier.map(tracing::field::display),
             cache_reason = facts.cache_reason,
             completion_tokens = facts.completion_tokens,
+            finish_reason = facts.finish_reason,
+            queue_ms = timings.map(|timings| milliseconds(timings.queue)),
+            prefill_ms = timings.map(|timings| milliseconds(timings.prefill)),
+            decode_ms = timings.map(|timings| milliseconds(timings.decode)),
             first_token_ms = facts.first_token.map(milliseconds),
+            tokens_per_second = tokens_per_second(&facts),
             ms,
             "request"
         );
+        self.span.end(&facts, self.code);
         self.recent.push(RecentRequest {
             rpc: std::mem::take(&mut self.rpc),
             code,
@@ -208,8 +290,16 @@ impl Drop for Line {
 }
 
 /// Whether an RPC only looks: probes, reflection, and what `sconce top` asks.
-fn is_look(rpc: &str) -> bool {
+pub fn is_look(rpc: &str) -> bool {
     rpc.starts_with("grpc.") || LOOKS.contains(&rpc)
+}
+
+/// How fast a completion was decoded: the first token is the prompt's, and not counted.
+fn tokens_per_second(facts: &Facts) -> Option<f64> {
+    let tokens = facts.completion_tokens?.checked_sub(1)?;
+    let time = facts.timings.as_ref()?.decode.as_secs_f64();
+    // To one digit behind the point.
+    (time > 0.0 && tokens > 0).then(|| (tokens as f64 / time * 10.0).round() / 10.0)
 }
 
 /// The name of the RPC at `path`. A caller can ask for any path, but not fill the log with it.
@@ -263,6 +353,20 @@ mod tests {
         assert!(is_look("grpc.health.v1.Health/Check"));
         assert!(LOOKS.into_iter().all(is_look));
         assert!(!is_look("sconce.v1.InferenceService/Complete"));
+    }
+
+    #[test]
+    fn speed_is_that_of_tokens_after_the_first() {
+        let timings = Timings { decode: Duration::from_secs(2), ..Timings::default() };
+        let facts = |completion_tokens| Facts {
+            completion_tokens: Some(completion_tokens),
+            timings: Some(timings),
+            ..Facts::default()
+        };
+        assert_eq!(tokens_per_second(&facts(11)), Some(5.0));
+        assert_eq!(tokens_per_second(&facts(1)), None);
+        assert_eq!(tokens_per_second(&facts(0)), None);
+        assert_eq!(tokens_per_second(&Facts::default()), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! they may. Whoever is let in is in the request's extensions as a [`Caller`].
 
 use std::future::{Ready, ready};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -32,6 +33,8 @@ const ADMIN_RPCS: &[&str] = &[
 /// What a connection tells of the other end; in the extensions of its requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
+    /// Its address; none of a Unix socket.
+    pub address: Option<SocketAddr>,
     /// Name in the client's certificate, if it showed one that was verified.
     pub certificate: Option<Arc<str>>,
 }
@@ -311,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_certificate_names_its_identity_where_that_is_asked_for() {
-        let peer = Peer { certificate: Some("spiffe://x/gateway".into()) };
+        let peer = Peer { address: None, certificate: Some("spiffe://x/gateway".into()) };
         let none = HeaderMap::new();
         gate(AuthPlan::default())
             .admit(COMPLETE, &none, Some(&peer))

@@ -32,7 +32,6 @@ use crate::layer::deadline::DeadlineLayer;
 use crate::layer::error_detail::ErrorDetailLayer;
 use crate::layer::limits::LimitsLayer;
 use crate::layer::panic::PanicLayer;
-use crate::layer::recent::RecentRequests;
 use crate::layer::request_id::RequestIdLayer;
 use crate::layer::scrape::ScrapeLayer;
 use crate::layer::{HttpRequest, HttpResponse};
@@ -77,12 +76,12 @@ const PREFACE_BYTES: usize = 24;
 pub(super) struct Edge(BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>);
 
 impl Edge {
-    /// Wraps `routes`, behind `gate`; requests that ended are left in `recent`. The order of layers
-    /// is explained in [`crate::layer`].
+    /// Wraps `routes`, behind `gate`; requests end in `log`. The order of layers is explained in
+    /// [`crate::layer`].
     pub(super) fn new(
         routes: Routes,
         metrics: Metrics,
-        recent: RecentRequests,
+        log: AccessLogLayer,
         limits: &Limits,
         gate: Gate,
     ) -> Self {
@@ -90,7 +89,7 @@ impl Edge {
         let service = ServiceBuilder::new()
             .layer(ScrapeLayer::new(metrics.clone(), gate.clone()))
             .layer(RequestIdLayer::new())
-            .layer(AccessLogLayer::new(recent, metrics.calls()))
+            .layer(log)
             .layer(ErrorDetailLayer)
             .layer(PanicLayer)
             .layer(AuthLayer::new(gate))
@@ -268,8 +267,10 @@ impl AsyncWrite for Greeted {
 mod tests {
     use super::*;
     use crate::grpc::health::HealthBoard;
+    use crate::layer::recent::RecentRequests;
     use crate::models::Models;
     use crate::serve::{AuthPlan, ServePlan};
+    use crate::trace::Tracer;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -281,8 +282,9 @@ mod tests {
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
         let metrics = Metrics::new(models, HealthBoard::new(), plan.engine.device);
         let gate = Gate::new(AuthPlan::default(), None, true);
-        let recent = RecentRequests::default();
-        let edge = Edge::new(Routes::default(), metrics, recent, &limits, gate);
+        let log =
+            AccessLogLayer::new(RecentRequests::default(), metrics.calls(), Tracer::default());
+        let edge = Edge::new(Routes::default(), metrics, log, &limits, gate);
         let door = Door::new(1, None);
         let acceptor =
             Acceptor::new(edge, door, &limits, closing.clone(), CancellationToken::new());

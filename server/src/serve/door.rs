@@ -49,7 +49,7 @@ impl Door {
     /// The address has as many connections, or handshakes, as it may; the handshake fails.
     pub(super) async fn let_in(&self, accepted: Accepted) -> io::Result<Guest> {
         let Accepted { io, peer } = accepted;
-        let Some(address) = peer.map(subscriber) else {
+        let Some(address) = peer.map(|peer| subscriber(peer.ip())) else {
             return Ok(Guest { io, peer: Peer::default(), place: None });
         };
         let full = |what: &str, max: usize| {
@@ -66,7 +66,7 @@ impl Door {
                 tls.handshake(io).await?
             }
         };
-        Ok(Guest { io, peer: Peer { certificate }, place: Some(place) })
+        Ok(Guest { io, peer: Peer { address: peer, certificate }, place: Some(place) })
     }
 }
 
@@ -83,13 +83,19 @@ fn subscriber(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::super::security::{ClientAuth, TlsPlan};
     use super::super::tls::HANDSHAKE_TIME;
     use super::*;
 
     fn from(peer: Option<&str>) -> Accepted {
         let (io, _) = tokio::io::duplex(1);
-        Accepted { io: Box::new(io), peer: peer.map(|peer| peer.parse().expect("an address")) }
+        Accepted { io: Box::new(io), peer: peer.map(socket_address) }
+    }
+
+    fn socket_address(ip: &str) -> SocketAddr {
+        SocketAddr::new(ip.parse().expect("an address"), 50_000)
     }
 
     #[tokio::test]
@@ -128,7 +134,7 @@ mod tests {
         let mut shake = |peer: &str| {
             let (client, server) = tokio::io::duplex(1 << 10);
             clients.push(client);
-            let peer = Some(peer.parse().expect("an address"));
+            let peer = Some(socket_address(peer));
             let (door, accepted) = (door.clone(), Accepted { io: Box::new(server), peer });
             let began = tokio::time::Instant::now();
             tokio::spawn(async move {

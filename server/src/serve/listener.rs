@@ -1,7 +1,7 @@
 //! Listening sockets, TCP and Unix, behind one `accept`.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub(crate) struct Accepted {
     /// What is read and written.
     pub(crate) io: Box<dyn Io>,
     /// The other end's address; none of a Unix socket.
-    pub(crate) peer: Option<IpAddr>,
+    pub(crate) peer: Option<SocketAddr>,
 }
 
 /// A socket that accepts connections.
@@ -69,7 +69,7 @@ impl Listener {
                 let (stream, peer) = socket.accept().await?;
                 // Tokens are small and wanted at once.
                 stream.set_nodelay(true)?;
-                Ok(Accepted { io: Box::new(stream), peer: Some(peer.ip()) })
+                Ok(Accepted { io: Box::new(stream), peer: Some(peer) })
             }
             Socket::Unix { socket, .. } => {
                 Ok(Accepted { io: Box::new(socket.accept().await?.0), peer: None })

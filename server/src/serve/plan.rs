@@ -12,6 +12,8 @@ use super::security::SecurityPlan;
 use sconce_models::DeviceChoice;
 pub use sconce_models::model::Precision;
 
+pub use crate::trace::TracePlan;
+
 /// Everything [`Server::bind`](super::Server::bind) needs to know.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServePlan {
@@ -37,6 +39,8 @@ pub struct ServePlan {
     pub compat: CompatPlan,
     /// Who may connect, who may ask, what may be loaded.
     pub security: SecurityPlan,
+    /// Where spans go.
+    pub trace: TracePlan,
 }
 
 impl Default for ServePlan {
@@ -55,6 +59,7 @@ impl Default for ServePlan {
             reflection: true,
             compat: CompatPlan::default(),
             security: SecurityPlan::default(),
+            trace: TracePlan::default(),
         }
     }
 }
