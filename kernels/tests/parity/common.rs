@@ -4,7 +4,9 @@ use std::fmt;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::Isa;
-use sconce_kernels::gpu::{DeviceChoice, has_wgmma, with_wgmma};
+#[cfg(any(feature = "cuda", feature = "emulate", feature = "metal"))]
+use sconce_kernels::gpu::with_wgmma;
+use sconce_kernels::gpu::{DeviceChoice, has_wgmma};
 #[cfg(feature = "emulate")]
 use sconce_kernels::gpu::{Language, emulate};
 

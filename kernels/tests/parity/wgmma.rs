@@ -3,11 +3,8 @@
 //! without, and where bits may depend on company. Nothing runs where there is no such GPU, and none is
 //! emulated.
 
-use sconce_kernels::gpu::with_wgmma;
 use sconce_kernels::matmul::reference;
-use sconce_kernels::{
-    ActivationBuffer, ActivationType, DenseType, Matrix, MatrixFormat, Mode, PairInput,
-};
+use sconce_kernels::{ActivationType, DenseType, Matrix, MatrixFormat, Mode, PairInput};
 
 use crate::coded::{self, Coded};
 use crate::common::{Backend, Random, bits, compare, device};
@@ -213,7 +210,8 @@ fn what_is_no_single_part_of_bf16_is_multiplied_as_without() {
 #[cfg(feature = "emulate")]
 #[test]
 fn a_gpu_without_it_says_so() {
-    use sconce_kernels::gpu::{Language, WGMMA_VARIABLE, emulate};
+    use sconce_kernels::ActivationBuffer;
+    use sconce_kernels::gpu::{Language, WGMMA_VARIABLE, emulate, with_wgmma};
 
     let buffer = || ActivationBuffer::new(64, 64, INT8, &candle_core::Device::Cpu);
     with_wgmma(true, || {
