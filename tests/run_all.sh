@@ -102,6 +102,9 @@ cargo build --locked --package sconce-server --bin sconce
 PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconce \
   .models/SmolLM2-135M-Instruct.Q4_1.gguf
 
+step "behind a real gateway"
+tests/gateway/run.sh target/debug/sconce
+
 step "manifests for Kubernetes, rendered; the sidecar overlay, run; the program with its image alone"
 PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/manifests.py "$DEPLOY_TOOLS" target/debug/sconce
 PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/sidecar.py "$DEPLOY_TOOLS" target/debug/sconce

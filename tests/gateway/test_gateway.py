@@ -1,0 +1,192 @@
+"""SMG in front of two workers: chats, refusals, routing by what is remembered, clients that go away."""
+
+import threading
+import unittest
+
+from processes import MODEL, Gateway, Worker, cached_tokens, chat, until
+
+TOPICS = ["rivers", "bridges", "clouds", "engines"]
+
+
+def topic(name):
+    """A conversation's first message, long enough for some blocks of 64 tokens."""
+    return " ".join(f"{name} fact number {i} is worth telling." for i in range(24))
+
+
+class BehindAGateway(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.workers = [Worker("one"), Worker("two")]
+        for worker in cls.workers:
+            cls.addClassCleanup(worker.stop)
+        cls.gateway = Gateway(cls.workers, "--policy", "cache_aware")
+        cls.addClassCleanup(cls.gateway.stop)
+
+    def test_a_chat_is_answered_with_usage(self):
+        status, body = self.gateway.chat("Name the capital of Germany.", max_tokens=16)
+        self.assertEqual(status, 200, body)
+        self.assertIn("Berlin", body["choices"][0]["message"]["content"])
+        usage = body["usage"]
+        self.assertGreater(usage["prompt_tokens"], 20)
+        self.assertLessEqual(usage["completion_tokens"], 16)
+        self.assertEqual(usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
+
+    def test_a_streamed_chat_says_the_same(self):
+        body = chat("Name three colours.", max_tokens=24)
+        whole = self.gateway.post("/v1/chat/completions", body)[1]
+        with self.gateway.streaming({**body, "stream_options": {"include_usage": True}}) as said:
+            events = list(said)
+        deltas = [event["choices"][0]["delta"] for event in events if event["choices"]]
+        text = "".join(delta.get("content") or "" for delta in deltas)
+        self.assertEqual(text, whole["choices"][0]["message"]["content"])
+        usage = events[-1]["usage"]
+        for key in ("prompt_tokens", "completion_tokens"):
+            self.assertEqual(usage[key], whole["usage"][key], key)
+        reasons = [event["choices"][0].get("finish_reason") for event in events if event["choices"]]
+        self.assertEqual(reasons[-1], whole["choices"][0]["finish_reason"])
+
+    def test_the_model_ends_by_itself_and_at_stop_strings(self):
+        _, body = self.gateway.chat("Say hello.", max_tokens=64)
+        self.assertEqual(body["choices"][0]["finish_reason"], "stop")
+        text = body["choices"][0]["message"]["content"]
+        stop = text.split()[1]
+        _, cut = self.gateway.chat("Say hello.", max_tokens=64, stop=[stop])
+        self.assertEqual(cut["choices"][0]["message"]["content"], text[: text.index(stop)])
+        self.assertLess(cut["usage"]["completion_tokens"], body["usage"]["completion_tokens"])
+
+    def test_several_choices(self):
+        status, body = self.gateway.chat("Tell a tale.", max_tokens=8, n=3, temperature=1.0, seed=5)
+        self.assertEqual(status, 200, body)
+        self.assertEqual(sorted(choice["index"] for choice in body["choices"]), [0, 1, 2])
+
+    def test_logprobs(self):
+        status, body = self.gateway.chat("Hi", max_tokens=4, logprobs=True, top_logprobs=2)
+        self.assertEqual(status, 200, body)
+        content = body["choices"][0]["logprobs"]["content"]
+        self.assertGreaterEqual(len(content), 1)
+        self.assertEqual(content[0]["logprob"], content[0]["top_logprobs"][0]["logprob"])
+
+    def test_what_cannot_be_kept_is_an_error_and_no_text(self):
+        schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+        tool = {"type": "function", "function": {"name": "find", "parameters": schema}}
+        asked = [
+            {"response_format": {"type": "json_object"}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
+            {"tools": [tool], "tool_choice": "required"},
+        ]
+        for options in asked:
+            status, body = self.gateway.chat("Paris?", max_tokens=8, **options)
+            self.assertIn(status, (400, 501), body)
+            self.assertNotIn("choices", body)
+            self.assertIn("json", str(body))
+        status, body = self.gateway.chat("Paris?", max_tokens=8, tools=[tool])
+        self.assertEqual(status, 200, "a tool that need not be called is no constraint")
+        status, body = self.gateway.post("/v1/embeddings", {"model": MODEL, "input": "x"})
+        self.assertGreaterEqual(status, 400, body)
+
+    def test_the_second_turn_goes_where_the_first_is_remembered(self):
+        first = {name: chat(topic(name), max_tokens=4) for name in TOPICS}
+        answers = {}
+        for name in TOPICS:
+            status, body = self.gateway.post("/v1/chat/completions", first[name])
+            self.assertEqual(status, 200, body)
+            answers[name] = body
+        # In another order, so that no turn-taking gets it right.
+        for name in reversed(TOPICS):
+            messages = first[name]["messages"] + [
+                answers[name]["choices"][0]["message"],
+                {"role": "user", "content": "And then?"},
+            ]
+            messages = [{key: message[key] for key in ("role", "content")} for message in messages]
+            status, body = self.gateway.chat(messages, max_tokens=4)
+            self.assertEqual(status, 200, body)
+            prompt = answers[name]["usage"]["prompt_tokens"]
+            self.assertGreater(cached_tokens(body), prompt // 2, f"{name}: {body['usage']}")
+
+    def test_a_client_that_leaves_a_stream_frees_the_worker(self):
+        with self.gateway.streaming(chat("Count.", max_tokens=4000, ignore_eos=True)) as said:
+            for _ in range(4):
+                next(said)
+        self.until_idle()
+
+    def test_a_client_that_leaves_an_answer_frees_the_worker(self):
+        with self.gateway.asking(chat("Count.", max_tokens=4000, ignore_eos=True)):
+            until("it runs", lambda: not all(worker.is_idle() for worker in self.workers))
+        self.until_idle()
+
+    def until_idle(self):
+        until("no request runs", lambda: all(worker.is_idle() for worker in self.workers))
+
+
+class UnderPressure(unittest.TestCase):
+    def test_a_full_queue_is_429(self):
+        worker = Worker("small", sconce__engine__sequences_max=1, sconce__engine__waiting_max=1)
+        self.addCleanup(worker.stop)
+        gateway = Gateway([worker])
+        self.addCleanup(gateway.stop)
+        statuses = []
+
+        def ask(i):
+            statuses.append(gateway.chat(f"Question {i}.", max_tokens=300, ignore_eos=True)[0])
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertIn(429, statuses)
+        self.assertIn(200, statuses)
+        self.assertEqual(set(statuses), {200, 429})
+
+
+class Failover(unittest.TestCase):
+    """One of two workers goes, by a signal, while requests come: none fails that was not begun."""
+
+    def setUp(self):
+        self.workers = [Worker("one"), Worker("two")]
+        for worker in self.workers:
+            self.addCleanup(worker.stop)
+        self.gateway = Gateway(
+            self.workers, "--policy", "round_robin", "--health-check-interval-secs", "1"
+        )
+        self.addCleanup(self.gateway.stop)
+
+    def under_load(self, act, lasting):
+        """Short requests from four clients while `act` runs; every status."""
+        over, statuses = threading.Event(), []
+
+        def client(number):
+            turn = 0
+            while not over.is_set():
+                turn += 1
+                status, body = self.gateway.chat(f"Client {number}, turn {turn}.", max_tokens=6)
+                statuses.append((status, body if status != 200 else ""))
+
+        clients = [threading.Thread(target=client, args=(i,)) for i in range(4)]
+        for thread in clients:
+            thread.start()
+        until("requests are answered", lambda: len(statuses) >= 8)
+        act()
+        before = len(statuses)
+        until("and go on", lambda: len(statuses) >= before + lasting)
+        over.set()
+        for thread in clients:
+            thread.join()
+        return statuses
+
+    def test_a_drained_worker_loses_nothing(self):
+        statuses = self.under_load(self.workers[0].stop_gently, 12)
+        self.assertEqual([status for status in statuses if status[0] != 200], [])
+        self.assertEqual(self.workers[0].child.returncode, 0)
+
+    def test_a_killed_worker_loses_at_most_what_it_had_begun(self):
+        statuses = self.under_load(self.workers[0].kill, 12)
+        failed = [status for status in statuses if status[0] != 200]
+        # Four clients wait for one answer each; what two workers share, one had at most four of.
+        self.assertLessEqual(len(failed), 4, failed)
+        status, body = self.gateway.chat("Still there?", max_tokens=4)
+        self.assertEqual(status, 200, body)
+
+
+if __name__ == "__main__":
+    unittest.main()
