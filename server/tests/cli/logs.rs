@@ -21,8 +21,8 @@ impl Logged {
     fn start(variables: &[(&str, &str)]) -> Self {
         let mut command = sconce(&["serve", "--listen", "127.0.0.1:0", "--model", "sim=sim:"]);
         command.env("SCONCE__SERVER__WITHDRAWAL", "0s").envs(variables.iter().copied());
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let server = Server::spawn_with_log(command, log.reopen().unwrap());
+        let log = tempfile::NamedTempFile::new().expect("a file for the log");
+        let server = Server::spawn_with_log(command, log.reopen().expect("opens again"));
         server.until_ready();
         Self { server, log }
     }
@@ -35,7 +35,7 @@ impl Logged {
     fn end(mut self) -> Vec<Value> {
         self.server.signal("TERM");
         assert!(self.server.wait().success());
-        let text = std::fs::read_to_string(self.log.path()).unwrap();
+        let text = std::fs::read_to_string(self.log.path()).expect("is text");
         let line = |line: &str| -> Value {
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
         };
