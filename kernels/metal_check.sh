@@ -53,7 +53,7 @@ PYTHON
 copy_sources() {
   mkdir -p "$COPY"
   # Times stay, so that what was checked before is not checked again.
-  tar -cf - Cargo.toml Cargo.lock build.rs clippy.toml kernels models proto server tests |
+  tar -cf - Cargo.toml Cargo.lock build.rs clippy.toml fuzz kernels models proto server tests |
     tar -xf - -C "$COPY" --recursive-unlink
 }
 

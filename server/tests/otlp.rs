@@ -35,8 +35,11 @@ const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
+/// Most exports that wait for a test.
+const EXPORTS_MAX: usize = 256;
+
 /// A collector that hands every export on.
-struct Collector(mpsc::UnboundedSender<ExportTraceServiceRequest>);
+struct Collector(mpsc::Sender<ExportTraceServiceRequest>);
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -44,15 +47,16 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.send(request.into_inner()).map_err(|_| Status::unavailable("the test is over"))?;
+        let kept = self.0.try_send(request.into_inner());
+        kept.map_err(|_| Status::unavailable("the test is over, or had too many exports"))?;
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
-async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
+async fn collector() -> (SocketAddr, mpsc::Receiver<ExportTraceServiceRequest>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("has an address");
-    let (sender, exports) = mpsc::unbounded_channel();
+    let (sender, exports) = mpsc::channel(EXPORTS_MAX);
     let service = TraceServiceServer::new(Collector(sender));
     let incoming = TcpListenerStream::new(listener);
     tokio::spawn(
@@ -141,7 +145,7 @@ fn attributes(attributes: &[KeyValue]) -> HashMap<&str, String> {
 
 /// Every span that was received so far, and what sent them.
 fn received(
-    exports: &mut mpsc::UnboundedReceiver<ExportTraceServiceRequest>,
+    exports: &mut mpsc::Receiver<ExportTraceServiceRequest>,
 ) -> (Vec<Span>, HashMap<String, String>) {
     let (mut spans, mut sender) = (Vec::new(), HashMap::new());
     while let Ok(export) = exports.try_recv() {
