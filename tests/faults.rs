@@ -1,5 +1,5 @@
 //! Faults of the engine as callers and probes see them: a device thread that panics, one that stands
-//! still, readers that do not read.
+//! still.
 
 mod support;
 
@@ -8,10 +8,8 @@ use std::time::Duration;
 use sconce_proto::health::health_check_response::ServingStatus;
 use sconce_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use sconce_proto::v1::complete_response::Event;
-use sconce_proto::v1::inference_service_client::InferenceServiceClient;
-use sconce_server::serve::{EnginePlan, ListenAddress, ServeError, ServePlan};
-use support::{Fixture, collect, details, plan, text, tokens, within};
-use tonic::transport::{Channel, Endpoint};
+use sconce_server::serve::{EnginePlan, ServeError, ServePlan};
+use support::{Fixture, details, plan, tokens, within};
 use tonic::{Code, Streaming};
 
 /// A prompt of so many tokens.
@@ -110,54 +108,6 @@ async fn a_step_longer_than_any_is_the_end_of_liveness_until_it_is_over() {
         let (completed, ()) = tokio::join!(completed, heard);
         assert_eq!(completed.expect("ends in order").token_ids().len(), 1);
         drop(live);
-        fixture.end().await;
-    })
-    .await;
-}
-
-/// A client that takes little before it is read.
-fn narrow(fixture: &Fixture) -> InferenceServiceClient<Channel> {
-    let ListenAddress::Tcp(address) = fixture.handle.local_addrs()[0] else {
-        panic!("expected a TCP address first");
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("a valid address");
-    InferenceServiceClient::new(endpoint.initial_stream_window_size(1 << 14).connect_lazy())
-}
-
-/// Rounds of other requests until the buffers of a slow reader are full for sure.
-const ROUNDS_MAX: usize = 200;
-
-#[tokio::test]
-async fn a_reader_that_does_not_read_pauses_itself_alone() {
-    within(async {
-        let fixture = Fixture::with(plan("context=100000000")).await;
-        let client = narrow(&fixture);
-        // Far more than what the channel, HTTP/2 windows and socket buffers hold together.
-        let slow = client.clone().complete(text("slow", 50_000_000)).await.expect("is admitted");
-        let model = || fixture.handle.models().status().models.remove(0);
-        // It pauses now and then while buffers on the way fill up, and takes nothing more once they
-        // are full, though others have their turns.
-        let mut full = false;
-        for round in 0..ROUNDS_MAX {
-            let held = model().state_bytes_used;
-            for n in 0..8 {
-                let prompt = format!("other {round} {n}");
-                let other = fixture.open(text(&prompt, 50)).await.expect("is admitted");
-                let completed = collect(other).await;
-                assert_eq!(completed.finished().usage.expect("usage").completion_tokens, 50);
-            }
-            fixture
-                .until("the others have ended", |status| {
-                    status.sequences.is_some_and(|counts| counts.running == 1)
-                })
-                .await;
-            full = (model().paused, model().state_bytes_used) == (1, held);
-            if full {
-                break;
-            }
-        }
-        assert!(full, "it takes more and more");
-        drop((slow, client));
         fixture.end().await;
     })
     .await;

@@ -60,10 +60,11 @@ fn a_server_killed_under_load_finds_what_it_had_on_disk() {
 #[test]
 fn a_device_thread_that_keeps_panicking_ends_the_process() {
     let mut server = Server::start("sim:crash_at=50", &[]);
-    let killer = "x".repeat(60);
     let mut refused = 0;
     let ended = loop {
         // Each of the first four dies with the request; then nobody is there.
+        // No two begin alike, or the second would be resumed past the token that kills.
+        let killer = format!("{refused} {}", "x".repeat(60));
         let args = ["complete", "--ignore-eos", "--server", &server.address, &killer];
         let output = run(&args);
         assert!(!output.status.success());
