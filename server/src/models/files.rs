@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use sconce_models::checkpoint::{ChatTemplates, Checkpoint, SpecialTokens, TokenizerSource};
-use sconce_text::GgufVocabulary;
 use serde_json::{Map, Value, json};
 
 use super::text::{self, vocabulary};
@@ -66,14 +65,15 @@ fn read(path: &str, eos: &[u32]) -> Result<Vec<TextFile>, CallError> {
             let Some(tokenizer) = vocabulary.tokenizer_json().map_err(unreadable)? else {
                 let model = &vocabulary.model;
                 let feature = format!(
-                    "GetTokenizer of a GGUF file whose vocabulary is of the kind `{model}`, which no \
-                     tokenizer.json is sure to mean the same as,"
+                    "GetTokenizer of a GGUF file with this vocabulary of the kind `{model}`, which no \
+                     tokenizer.json means the same as,"
                 );
                 return Err(CallError::not_offered(feature));
             };
             let special = checkpoint.special_tokens().map_err(unreadable)?;
             let templates = checkpoint.chat_templates().map_err(unreadable)?;
-            Ok(of_gguf(&vocabulary, &tokenizer, special, templates, eos))
+            let framed = vocabulary.framed().map_err(unreadable)?;
+            Ok(of_gguf(framed, &tokenizer, special, templates, eos))
         }
     }
 }
@@ -91,7 +91,7 @@ fn of_directory(tokenizer_json: &Path) -> Result<Vec<TextFile>, CallError> {
 }
 
 fn of_gguf(
-    vocabulary: &GgufVocabulary,
+    (add_bos, add_eos): (bool, bool),
     tokenizer: &Value,
     special: SpecialTokens,
     templates: ChatTemplates,
@@ -107,8 +107,8 @@ fn of_gguf(
     for (name, text) in texts {
         config.extend(text.map(|text| (name.to_owned(), text.into())));
     }
-    config.insert("add_bos_token".to_owned(), vocabulary.add_bos_token.unwrap_or(false).into());
-    config.insert("add_eos_token".to_owned(), vocabulary.add_eos_token.unwrap_or(false).into());
+    config.insert("add_bos_token".to_owned(), add_bos.into());
+    config.insert("add_eos_token".to_owned(), add_eos.into());
     config.insert("clean_up_tokenization_spaces".to_owned(), false.into());
     config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
     config.extend(chat_template(templates).map(|template| ("chat_template".to_owned(), template)));
@@ -135,4 +135,34 @@ pub(super) fn generation_config(eos: &[u32]) -> TextFile {
 
 fn unreadable(error: impl ToString) -> CallError {
     CallError::Internal { problem: format!("the tokenizer's files: {}", error.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+    fn a_gguf_file_of_sentencepiece_has_the_files_of_a_checkpoint_directory() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.models");
+        let path = models.join("gemma-3-270m-q4_k_m.gguf");
+        if !path.exists() {
+            println!("skipped: {} is not there, run tests/reference/fetch.sh", path.display());
+            return;
+        }
+        let files = read(path.to_str().expect("is text"), &[1, 106]).expect("reads");
+        let file = |name: &str| -> Value {
+            let file = files.iter().find(|file| file.name == name).expect(name);
+            serde_json::from_slice(&file.bytes).expect("is JSON")
+        };
+        let tokenizer = file("tokenizer.json");
+        assert_eq!(tokenizer["model"]["vocab"]["\u{2581}the"], 506);
+        assert_eq!(tokenizer["post_processor"]["special_tokens"]["<bos>"]["ids"], json!([2]));
+        let config = file("tokenizer_config.json");
+        assert_eq!(
+            (&config["add_bos_token"], &config["bos_token"]),
+            (&json!(true), &json!("<bos>"))
+        );
+        assert_eq!(file("generation_config.json"), json!({ "eos_token_id": [1, 106] }));
+    }
 }

@@ -8,6 +8,7 @@ mod export;
 mod gguf;
 mod hugging_face;
 mod marks;
+mod merges;
 mod patterns;
 mod pipeline;
 mod pre_tokenizer;

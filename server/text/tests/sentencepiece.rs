@@ -6,7 +6,7 @@
 mod support;
 
 use proptest::prelude::*;
-use sconce_text::{DetokenizeOptions, EncodeOptions, GgufVocabulary, Tokenizer};
+use sconce_text::{DetokenizeOptions, EncodeOptions, GgufVocabulary, Tokenizer, TokenizerConfig};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -116,7 +116,57 @@ fn a_vocabulary_that_contradicts_itself_is_refused() {
     refused(&merged, "merge 0 needs \"nowhere\"");
 }
 
+/// The vocabulary of the golden file without user-defined tokens and, as Gemma's, with or without the
+/// space before the text.
+fn without_user_defined(add_space_prefix: bool) -> GgufVocabulary {
+    const CONTROL: i32 = 3;
+    const USER_DEFINED: i32 = 4;
+    let mut facts = vocabulary(&golden().0);
+    facts.add_space_prefix = Some(add_space_prefix);
+    for kind in &mut facts.token_types {
+        *kind = if *kind == USER_DEFINED { CONTROL } else { *kind };
+    }
+    facts
+}
+
+/// Both forms of a vocabulary.
+fn both_forms(facts: &GgufVocabulary) -> [Tokenizer; 2] {
+    let written = facts.tokenizer_json().unwrap().expect("its scores are ranks");
+    let json = serde_json::to_vec(&written).unwrap();
+    let read = Tokenizer::from_tokenizer_json(&json, &TokenizerConfig::default()).unwrap();
+    [Tokenizer::from_gguf(facts).unwrap(), read]
+}
+
+#[test]
+fn with_the_space_before_the_text_user_defined_tokens_have_no_form_in_tokenizer_json() {
+    let (golden, _) = golden();
+    assert_eq!(vocabulary(&golden).tokenizer_json().unwrap(), None);
+}
+
+#[test]
+fn written_as_tokenizer_json_it_cuts_every_text_the_same() {
+    for add_space_prefix in [true, false] {
+        let [own, read] = both_forms(&without_user_defined(add_space_prefix));
+        for text in golden().0.texts.iter().filter(|text| !text.contains('\u{2581}')) {
+            let options = EncodeOptions::default();
+            let (expected, found) = (own.encode(text, options), read.encode(text, options));
+            assert_eq!(found.unwrap(), expected.unwrap(), "{text:?}");
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn written_as_tokenizer_json_it_cuts_random_texts_the_same(
+        text in r"([a-r \u{e9}\u{4f60}\u{1f600}\n<>]|aa|ab|ba|the|<s>|<\|im_end\|>){0,80}",
+        add_space_prefix: bool,
+    ) {
+        let [own, read] = both_forms(&without_user_defined(add_space_prefix));
+        let ids = own.encode(&text, EncodeOptions::CHAT).unwrap();
+        prop_assert_eq!(&read.encode(&text, EncodeOptions::CHAT).unwrap(), &ids);
+        prop_assert_eq!(read.decode(&ids, true).unwrap(), own.decode(&ids, true).unwrap());
+    }
+
     #[test]
     fn text_comes_back_and_random_ids_stream_as_they_decode(
         text in r"[a-r \u{e9}\u{4f60}\u{1f600}\n<>]{0,80}",

@@ -5,8 +5,11 @@
 
 mod support;
 
+use std::collections::HashSet;
+
 use sconce_text::{DetokenizeOptions, EncodeOptions, GgufVocabulary, Tokenizer, TokenizerConfig};
 use serde::Deserialize;
+use serde_json::Value;
 
 #[derive(Deserialize)]
 struct Corpus {
@@ -127,8 +130,41 @@ fn smollm2_written_as_tokenizer_json_equals_tokenizers() {
 }
 
 #[test]
-fn a_sentencepiece_vocabulary_is_not_written_as_tokenizer_json() {
-    let vocabulary = GgufVocabulary { model: "llama".to_owned(), ..GgufVocabulary::default() };
+fn gemma3_written_as_tokenizer_json_equals_tokenizers() {
+    let Some(vocabulary) = support::gemma3_vocabulary() else { return };
+    let written = vocabulary.tokenizer_json().unwrap().expect("its scores are ranks");
+    // The merges are those of the file that Google made, but for runs that are cut out before.
+    let official = support::fetched("tokenizers/gemma3/tokenizer.json").unwrap();
+    let official: Value = serde_json::from_slice(&std::fs::read(official).unwrap()).unwrap();
+    let pairs = |json: &Value| -> HashSet<String> {
+        let merges = json["model"]["merges"].as_array().unwrap().iter();
+        merges.map(|pair| pair.as_str().map_or_else(|| pair.to_string(), joined)).collect()
+    };
+    let (own, others) = (pairs(&written), pairs(&official));
+    assert!(own.len() > 500_000 && own.is_subset(&others), "{} merges", own.len());
+
+    let json = serde_json::to_vec(&written).unwrap();
+    let read = Tokenizer::from_tokenizer_json(&json, &TokenizerConfig::default()).unwrap();
+    check("gemma3", &read, |text| !text.contains('\u{2581}'));
+    let gguf = Tokenizer::from_gguf(&vocabulary).unwrap();
+    for text in ["", "x", " x  y   z", "\n\n\n a\t\t", "<start_of_turn>user\n  hi<end_of_turn>\n"] {
+        assert_eq!(
+            read.encode(text, FRAMED).unwrap(),
+            gguf.encode(text, FRAMED).unwrap(),
+            "{text}"
+        );
+    }
+}
+
+/// A merge that is written as one text, as one that is written as two.
+fn joined(merge: &str) -> String {
+    let (left, right) = merge.split_once(' ').unwrap();
+    serde_json::json!([left, right]).to_string()
+}
+
+#[test]
+fn a_vocabulary_of_another_kind_is_not_written_as_tokenizer_json() {
+    let vocabulary = GgufVocabulary { model: "bert".to_owned(), ..GgufVocabulary::default() };
     assert_eq!(vocabulary.tokenizer_json().unwrap(), None);
 }
 

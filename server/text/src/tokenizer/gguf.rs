@@ -54,13 +54,13 @@ pub struct GgufVocabulary {
 }
 
 /// How SentencePiece writes a space.
-const WORD_MARK: &str = "\u{2581}";
+pub(super) const WORD_MARK: &str = "\u{2581}";
 
-const NORMAL: i32 = 1;
+pub(super) const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
+pub(super) const USER_DEFINED: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 fn contradiction(message: String) -> TextError {
@@ -81,8 +81,15 @@ pub(crate) fn build(facts: &GgufVocabulary) -> Result<Tokenizer, TextError> {
 }
 
 impl GgufVocabulary {
-    fn kind(&self, id: usize) -> i32 {
+    pub(super) fn kind(&self, id: usize) -> i32 {
         self.token_types.get(id).copied().unwrap_or(NORMAL)
+    }
+
+    /// What stands for text that no token spells.
+    pub(super) fn unknown_id(&self) -> Option<u32> {
+        self.unknown_token_id.or_else(|| {
+            (0..self.tokens.len()).find(|&id| self.kind(id) == UNKNOWN).map(|id| id as u32)
+        })
     }
 
     fn vocabulary(&self, spelling: Spelling, strip_leading_space: bool) -> Vocabulary {
@@ -225,9 +232,7 @@ fn build_sentencepiece(facts: &GgufVocabulary) -> Result<Tokenizer, TextError> {
             "no scores, expected one for each token of model \"llama\"".to_owned(),
         ));
     }
-    let unknown = facts.unknown_token_id.or_else(|| {
-        (0..facts.tokens.len()).find(|&id| facts.kind(id) == UNKNOWN).map(|id| id as u32)
-    });
+    let unknown = facts.unknown_id();
     let mut pieces = SentencePiece::new(unknown);
     for (id, token) in facts.tokens.iter().enumerate() {
         match facts.kind(id) {

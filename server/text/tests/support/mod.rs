@@ -46,8 +46,12 @@ pub fn smollm2_vocabulary() -> Option<GgufVocabulary> {
 
 /// The tokenizer of the fetched Gemma 3 270M, a SentencePiece vocabulary without chat template.
 pub fn gemma3_gguf() -> Option<Tokenizer> {
-    let metadata = metadata("gemma-3-270m-q4_k_m.gguf")?;
-    Some(Tokenizer::from_gguf(&vocabulary(&metadata)).unwrap())
+    Some(Tokenizer::from_gguf(&gemma3_vocabulary()?).unwrap())
+}
+
+/// The vocabulary of the fetched Gemma 3 270M.
+pub fn gemma3_vocabulary() -> Option<GgufVocabulary> {
+    Some(vocabulary(&metadata("gemma-3-270m-q4_k_m.gguf")?))
 }
 
 fn metadata(file: &str) -> Option<HashMap<String, Fact>> {
