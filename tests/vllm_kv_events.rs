@@ -17,6 +17,9 @@ use tonic::{Code, Streaming};
 
 const BLOCK: usize = 64;
 
+/// Readers at once, as docs/PROTOCOL.md says.
+const READERS_MAX: usize = 64;
+
 /// What a gateway makes of the events.
 #[derive(Debug, Default)]
 struct Picture {
@@ -281,6 +284,30 @@ async fn after_a_panic_of_the_device_thread_the_picture_is_true_again() {
         fixture.handle.shut_down();
         drop(fixture.channel);
         fixture.task.await.expect("does not panic").expect("ends in order");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn there_are_so_many_readers_at_once() {
+    within(async {
+        let fixture = Fixture::start().await;
+        let mut readers = Vec::new();
+        for _ in 0..READERS_MAX {
+            readers.push(subscribe(&fixture, 0).await.expect("has a place"));
+        }
+        let refused = subscribe(&fixture, 0).await.expect_err("is one too many");
+        details(&refused, Code::ResourceExhausted, "QUEUE_FULL");
+        // A place is free again when the server hears that its reader has gone.
+        readers.pop();
+        let mut calls = 0;
+        while subscribe(&fixture, 0).await.is_err() {
+            calls += 1;
+            assert!(calls < 20_000, "the place is never free again");
+            tokio::task::yield_now().await;
+        }
+        drop(readers);
+        fixture.end().await;
     })
     .await;
 }

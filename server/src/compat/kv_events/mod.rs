@@ -12,6 +12,7 @@ mod mirror;
 mod subscription;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use parking_lot::Mutex;
@@ -19,7 +20,7 @@ use sconce_cache::{DomainKey, Event};
 use sconce_engine::LoadedModel;
 use sconce_models::PAGE_TOKENS;
 use sconce_proto::compat::smg::grpc::common::{EngineLoad, KvEventBatch};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::vllm::Served;
@@ -33,11 +34,19 @@ use subscription::Subscription;
 /// what a gateway believes to be reusable is, to the block.
 pub const BLOCK_TOKENS: usize = PAGE_TOKENS;
 
+/// Most readers at once. Each may have to be told all that is remembered, and holds it until it has read
+/// it; a gateway is one.
+const READERS_MAX: usize = 64;
+
+/// When one of the readers may have gone.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// What subscribers read; clones are the same. When the last is dropped, nobody follows the cache any
 /// more.
 #[derive(Debug, Clone)]
 pub struct Feed {
     shared: Arc<Shared>,
+    readers: Arc<Semaphore>,
     _follower: Arc<DropGuard>,
 }
 
@@ -68,7 +77,8 @@ pub fn follow(models: Models, served: Served) -> Feed {
         // Its end and that of the last feed are the same.
         stopped.run_until_cancelled(follower.run()).await;
     });
-    Feed { shared, _follower: Arc::new(dropped.drop_guard()) }
+    let readers = Arc::new(Semaphore::new(READERS_MAX));
+    Feed { shared, readers, _follower: Arc::new(dropped.drop_guard()) }
 }
 
 impl Feed {
@@ -76,14 +86,19 @@ impl Feed {
     /// is asked for a record with each, and between them now and then.
     ///
     /// # Errors
-    /// A number that is not known, or no more.
+    /// A number that is not known, or no more; too many readers.
     pub fn subscribe(
         &self,
         cursor: u64,
         load: impl Fn() -> EngineLoad + Send + 'static,
     ) -> Result<impl Stream<Item = Result<KvEventBatch, CallError>> + Send + 'static, CallError>
     {
-        Subscription::begin(self.shared.clone(), cursor, load)
+        let place = self.readers.clone().try_acquire_owned().map_err(|_| CallError::QueueFull {
+            what: "the list of readers of events".to_owned(),
+            bound: READERS_MAX,
+            retry_after: RETRY_AFTER,
+        })?;
+        Subscription::begin(self.shared.clone(), cursor, load, place)
     }
 }
 
