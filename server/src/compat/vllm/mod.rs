@@ -32,8 +32,7 @@ use tonic::{Request, Response, Status};
 use super::kv_events::{self, Feed};
 use crate::caller::Caller;
 use crate::error::CallError;
-use crate::grpc::call_context;
-use crate::layer::access_log::RequestFacts;
+use crate::grpc::{call_context, notes};
 use crate::models::Models;
 use aborts::Aborts;
 use choice::Choice;
@@ -102,17 +101,16 @@ impl Protocol for VllmEngine {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         self.note_generate();
         let context = call_context(&request)?;
-        let facts = RequestFacts::of(request.extensions());
         let model = self.served.model().await?;
         let asked = request::decode(request.into_inner(), &model).await?;
-        facts.tell(|facts| facts.model = Some(asked.call.model.clone()));
+        notes::call(&asked.call, &context.request_id, &context.facts);
         let abort = self.aborts.register(&context.caller, &asked.request_id);
         let (count, streams) = (asked.completions, asked.stream);
         let mut choices: Vec<_> = (0..count)
             .map(|index| {
                 let choice = Choice::new(&self.models, &asked, index, context.clone(), &abort);
                 // Fused: what does not stream is read to its end here, and then once more.
-                Box::pin(stream::unfold(choice.reporting_to(facts.clone()), Choice::next).fuse())
+                Box::pin(stream::unfold(choice, Choice::next).fuse())
             })
             .collect();
         let mut answers = match choices.len() {
