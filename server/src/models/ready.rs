@@ -1,7 +1,7 @@
 //! A model that takes requests, together with its text: prompts to tokens and back, and what of a call
 //! depends on the model.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use sconce_engine::{LoadedModel, Sampling};
 
@@ -23,6 +23,11 @@ impl ReadyModel {
     /// What was loaded.
     pub fn loaded(&self) -> &LoadedModel {
         &self.model
+    }
+
+    /// Tells this load from all others, of the same model too, and keeps nothing of it.
+    pub fn load(&self) -> Weak<LoadedModel> {
+        Arc::downgrade(&self.model)
     }
 
     /// What unset sampling fields mean.

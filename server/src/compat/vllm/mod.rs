@@ -38,6 +38,7 @@ use aborts::Aborts;
 use choice::Choice;
 use load::LoadMeter;
 pub use served::Served;
+use tokenizer::Archives;
 
 /// What the service is made with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub struct VllmEngine {
     models: Models,
     served: Served,
     aborts: Aborts,
+    archives: Archives,
     meter: Arc<LoadMeter>,
     feed: Feed,
     /// Milliseconds since 1970 of the last Generate; 0 before the first.
@@ -69,6 +71,7 @@ impl VllmEngine {
         Self {
             feed: kv_events::follow(models.clone(), served.clone()),
             aborts: Aborts::default(),
+            archives: Archives::default(),
             meter,
             served,
             models,
@@ -224,7 +227,7 @@ impl Protocol for VllmEngine {
         _: Request<GetTokenizerRequest>,
     ) -> Result<Response<Self::GetTokenizerStream>, Status> {
         let model = self.served.model().await?;
-        let chunks = tokenizer::chunks(&model).await?;
+        let chunks = self.archives.chunks(&model).await?;
         Ok(Response::new(Box::pin(stream::iter(chunks.map(Ok)))))
     }
 
