@@ -17,6 +17,9 @@ use tonic::{Code, Streaming};
 
 const BLOCK: usize = 64;
 
+/// Readers at once, as docs/PROTOCOL.md says.
+const READERS_MAX: usize = 64;
+
 /// What a gateway makes of the events.
 #[derive(Debug, Default)]
 struct Picture {
@@ -250,6 +253,61 @@ async fn a_move_to_another_tier_is_nothing_and_another_model_is_all_new() {
         fixture.handle.shut_down();
         drop(fixture.channel);
         fixture.task.await.expect("does not panic").expect("ends in order");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_a_panic_of_the_device_thread_the_picture_is_true_again() {
+    within(async {
+        let mut tiers: ServePlan = plan("crash_at=600");
+        tiers.cache.host = 1 << 30;
+        let fixture = Fixture::with(tiers).await;
+        let mut reader = Reader::from(&fixture, 0).await;
+        let (first, killer, second) = (prompt(256, 1), prompt(700, 2), prompt(192, 3));
+        generate(&fixture, request("a", first.clone(), greedy(4))).await;
+        reader.until(|picture| picture.known(&first) == 256).await;
+        let refused = fixture.complete(tokens(killer, 4)).await.expect_err("dies");
+        details(&refused, Code::Internal, "INTERNAL");
+
+        let mut refused = 0;
+        while let Err(error) = fixture.complete(tokens(second.clone(), 4)).await {
+            assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+            refused += 1;
+            assert!(refused < 100_000, "it never comes back");
+        }
+        assert_eq!(fixture.handle.models().device().restarts, 1);
+        // What moved to main memory in time is there still.
+        reader.until(|p| p.known(&second) == 192 && p.known(&first) == 256).await;
+        assert!(resumed(&fixture, &[&first[..], &[1]].concat()).await >= 256);
+        drop(reader);
+        fixture.handle.shut_down();
+        drop(fixture.channel);
+        fixture.task.await.expect("does not panic").expect("ends in order");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn there_are_so_many_readers_at_once() {
+    within(async {
+        let fixture = Fixture::start().await;
+        let mut readers = Vec::new();
+        for _ in 0..READERS_MAX {
+            readers.push(subscribe(&fixture, 0).await.expect("has a place"));
+        }
+        let refused = subscribe(&fixture, 0).await.expect_err("is one too many");
+        details(&refused, Code::ResourceExhausted, "QUEUE_FULL");
+        // A place is free again when the server hears that its reader has gone.
+        readers.pop();
+        let mut calls = 0;
+        while subscribe(&fixture, 0).await.is_err() {
+            calls += 1;
+            assert!(calls < 20_000, "the place is never free again");
+            tokio::task::yield_now().await;
+        }
+        drop(readers);
+        fixture.end().await;
     })
     .await;
 }

@@ -78,23 +78,29 @@ async fn running_requests_count_as_load() {
     .await;
 }
 
+/// The bytes of the tokenizer's archive, and the digests of its chunks.
+async fn tokenizer(fixture: &Fixture) -> (Vec<u8>, Vec<String>) {
+    let mut client = engine(fixture);
+    let mut stream =
+        client.get_tokenizer(GetTokenizerRequest {}).await.expect("opens").into_inner();
+    let (mut archive, mut digests) = (Vec::new(), Vec::new());
+    while let Some(chunk) = stream.message().await.expect("runs on") {
+        archive.extend_from_slice(&chunk.data);
+        digests.push(chunk.sha256);
+    }
+    (archive, digests)
+}
+
 #[tokio::test]
 async fn the_tokenizer_comes_as_an_archive_with_a_digest() {
     within(async {
         let fixture = Fixture::start().await;
-        let mut stream = engine(&fixture)
-            .get_tokenizer(GetTokenizerRequest {})
-            .await
-            .expect("opens")
-            .into_inner();
-        let (mut archive, mut digests) = (Vec::new(), Vec::new());
-        while let Some(chunk) = stream.message().await.expect("runs on") {
-            archive.extend_from_slice(&chunk.data);
-            digests.push(chunk.sha256);
-        }
+        let (archive, mut digests) = tokenizer(&fixture).await;
         let digest: String = Sha256::digest(&archive).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(digests.pop(), Some(digest));
         assert!(digests.iter().all(String::is_empty), "only the last chunk has it");
+        // It is kept for whoever comes next.
+        assert_eq!(tokenizer(&fixture).await.0, archive);
 
         let mut zip = zip::ZipArchive::new(std::io::Cursor::new(archive)).expect("is an archive");
         let mut text = |name: &str| {

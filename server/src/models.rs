@@ -6,6 +6,7 @@
 mod files;
 mod follow;
 mod load;
+mod ready;
 mod roots;
 mod sim;
 mod state;
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sconce_cache::Tier;
 use sconce_engine::{
-    DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Readings,
-    Sampling, Started, Status,
+    DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Readings, Started,
+    Status,
 };
 use sconce_models::Precision;
 use tokio_util::sync::CancellationToken;
@@ -35,10 +36,11 @@ use crate::quota::{Place, Quota};
 use crate::serve::{CachePlan, EnginePlan};
 pub use files::TextFile;
 pub use load::{Load, LoadNews, LoadStep, Stage};
+pub use ready::ReadyModel;
 pub use roots::ModelRoots;
 pub use state::{PrefixCall, SNAPSHOT_BYTES_MAX, SnapshotCall, Transfer};
 pub use text::{EncodedPrompt, ModelText};
-use workers::{LARGE, Workers};
+use workers::Workers;
 
 /// When one of an identity's waiting requests may have been admitted.
 const WAITING_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -366,151 +368,6 @@ impl Models {
         let is_loaded =
             |entry: &TextEntry| models.iter().any(|model| Arc::ptr_eq(model, &entry.model));
         self.inner.texts.lock().retain(|_, entry| is_loaded(entry));
-    }
-}
-
-/// A model that takes requests, with its text.
-#[derive(Debug, Clone)]
-pub struct ReadyModel {
-    model: Arc<LoadedModel>,
-    text: Arc<ModelText>,
-    workers: Workers,
-}
-
-impl ReadyModel {
-    /// What was loaded.
-    pub fn loaded(&self) -> &LoadedModel {
-        &self.model
-    }
-
-    /// What unset sampling fields mean.
-    pub fn sampling_defaults(&self) -> &Sampling {
-        self.text.sampling_defaults()
-    }
-
-    /// Whether conversations can be rendered.
-    pub fn has_chat_template(&self) -> bool {
-        self.text.has_chat_template()
-    }
-
-    /// The tokens of a prompt, and where its messages end. Unless `add_special_tokens` says
-    /// otherwise, the tokenizer adds its own to a text and not to a conversation.
-    ///
-    /// # Errors
-    /// A model without a chat template, a template that fails, a text that cannot be tokenized.
-    pub async fn encode(
-        &self,
-        prompt: Prompt,
-        add_special_tokens: Option<bool>,
-    ) -> Result<EncodedPrompt, CallError> {
-        match prompt {
-            Prompt::Tokens(ids) => Ok(ids.into()),
-            Prompt::Text(text) => {
-                let size = text.len();
-                let special = add_special_tokens.unwrap_or(true);
-                let work = move |model: &ModelText| model.encode(&text, special, "text");
-                self.work(size, work).await.map(EncodedPrompt::from)
-            }
-            Prompt::Chat(chat) => {
-                let special = add_special_tokens.unwrap_or(false);
-                // A template can make much of little, so that a small size says nothing.
-                let size = chat.content_bytes().max(LARGE);
-                self.work(size, move |model| model.encode_chat(chat, special)).await
-            }
-        }
-    }
-
-    /// What each token stands for.
-    ///
-    /// # Errors
-    /// Internal, if the tokenizer does not know its own tokens.
-    pub async fn pieces(&self, ids: Vec<u32>) -> Result<(Vec<u32>, Vec<String>), CallError> {
-        self.work(ids.len(), move |model| model.pieces(&ids).map(|pieces| (ids, pieces))).await
-    }
-
-    /// The text of `ids`.
-    ///
-    /// # Errors
-    /// An id outside of the vocabulary.
-    pub async fn decode(&self, ids: Vec<u32>, skip_special: bool) -> Result<String, CallError> {
-        self.work(ids.len(), move |model| model.decode(&ids, skip_special)).await
-    }
-
-    /// Whether the model can take a prompt; `field` is the one it came in.
-    fn check_prompt(&self, prompt: &[u32], field: &str) -> Result<(), CallError> {
-        if prompt.is_empty() {
-            return Err(CallError::field(field, "expected at least one token, found none"));
-        }
-        if let Some(i) = self.outside(prompt) {
-            return Err(self.unknown(format!("{field}.ids[{i}]"), prompt[i]));
-        }
-        let (tokens, context) = (prompt.len(), self.model.info.context_length);
-        if tokens >= context {
-            let problem = format!(
-                "expected a prompt shorter than the context of {context} tokens, found {tokens} tokens"
-            );
-            return Err(CallError::field(field, problem));
-        }
-        Ok(())
-    }
-
-    /// Index of the first id that the vocabulary does not have.
-    fn outside(&self, ids: &[u32]) -> Option<usize> {
-        ids.iter().position(|&id| id as usize >= self.model.info.vocab_size)
-    }
-
-    fn unknown(&self, field: String, id: u32) -> CallError {
-        let vocab_size = self.model.info.vocab_size;
-        let problem = format!("expected an id below the vocabulary size {vocab_size}, found {id}");
-        CallError::field(field, problem)
-    }
-
-    /// What of `call` depends on the model; `field` is the one the prompt came in.
-    fn check(&self, call: &CompletionCall, prompt: &[u32], field: &str) -> Result<(), CallError> {
-        self.check_prompt(prompt, field)?;
-        if let Some(i) = self.outside(&call.stop_token_ids) {
-            return Err(self.unknown(format!("stop_token_ids[{i}]"), call.stop_token_ids[i]));
-        }
-        let biased: Vec<u32> = call.sampling.logit_bias.iter().map(|&(id, _)| id).collect();
-        if let Some(i) = self.outside(&biased) {
-            return Err(self.unknown(format!("sampling.logit_bias[{}]", biased[i]), biased[i]));
-        }
-        let (tokens, context) = (prompt.len(), self.model.info.context_length);
-        let points = call.cache.restore_points.iter();
-        if let Some((i, found)) = points.enumerate().find(|&(_, &point)| point > tokens) {
-            let problem =
-                format!("expected 1 to {tokens}, the length of the prompt, found {found}");
-            return Err(CallError::field(format!("cache.restore_points[{i}]"), problem));
-        }
-        match call.max_tokens {
-            Some(max) if max > context - tokens => {
-                let problem = format!(
-                    "expected at most {}, for the prompt has {tokens} tokens and the context {context}, \
-                     found {max}",
-                    context - tokens
-                );
-                Err(CallError::field("max_tokens", problem))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Runs `work` here if `size` is small, else on a thread for it.
-    async fn work<T: Send + 'static>(
-        &self,
-        size: usize,
-        work: impl FnOnce(&ModelText) -> Result<T, CallError> + Send + 'static,
-    ) -> Result<T, CallError> {
-        if size < LARGE {
-            return work(&self.text);
-        }
-        let text = self.text.clone();
-        let worker = self.workers.enter(size).await?;
-        let working = tokio::task::spawn_blocking(move || {
-            let _worker = worker;
-            work(&text)
-        });
-        working.await.map_err(worker_failed)?
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use indicatif::MultiProgress;
 use sconce_server::build;
-use sconce_server::grpc::inference::{PROMPT_BYTES_LOGGED_MAX, PROMPTS_TARGET};
+use sconce_server::grpc::notes::{PROMPT_BYTES_LOGGED_MAX, PROMPTS_TARGET};
 use sconce_server::serve::ServePlan;
 use sconce_server::trace;
 use tracing_subscriber::EnvFilter;

@@ -15,6 +15,9 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use sconce_proto::compat::vllm::grpc::engine::generate_request::Input;
+use sconce_proto::compat::vllm::grpc::engine::vllm_engine_client::VllmEngineClient;
+use sconce_proto::compat::vllm::grpc::engine::{GenerateRequest, SamplingParams};
 use sconce_proto::v1::complete_request::Prompt;
 use sconce_proto::v1::inference_service_client::InferenceServiceClient;
 use sconce_proto::v1::{CompleteRequest, TokenizeRequest};
@@ -68,6 +71,7 @@ async fn collector() -> (SocketAddr, mpsc::Receiver<ExportTraceServiceRequest>) 
 struct Running {
     handle: ServerHandle,
     task: JoinHandle<Result<(), ServeError>>,
+    channel: Channel,
     client: InferenceServiceClient<Channel>,
 }
 
@@ -90,11 +94,12 @@ async fn serve(collector: SocketAddr) -> Running {
     let task = tokio::spawn(server.run(std::future::pending()));
     let ListenAddress::Tcp(address) = handle.local_addrs()[0] else { panic!("expected TCP") };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-    let client = InferenceServiceClient::new(endpoint.connect().await.expect("connects"));
+    let channel = endpoint.connect().await.expect("connects");
+    let client = InferenceServiceClient::new(channel.clone());
     while !handle.models().status().models.iter().any(|model| model.pages_max > 0) {
         tokio::task::yield_now().await;
     }
-    Running { handle, task, client }
+    Running { handle, task, channel, client }
 }
 
 impl Running {
@@ -121,7 +126,7 @@ impl Running {
     /// Ends in order, which sends what is left.
     async fn end(self) {
         self.handle.shut_down();
-        drop(self.client);
+        drop((self.client, self.channel));
         let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("ends in time");
         ended.expect("does not panic").expect("ends in order");
     }
@@ -225,6 +230,36 @@ async fn a_completion_is_a_tree_of_spans_in_the_callers_trace() {
     assert_eq!(prefill["sconce.resumed_tokens"], "0");
     assert_eq!(prefill["sconce.matched_tokens"], "0");
     assert_eq!(attributes(&phases[3].attributes)["sconce.completion_tokens"], "5");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_gateway_asks_is_the_same_tree() {
+    let (address, mut exports) = collector().await;
+    let server = serve(address).await;
+    let params =
+        SamplingParams { max_tokens: Some(5), ignore_eos: true, ..SamplingParams::default() };
+    let asked = GenerateRequest {
+        request_id: "g-1".to_owned(),
+        input: Some(Input::Text("hello".to_owned())),
+        sampling_params: Some(params),
+        stream: true,
+        ..GenerateRequest::default()
+    };
+    let mut gateway = VllmEngineClient::new(server.channel.clone());
+    let mut stream = gateway.generate(asked).await.expect("is accepted").into_inner();
+    while stream.message().await.expect("goes on").is_some() {}
+    drop((stream, gateway));
+    server.end().await;
+
+    let (spans, _) = received(&mut exports);
+    assert_eq!(spans.len(), 5, "{spans:#?}");
+    let rpc = named(&spans, "vllm.grpc.engine.VllmEngine/Generate");
+    assert_eq!(attributes(&rpc.attributes)["sconce.finish_reason"], "length");
+    for name in ["encode", "queue", "prefill", "decode"] {
+        assert_eq!(named(&spans, name).parent_span_id, rpc.span_id, "{name}");
+    }
+    assert_eq!(attributes(&named(&spans, "prefill").attributes)["sconce.prompt_tokens"], "5");
+    assert_eq!(attributes(&named(&spans, "decode").attributes)["sconce.completion_tokens"], "5");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

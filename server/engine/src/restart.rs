@@ -103,6 +103,8 @@ impl Engine {
 
     /// Forgets all but what is on disk.
     fn replace_cache(&mut self) -> Result<(), DiskError> {
+        // Totals since the start only grow.
+        let counted = self.cache.counted();
         let off = CacheConfig { directory: None, ..CacheConfig::off() };
         let nothing =
             Cache::new(&off, &self.shared.ledger, self.shared.began, std::sync::Arc::new(|| {}))?;
@@ -112,6 +114,7 @@ impl Engine {
             tracing::error!(panic = panic_message(&*panic), "the old cache panicked when dropped");
         }
         self.cache = Self::new_cache(&self.shared)?;
+        self.cache.count_from(counted);
         Ok(())
     }
 }

@@ -1,10 +1,9 @@
 //! `sconce.v1.InferenceService`: each RPC decodes, asks [`Models`], encodes.
 
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
-use sconce_engine::Started;
 use sconce_proto::v1::complete_response::Event;
 use sconce_proto::v1::inference_service_server::InferenceService;
 use sconce_proto::v1::tokenize_request::Prompt as TokenizePrompt;
@@ -15,21 +14,15 @@ use sconce_proto::v1::{
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::{call_context, convert};
-use crate::completion::{CompletionCall, CompletionEvent, Prompt};
+use super::{call_context, convert, notes};
+use crate::completion::{CompletionEvent, Prompt};
 use crate::error::CallError;
-use crate::layer::access_log::{Asked, RequestFacts};
+use crate::layer::access_log::RequestFacts;
 use crate::models::Models;
 
 /// How long `started` waits for the first token, to travel with it. After a short prompt both come in
 /// one write: the client wakes once, and not while every core computes its first token.
 const STARTED_PATIENCE: Duration = Duration::from_millis(50);
-
-/// Target of log lines with prompts. The binary shuts it unless `telemetry.log_prompts` asks for it.
-pub const PROMPTS_TARGET: &str = "sconce::prompts";
-
-/// Most bytes of a prompt in such a line.
-pub const PROMPT_BYTES_LOGGED_MAX: usize = 2048;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -97,10 +90,10 @@ impl InferenceService for Inference {
         let context = call_context(&request)?;
         let facts = RequestFacts::of(request.extensions());
         let call = convert::completion(request.into_inner())?;
-        note_call(&call, &context.request_id, &facts);
+        notes::call(&call, &context.request_id, &facts);
         let request_id = context.request_id.clone();
         let (started, mut completion) = self.models.complete(call, context).await?;
-        note_start(&started, &request_id, &facts);
+        notes::start(&started, &request_id, &facts);
         let started = Event::Started(convert::started(&started));
         let first = timeout(STARTED_PATIENCE, completion.next()).await.ok().flatten();
         let rest = stream::unfold(completion, |mut completion| async {
@@ -109,73 +102,16 @@ impl InferenceService for Inference {
         });
         let events = stream::once(async { Ok(started) })
             .chain(stream::iter(first).chain(rest).map(move |event| {
-                let event = event.inspect(|event| note(event, &facts));
+                let event = event.inspect(|event| {
+                    if let CompletionEvent::Finished(account) = event {
+                        notes::account(account, &facts);
+                    }
+                });
                 event.map(event_for_wire).map_err(Status::from)
             }))
             .map(|event| event.map(|event| CompleteResponse { event: Some(event) }));
         Ok(Response::new(Box::pin(events)))
     }
-}
-
-/// Leaves what is asked for the access log, and the prompt for a log that shows prompts.
-fn note_call(call: &CompletionCall, request_id: &str, facts: &RequestFacts) {
-    let operation = match call.prompt {
-        Prompt::Chat(_) => "chat",
-        Prompt::Text(_) | Prompt::Tokens(_) => "text_completion",
-    };
-    facts.tell(|facts| {
-        facts.model = Some(call.model.clone());
-        facts.priority = Some(call.priority).filter(|&priority| priority != 0);
-        facts.asked = Some(Asked {
-            operation,
-            max_tokens: call.max_tokens,
-            temperature: call.sampling.temperature,
-            top_p: call.sampling.top_p,
-            top_k: call.sampling.top_k,
-        });
-    });
-    tracing::debug!(
-        target: PROMPTS_TARGET,
-        request_id,
-        prompt = %call.prompt.excerpt(PROMPT_BYTES_LOGGED_MAX),
-        "prompt"
-    );
-}
-
-/// Leaves what was remembered of a prompt for the access log, and for whoever traces the request.
-fn note_start(started: &Started, request_id: &str, facts: &RequestFacts) {
-    let Started { prompt_tokens, cache } = started;
-    let reason = convert::reason_name(cache.reason);
-    facts.tell(|facts| {
-        facts.prompt_tokens = Some(*prompt_tokens);
-        if let Some(phases) = &mut facts.phases {
-            phases.admitted = Some(Instant::now());
-        }
-        facts.tell_cache(cache, reason);
-    });
-    tracing::debug!(
-        request_id,
-        prompt_tokens,
-        matched_tokens = cache.matched,
-        resumed_tokens = cache.resumed,
-        recomputed_tokens = cache.recomputed,
-        tier = cache.tier.map(tracing::field::display),
-        reason,
-        divergence_index = cache.divergence,
-        "prefix cache"
-    );
-}
-
-/// Leaves the account of a completion for the access log.
-fn note(event: &CompletionEvent, facts: &RequestFacts) {
-    let CompletionEvent::Finished(account) = event else { return };
-    facts.tell(|facts| {
-        facts.cached_tokens = Some(account.usage.cached_tokens);
-        facts.completion_tokens = Some(account.usage.completion_tokens);
-        facts.first_token = account.timings.first_token;
-        facts.finish_reason = Some(account.end.name());
-        facts.timings = Some(account.timings);
-    });
 }
 
 fn event_for_wire(event: CompletionEvent) -> Event {

@@ -4,6 +4,7 @@ pub mod convert;
 pub mod health;
 pub mod inference;
 pub mod model;
+pub mod notes;
 pub mod state;
 pub mod status;
 

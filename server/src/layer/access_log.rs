@@ -241,7 +241,7 @@ impl Drop for Line {
         let ms = milliseconds(time);
         let (rpc, code, request_id) = (&self.rpc, code_name(self.code), self.id.as_str());
         let peer = self.peer.map(tracing::field::display);
-        if is_look(&self.rpc) {
+        if is_look(&self.rpc) && !is_news(self.code) {
             // They come every second or so and say nothing new.
             tracing::debug!(rpc, code, request_id, peer, ms, "request");
             return;
@@ -292,6 +292,12 @@ impl Drop for Line {
 /// Whether an RPC only looks: probes, reflection, and what `sconce top` asks.
 pub fn is_look(rpc: &str) -> bool {
     rpc.starts_with("grpc.") || LOOKS.contains(&rpc)
+}
+
+/// Whether a look that ended so is told as other requests are: nobody should try tokens unseen, nor a
+/// fault of ours stay hidden because it was met by a probe.
+fn is_news(code: Code) -> bool {
+    matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Internal)
 }
 
 /// How fast a completion was decoded: the first token is the prompt's, and not counted.
@@ -353,6 +359,8 @@ mod tests {
         assert!(is_look("grpc.health.v1.Health/Check"));
         assert!(LOOKS.into_iter().all(is_look));
         assert!(!is_look("sconce.v1.InferenceService/Complete"));
+        assert!(is_news(Code::Unauthenticated) && is_news(Code::Internal));
+        assert!(!is_news(Code::Ok) && !is_news(Code::Unavailable) && !is_news(Code::Cancelled));
     }
 
     #[test]

@@ -67,7 +67,12 @@ where
             let peer = request.extensions().get::<Peer>();
             let page = match self.gate.admit(PATH, request.headers(), peer) {
                 Ok(_) => self.metrics.page(),
-                Err(error) => auth::refusal(&request, error),
+                Err(error) => {
+                    // It is no RPC, so that no other line tells of it.
+                    let peer = peer.and_then(|peer| peer.address).map(tracing::field::display);
+                    tracing::info!(%error, peer, "a scrape was refused");
+                    auth::refusal(&request, error)
+                }
             };
             return Either::Left(ready(Ok(page)));
         }

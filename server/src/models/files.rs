@@ -7,6 +7,7 @@ use sconce_models::checkpoint::{ChatTemplates, Checkpoint, SpecialTokens, Tokeni
 use serde_json::{Map, Value, json};
 
 use super::text::{self, vocabulary};
+use super::workers::LARGE;
 use super::{ReadyModel, sim, worker_failed};
 use crate::error::CallError;
 
@@ -43,7 +44,7 @@ impl ReadyModel {
         let (path, workers) = (self.model.settings.path.clone(), self.workers.clone());
         let eos = self.model.info.eos_token_ids.clone();
         // As much work as a large text.
-        let worker = workers.enter(super::LARGE).await?;
+        let worker = workers.enter(LARGE).await?;
         let reading = tokio::task::spawn_blocking(move || {
             let _worker = worker;
             read(&path, &eos)

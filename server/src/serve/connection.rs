@@ -360,4 +360,16 @@ mod tests {
         client.read_exact(&mut heard).await.expect("the server's SETTINGS");
         assert_eq!(heard[3], 4);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_answer_a_ping_is_gone() {
+        let (mut client, served) = connected(&CancellationToken::new());
+        client.write_all(PREFACE).await.expect("has room");
+        client.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("has room");
+        let began = tokio::time::Instant::now();
+        served.await;
+        let expected = KEEPALIVE_INTERVAL + KEEPALIVE_TIMEOUT;
+        let after = began.elapsed();
+        assert!((expected..expected + Duration::from_secs(1)).contains(&after), "{after:?}");
+    }
 }

@@ -115,8 +115,3 @@ pub enum Exempt {
     /// `GET /metrics`.
     Metrics,
 }
-
-impl Exempt {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Health, Self::Reflection, Self::Metrics];
-}

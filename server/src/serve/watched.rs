@@ -27,6 +27,9 @@ pub struct Watched<T> {
     files: Vec<PathBuf>,
     parse: Parse<T>,
     current: RwLock<Arc<T>>,
+    /// Held while files are read, so that what was read last is what counts.
+    reading: Mutex<()>,
+    /// Never held while files are read: a disk that hangs must not hold up who asks for the status.
     state: Mutex<State>,
 }
 
@@ -57,7 +60,8 @@ impl<T> Watched<T> {
         let current = RwLock::new(Arc::new(parse(&contents)?));
         let seen = Some(digest(&contents));
         let state = State { seen, problem: None, since: Instant::now() };
-        Ok(Self { name, files, parse: Box::new(parse), current, state: Mutex::new(state) })
+        let (reading, state) = (Mutex::new(()), Mutex::new(state));
+        Ok(Self { name, files, parse: Box::new(parse), current, reading, state })
     }
 
     /// What never changes, for tests.
@@ -68,6 +72,7 @@ impl<T> Watched<T> {
             files: Vec::new(),
             parse: Box::new(|_| Err("is fixed".to_owned())),
             current: RwLock::new(Arc::new(value)),
+            reading: Mutex::new(()),
             state: Mutex::new(State { seen: None, problem: None, since: Instant::now() }),
         }
     }
@@ -143,14 +148,16 @@ pub struct SecretStatus {
 
 impl<T: Send + Sync> Refresh for Watched<T> {
     fn refresh(&self) {
-        let mut state = self.state.lock();
+        let _reading = self.reading.lock();
         let contents = read_all(&self.files);
         let seen = contents.as_deref().ok().map(digest);
-        if seen.is_some() && seen == state.seen {
+        if seen.is_some() && seen == self.state.lock().seen {
             return;
         }
+        let parsed = contents.and_then(|contents| (self.parse)(&contents));
+        let mut state = self.state.lock();
         state.seen = seen;
-        match contents.and_then(|contents| (self.parse)(&contents)) {
+        match parsed {
             Ok(value) => {
                 *self.current.write() = Arc::new(value);
                 state.problem = None;

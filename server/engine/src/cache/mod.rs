@@ -79,6 +79,16 @@ impl Cache {
         })
     }
 
+    /// What was counted so far, for a cache that takes this one's place.
+    pub(crate) fn counted(&self) -> CacheStatus {
+        self.status
+    }
+
+    /// Goes on counting from what another cache of the same settings has counted.
+    pub(crate) fn count_from(&mut self, counted: CacheStatus) {
+        self.status = counted;
+    }
+
     /// The part of a model whose state is in `pool`.
     pub(crate) fn memory<'a>(
         &'a mut self,

@@ -162,6 +162,8 @@ async fn what_is_remembered_outlives_a_panic_that_has_spoiled_nothing() {
         let again = read(&mut rig.submit(&long)).await;
         assert_eq!(again.started.unwrap().cache.resumed == 0, spoils);
         assert_eq!(again.ids(), expected("sim:recurrent=true", &long, 4));
+        // What was counted before is counted still.
+        rig.status_where(|status| status.cache.lookups == 2).await;
     }
 }
 

@@ -12,6 +12,7 @@ mod mirror;
 mod subscription;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use parking_lot::Mutex;
@@ -19,7 +20,7 @@ use sconce_cache::{DomainKey, Event};
 use sconce_engine::LoadedModel;
 use sconce_models::PAGE_TOKENS;
 use sconce_proto::compat::smg::grpc::common::{EngineLoad, KvEventBatch};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::vllm::Served;
@@ -33,11 +34,19 @@ use subscription::Subscription;
 /// what a gateway believes to be reusable is, to the block.
 pub const BLOCK_TOKENS: usize = PAGE_TOKENS;
 
+/// Most readers at once. Each may have to be told all that is remembered, and holds it until it has read
+/// it; a gateway is one.
+const READERS_MAX: usize = 64;
+
+/// When one of the readers may have gone.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// What subscribers read; clones are the same. When the last is dropped, nobody follows the cache any
 /// more.
 #[derive(Debug, Clone)]
 pub struct Feed {
     shared: Arc<Shared>,
+    readers: Arc<Semaphore>,
     _follower: Arc<DropGuard>,
 }
 
@@ -68,7 +77,8 @@ pub fn follow(models: Models, served: Served) -> Feed {
         // Its end and that of the last feed are the same.
         stopped.run_until_cancelled(follower.run()).await;
     });
-    Feed { shared, _follower: Arc::new(dropped.drop_guard()) }
+    let readers = Arc::new(Semaphore::new(READERS_MAX));
+    Feed { shared, readers, _follower: Arc::new(dropped.drop_guard()) }
 }
 
 impl Feed {
@@ -76,14 +86,19 @@ impl Feed {
     /// is asked for a record with each, and between them now and then.
     ///
     /// # Errors
-    /// A number that is not known, or no more.
+    /// A number that is not known, or no more; too many readers.
     pub fn subscribe(
         &self,
         cursor: u64,
         load: impl Fn() -> EngineLoad + Send + 'static,
     ) -> Result<impl Stream<Item = Result<KvEventBatch, CallError>> + Send + 'static, CallError>
     {
-        Subscription::begin(self.shared.clone(), cursor, load)
+        let place = self.readers.clone().try_acquire_owned().map_err(|_| CallError::QueueFull {
+            what: "the list of readers of events".to_owned(),
+            bound: READERS_MAX,
+            retry_after: RETRY_AFTER,
+        })?;
+        Subscription::begin(self.shared.clone(), cursor, load, place)
     }
 }
 
@@ -100,22 +115,34 @@ struct Known {
     model: Arc<LoadedModel>,
     domain: Option<DomainKey>,
     next: u64,
+    restarts: u64,
+}
+
+/// What of the engine's status says that there is something to look at.
+#[derive(Clone, Copy)]
+struct Moment {
+    /// Number of the cache's next event.
+    next: u64,
+    /// Restarts of the engine. After one the cache may be another, whose events are numbered anew,
+    /// although the model is the same.
+    restarts: u64,
 }
 
 impl Follower {
     async fn run(mut self) {
         let mut statuses = self.models.watch_status();
         loop {
-            let (next, draining) = {
+            let (now, draining) = {
                 let status = statuses.borrow_and_update();
-                (status.cache.events, status.draining)
+                let (next, restarts) = (status.cache.events, status.device.restarts);
+                (Moment { next, restarts }, status.draining)
             };
             if draining {
                 self.shared.newest.send_modify(|newest| newest.open = false);
                 return;
             }
             // What fails is tried again at the next change; the engine may be stopping.
-            if let Err(error) = self.look(next).await {
+            if let Err(error) = self.look(now).await {
                 tracing::debug!(%error, "what is remembered cannot be followed");
             }
             if statuses.changed().await.is_err() {
@@ -124,8 +151,8 @@ impl Follower {
         }
     }
 
-    /// Takes in what happened up to event number `next`.
-    async fn look(&mut self, next: u64) -> Result<(), CallError> {
+    /// Takes in what happened up to `now`.
+    async fn look(&mut self, now: Moment) -> Result<(), CallError> {
         let served = self.served.name().ok();
         let loaded = served.and_then(|name| self.models.loaded_as(&name));
         match (loaded, &mut self.known) {
@@ -134,13 +161,15 @@ impl Follower {
                 self.known = None;
                 self.change(|history| history.begin(Mirror::new(BLOCK_TOKENS, false)));
             }
-            (Some(model), Some(known)) if Arc::ptr_eq(&model, &known.model) => {
-                if known.next == next {
+            (Some(model), Some(known))
+                if Arc::ptr_eq(&model, &known.model) && known.restarts == now.restarts =>
+            {
+                if known.next == now.next {
                     return Ok(());
                 }
                 let told = self.models.cache_events(known.next).await?;
                 if told.lagged {
-                    return self.begin(model).await;
+                    return self.begin(model, now.restarts).await;
                 }
                 known.next = told.next;
                 let domain = known.domain;
@@ -150,18 +179,18 @@ impl Follower {
                     history.publish();
                 });
             }
-            (Some(model), _) => return self.begin(model).await,
+            (Some(model), _) => return self.begin(model, now.restarts).await,
         }
         Ok(())
     }
 
     /// Begins with all that is remembered of a model now.
-    async fn begin(&mut self, model: Arc<LoadedModel>) -> Result<(), CallError> {
+    async fn begin(&mut self, model: Arc<LoadedModel>, restarts: u64) -> Result<(), CallError> {
         let picture = self.models.cache_picture(&model.name).await?;
         let mut mirror = Mirror::new(BLOCK_TOKENS, picture.needs_points);
         picture.events.iter().for_each(|event| mirror.take(event));
         self.change(|history| history.begin(mirror));
-        self.known = Some(Known { model, domain: picture.domain, next: picture.next });
+        self.known = Some(Known { model, domain: picture.domain, next: picture.next, restarts });
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{Stream, stream};
 use sconce_proto::compat::smg::grpc::common::{EngineLoad, KvEventBatch};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::history::Unknown;
@@ -30,6 +30,8 @@ pub(super) struct Subscription<L> {
     load: L,
     loads: u64,
     ended: bool,
+    /// Among the readers.
+    _place: OwnedSemaphorePermit,
 }
 
 impl<L: Fn() -> EngineLoad + Send + 'static> Subscription<L> {
@@ -41,6 +43,7 @@ impl<L: Fn() -> EngineLoad + Send + 'static> Subscription<L> {
         shared: Arc<Shared>,
         cursor: u64,
         load: L,
+        place: OwnedSemaphorePermit,
     ) -> Result<impl Stream<Item = Result<KvEventBatch, CallError>> + Send + 'static, CallError>
     {
         let newest = shared.newest.subscribe();
@@ -58,7 +61,8 @@ impl<L: Fn() -> EngineLoad + Send + 'static> Subscription<L> {
                 (cursor, VecDeque::new())
             }
         };
-        let subscription = Self { shared, newest, cursor, ready, load, loads: 0, ended: false };
+        let subscription =
+            Self { shared, newest, cursor, ready, load, loads: 0, ended: false, _place: place };
         Ok(stream::unfold(subscription, |mut subscription| async move {
             let batch = subscription.next().await?;
             Some((batch, subscription))

@@ -14,7 +14,8 @@ use super::aborts::Registered;
 use super::request::Asked;
 use crate::completion::{CallContext, Completion, CompletionCall, CompletionEvent, End};
 use crate::error::CallError;
-use crate::grpc::convert::{count, reason_name};
+use crate::grpc::convert::count;
+use crate::grpc::notes;
 use crate::layer::access_log::RequestFacts;
 use crate::models::Models;
 
@@ -55,7 +56,7 @@ impl Choice {
         call.sampling.seed = call.sampling.seed.map(|seed| seed.wrapping_add(index as u64));
         Self {
             abort: abort.token().clone(),
-            facts: RequestFacts::default(),
+            facts: context.facts.clone(),
             index,
             streams: asked.stream,
             prompt_tokens: 0,
@@ -66,12 +67,6 @@ impl Choice {
             ready: VecDeque::new(),
             stage: Stage::Waiting(models.clone(), Box::new((call, context))),
         }
-    }
-
-    /// Leaves its account there.
-    pub(super) fn reporting_to(mut self, facts: RequestFacts) -> Self {
-        self.facts = facts;
-        self
     }
 
     /// The next message, and what comes after it; an error is the last.
@@ -96,18 +91,15 @@ impl Choice {
             Stage::Ended => Ok(()),
             Stage::Waiting(models, asked) => {
                 let (call, context) = *asked;
+                let request_id = context.request_id.clone();
                 tokio::select! {
                     biased;
-                    () = abort.cancelled() => self.end("abort", None),
+                    () = abort.cancelled() => self.aborted(),
                     admitted = models.complete(call, context) => {
                         let (started, completion) = admitted?;
                         self.prompt_tokens = started.prompt_tokens;
                         self.cached_tokens = started.cache.resumed;
-                        let reason = reason_name(started.cache.reason);
-                        self.facts.tell(|facts| {
-                            facts.prompt_tokens = Some(started.prompt_tokens);
-                            facts.tell_cache(&started.cache, reason);
-                        });
+                        notes::start(&started, &request_id, &self.facts);
                         self.stage = Stage::Running(Box::new(completion));
                     }
                 }
@@ -116,7 +108,7 @@ impl Choice {
             Stage::Running(mut completion) => {
                 tokio::select! {
                     biased;
-                    () = abort.cancelled() => self.end("abort", None),
+                    () = abort.cancelled() => self.aborted(),
                     event = completion.next() => {
                         self.stage = Stage::Running(completion);
                         match event {
@@ -136,7 +128,7 @@ impl Choice {
             CompletionEvent::Delta { token: None, .. } => return,
             CompletionEvent::Finished(account) => account,
         };
-        self.facts.tell(|facts| facts.first_token = account.timings.first_token);
+        notes::account(&account, &self.facts);
         match account.end {
             End::StopString(text) => self.end("stop", Some(MatchedStop::MatchedStopStr(text))),
             End::Engine(FinishReason::EndOfSequence(id)) => {
@@ -173,12 +165,18 @@ impl Choice {
         }
     }
 
-    fn end(&mut self, reason: &str, matched_stop: Option<MatchedStop>) {
-        self.stage = Stage::Ended;
+    /// Another call ended it, and the engine has no account of that.
+    fn aborted(&mut self) {
         let tokens = self.completion_tokens;
         self.facts.tell(|facts| {
-            facts.completion_tokens = Some(facts.completion_tokens.unwrap_or(0) + tokens);
+            *facts.completion_tokens.get_or_insert(0) += tokens;
+            facts.finish_reason = Some("abort");
         });
+        self.end("abort", None);
+    }
+
+    fn end(&mut self, reason: &str, matched_stop: Option<MatchedStop>) {
+        self.stage = Stage::Ended;
         self.ready.push_back(Response::Complete(GenerateComplete {
             output_ids: std::mem::take(&mut self.ids),
             finish_reason: reason.to_owned(),

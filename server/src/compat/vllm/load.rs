@@ -77,7 +77,8 @@ impl Rate {
     fn at(&mut self, tokens: u64) -> f64 {
         let elapsed = self.since.elapsed();
         if elapsed >= RATE_TIME_MIN {
-            self.per_second = (tokens - self.tokens) as f64 / elapsed.as_secs_f64();
+            // One who read the count before another may come here after them.
+            self.per_second = tokens.saturating_sub(self.tokens) as f64 / elapsed.as_secs_f64();
             (self.since, self.tokens) = (Instant::now(), tokens);
         }
         self.per_second

@@ -32,13 +32,13 @@ use tonic::{Request, Response, Status};
 use super::kv_events::{self, Feed};
 use crate::caller::Caller;
 use crate::error::CallError;
-use crate::grpc::call_context;
-use crate::layer::access_log::RequestFacts;
+use crate::grpc::{call_context, notes};
 use crate::models::Models;
 use aborts::Aborts;
 use choice::Choice;
 use load::LoadMeter;
 pub use served::Served;
+use tokenizer::Archives;
 
 /// What the service is made with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,6 +55,7 @@ pub struct VllmEngine {
     models: Models,
     served: Served,
     aborts: Aborts,
+    archives: Archives,
     meter: Arc<LoadMeter>,
     feed: Feed,
     /// Milliseconds since 1970 of the last Generate; 0 before the first.
@@ -70,6 +71,7 @@ impl VllmEngine {
         Self {
             feed: kv_events::follow(models.clone(), served.clone()),
             aborts: Aborts::default(),
+            archives: Archives::default(),
             meter,
             served,
             models,
@@ -102,17 +104,16 @@ impl Protocol for VllmEngine {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         self.note_generate();
         let context = call_context(&request)?;
-        let facts = RequestFacts::of(request.extensions());
         let model = self.served.model().await?;
         let asked = request::decode(request.into_inner(), &model).await?;
-        facts.tell(|facts| facts.model = Some(asked.call.model.clone()));
+        notes::call(&asked.call, &context.request_id, &context.facts);
         let abort = self.aborts.register(&context.caller, &asked.request_id);
         let (count, streams) = (asked.completions, asked.stream);
         let mut choices: Vec<_> = (0..count)
             .map(|index| {
                 let choice = Choice::new(&self.models, &asked, index, context.clone(), &abort);
                 // Fused: what does not stream is read to its end here, and then once more.
-                Box::pin(stream::unfold(choice.reporting_to(facts.clone()), Choice::next).fuse())
+                Box::pin(stream::unfold(choice, Choice::next).fuse())
             })
             .collect();
         let mut answers = match choices.len() {
@@ -226,7 +227,7 @@ impl Protocol for VllmEngine {
         _: Request<GetTokenizerRequest>,
     ) -> Result<Response<Self::GetTokenizerStream>, Status> {
         let model = self.served.model().await?;
-        let chunks = tokenizer::chunks(&model).await?;
+        let chunks = self.archives.chunks(&model).await?;
         Ok(Response::new(Box::pin(stream::iter(chunks.map(Ok)))))
     }
 

@@ -1,10 +1,13 @@
 //! The files of the tokenizer as a ZIP archive in chunks, for a gateway that tokenizes itself.
 
 use std::io::{Cursor, Write as _};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use sconce_engine::LoadedModel;
 use sconce_proto::compat::smg::grpc::common::GetTokenizerChunk;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -14,27 +17,64 @@ use crate::models::{ReadyModel, TextFile};
 /// Bytes of a chunk; small enough for whoever reads it.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// The archive of a model's tokenizer, in order; the last chunk has its digest.
-///
-/// # Errors
-/// A model without a tokenizer, or one that cannot be told in files.
-pub(super) async fn chunks(
-    model: &ReadyModel,
-) -> Result<impl Iterator<Item = GetTokenizerChunk> + Send + 'static, CallError> {
+/// Keeps the archive that was asked for last, so that whoever reads one slowly holds no copy of their
+/// own, and it is packed once for all. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Archives {
+    latest: Arc<Mutex<Option<Archive>>>,
+}
+
+/// An archive.
+#[derive(Debug, Clone)]
+struct Archive {
+    /// Of which load of a model.
+    of: Weak<LoadedModel>,
+    bytes: Bytes,
+    /// In hexadecimal digits.
+    sha256: String,
+}
+
+impl Archives {
+    /// The archive of a model's tokenizer, in order; the last chunk has its digest.
+    ///
+    /// # Errors
+    /// A model without a tokenizer, or one that cannot be told in files.
+    pub(super) async fn chunks(
+        &self,
+        model: &ReadyModel,
+    ) -> Result<impl Iterator<Item = GetTokenizerChunk> + Send + 'static, CallError> {
+        let Archive { bytes, sha256, .. } = self.archive(model).await?;
+        let last = bytes.len().div_ceil(CHUNK_BYTES) - 1;
+        Ok((0..=last).map(move |i| {
+            let end = bytes.len().min((i + 1) * CHUNK_BYTES);
+            let data = bytes.slice(i * CHUNK_BYTES..end);
+            let sha256 = if i == last { sha256.clone() } else { String::new() };
+            GetTokenizerChunk { data, sha256 }
+        }))
+    }
+
+    async fn archive(&self, model: &ReadyModel) -> Result<Archive, CallError> {
+        // Held while one is made: who asks meanwhile waits for it instead of making another.
+        let mut latest = self.latest.lock().await;
+        if let Some(archive) = latest.as_ref()
+            && archive.of.ptr_eq(&model.load())
+        {
+            return Ok(archive.clone());
+        }
+        let archive = make(model).await?;
+        *latest = Some(archive.clone());
+        Ok(archive)
+    }
+}
+
+async fn make(model: &ReadyModel) -> Result<Archive, CallError> {
     let files = model.text_files().await?;
     let packing = tokio::task::spawn_blocking(move || pack(&files).map(|zip| (digest(&zip), zip)));
     let failed = |problem: String| CallError::Internal { problem };
     let packed = packing.await.map_err(|error| failed(error.to_string()))?;
     let (sha256, archive) =
         packed.map_err(|error| failed(format!("the archive of the tokenizer: {error}")))?;
-    let archive = Bytes::from(archive);
-    let last = archive.len().div_ceil(CHUNK_BYTES) - 1;
-    Ok((0..=last).map(move |i| {
-        let end = archive.len().min((i + 1) * CHUNK_BYTES);
-        let data = archive.slice(i * CHUNK_BYTES..end);
-        let sha256 = if i == last { sha256.clone() } else { String::new() };
-        GetTokenizerChunk { data, sha256 }
-    }))
+    Ok(Archive { of: model.load(), bytes: Bytes::from(archive), sha256 })
 }
 
 /// The same bytes for the same files, so that their digest tells whether anything changed.

@@ -18,6 +18,9 @@ use crate::error::CallError;
 use crate::models::{LoadStep, Stage};
 use crate::serve::SecretStatus;
 
+/// Longest path, in bytes: as long as one that Linux opens. It is in the request's log line.
+const PATH_BYTES_MAX: usize = 4096;
+
 /// Checks a load; `precision` is the server's.
 pub fn load_settings(
     request: LoadRequest,
@@ -59,6 +62,10 @@ pub fn estimate(
 fn path(path: String) -> Result<String, CallError> {
     if path.is_empty() {
         let problem = "expected a directory, a .gguf file or `sim:`, found none";
+        return Err(CallError::field("path", problem));
+    }
+    if path.len() > PATH_BYTES_MAX {
+        let problem = format!("expected at most {PATH_BYTES_MAX} bytes, found {}", path.len());
         return Err(CallError::field("path", problem));
     }
     Ok(path)
@@ -269,7 +276,9 @@ mod tests {
         for model in ["", "a b", "x\n", &"x".repeat(MODEL_NAME_BYTES_MAX + 1)] {
             assert_eq!(field_of(LoadRequest { model: model.into(), ..request() }), "model");
         }
-        assert_eq!(field_of(LoadRequest { path: String::new(), ..request() }), "path");
+        for path in [String::new(), "x".repeat(PATH_BYTES_MAX + 1)] {
+            assert_eq!(field_of(LoadRequest { path, ..request() }), "path");
+        }
         let context_length = Some(0);
         assert_eq!(field_of(LoadRequest { context_length, ..request() }), "context_length");
         for (seconds, nanos) in [(0, 0), (-1, 0), (0, -1)] {
