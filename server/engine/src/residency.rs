@@ -17,7 +17,7 @@ use sconce_cache::{Class, DomainId, Reservation, Tier};
 use sconce_models::{Model, ModelFootprint};
 use tokio::sync::{oneshot, watch};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Parting};
 use crate::error::EngineError;
 use crate::loader::{LoadLimits, LoadProgress, LoadSettings};
 use crate::meter::{LoadEnd, ModelMeter};
@@ -322,7 +322,7 @@ impl Residency {
                 if force {
                     let now = self.shared.clock.now();
                     let error = EngineError::ModelUnloaded { model: name.clone() };
-                    resident.fail_all(cache, now, counters, |_| error.clone());
+                    resident.fail_all(cache, Parting::Done, now, counters, |_| error.clone());
                 }
                 let about = Some(resident.about.clone());
                 self.list(&name, ModelState::Unloading, about);
@@ -341,7 +341,7 @@ impl Residency {
         let now = self.shared.clock.now();
         let Some(resident) = self.get(name) else { return };
         resident.state = ModelState::Failed;
-        resident.fail_all(cache, now, counters, |_| error.clone());
+        resident.fail_all(cache, Parting::Done, now, counters, |_| error.clone());
         let about = Some(resident.about.clone());
         self.list(name, ModelState::Failed, about);
     }
@@ -394,7 +394,7 @@ impl Residency {
         self.shared.catalogue.write().clear();
         let now = self.shared.clock.now();
         for resident in self.loaded() {
-            resident.fail_all(cache, now, counters, |_| EngineError::Stopped);
+            resident.fail_all(cache, Parting::Done, now, counters, |_| EngineError::Stopped);
             cache.leave(resident.domain.take(), resident.holding.model.state_mut());
         }
         for slot in std::mem::take(&mut self.slots).into_values() {
@@ -416,12 +416,13 @@ impl Resident {
     fn fail_all(
         &mut self,
         cache: &mut Cache,
+        parting: Parting,
         now: Instant,
         counters: &mut Counters,
         error: impl Fn(&Sequence) -> EngineError,
     ) {
         let memory = &mut cache.memory(self.holding.model.state_mut(), self.domain);
-        self.scheduler.fail_all(memory, now, counters, error);
+        self.scheduler.fail_all(memory, parting, now, counters, error);
     }
 }
 

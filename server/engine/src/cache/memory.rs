@@ -63,7 +63,7 @@ pub(crate) struct Memory<'a> {
 /// How a sequence lets its state go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parting {
-    /// A step has failed, and nobody knows what it has left.
+    /// A step has failed, or a panic came, and nobody knows what it has left.
     Failed,
     /// To come back.
     Paused,

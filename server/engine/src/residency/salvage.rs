@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::{Job, LoadEvent, Residency, Resident, Slot, panic_message};
-use crate::cache::Cache;
+use crate::cache::{Cache, Parting};
 use crate::error::EngineError;
 use crate::loader::{LoadProgress, LoadSettings};
 use crate::scheduler::Scheduler;
@@ -105,10 +105,14 @@ impl Resident {
         now: Instant,
         counters: &mut Counters,
     ) -> Result<(), String> {
-        self.fail_all(cache, now, counters, |sequence| match sequence.is_started() {
-            true => EngineError::Panicked,
-            // It has lost nothing but its place.
-            false => EngineError::Restarting,
+        // Between a forward and its account a sequence's state is ahead of the tokens it is said to
+        // stand for, so that none of it is remembered.
+        self.fail_all(cache, Parting::Failed, now, counters, |sequence| {
+            match sequence.is_started() {
+                true => EngineError::Panicked,
+                // It has lost nothing but its place.
+                false => EngineError::Restarting,
+            }
         });
         let pool = self.holding.model.state_mut();
         pool.check_invariants()?;
