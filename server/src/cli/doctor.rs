@@ -51,6 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         checks.extend(limits::checks(plan));
         checks.extend(settings::models(plan));
         checks.extend(settings::cache_directory(plan, server.is_ok()));
+        checks.extend(settings::guards(plan));
         for listen in &plan.listen {
             checks.push(settings::address(listen).await);
         }

@@ -1,4 +1,4 @@
-//! The settings, and what they name: models, the cache directory, addresses.
+//! The settings, and what they name: models, the cache directory, files of TLS and tokens, addresses.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 use sconce_models::{Checkpoint, LoadOptions, estimate};
-use sconce_server::serve::{ListenAddress, ModelPlan, ServePlan};
+use sconce_server::serve::{ListenAddress, ModelPlan, ServePlan, check_guards};
 
 use super::{Check, running};
 use crate::cli::credentials::CredentialArgs;
@@ -143,6 +143,16 @@ pub(super) fn cache_directory(plan: &ServePlan, server_runs: bool) -> Vec<Check>
         Err(error) => Check::fail("cache lock", error.to_string(), "give it to the user"),
     });
     checks
+}
+
+/// Whether the files of TLS and tokens, and the directories of models, are such that a server starts.
+pub(super) fn guards(plan: &ServePlan) -> Vec<Check> {
+    let advice = "mend the file or the setting: a server does not start like this";
+    let check = |(setting, outcome): (&'static str, Result<(), String>)| match outcome {
+        Ok(()) => Check::ok(setting, "can be used"),
+        Err(problem) => Check::fail(setting, problem, advice),
+    };
+    check_guards(plan).into_iter().map(check).collect()
 }
 
 /// Whether an address can be listened on, or a server of ours has it.
