@@ -65,6 +65,8 @@ impl Residency {
                 self.restore(name, settings);
             }
         }
+        // One that could not be begun may not have been the last.
+        self.bereft &= self.slots.is_empty();
     }
 
     /// Loads a model again. There are no more of these loads than there were models.
