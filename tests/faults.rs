@@ -9,6 +9,7 @@ use sconce_proto::health::health_check_response::ServingStatus;
 use sconce_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use sconce_proto::v1::complete_response::Event;
 use sconce_server::serve::{EnginePlan, ServeError, ServePlan};
+use support::http::get;
 use support::{Fixture, details, plan, tokens, within};
 use tonic::{Code, Streaming};
 
@@ -54,6 +55,8 @@ async fn a_panic_of_the_device_thread_ends_the_requests_it_had_and_readiness_for
         let after = fixture.complete(tokens(prompt(10), 4)).await.expect("goes on");
         assert_eq!(after.token_ids().len(), 4);
         assert_eq!(fixture.handle.models().device().restarts, 1);
+        let page = get(&fixture.handle.local_addrs()[0], "/metrics").await.body;
+        assert!(page.contains("\nsconce_engine_restarts_total 1\n"), "{page}");
         drop((ready, beside));
         fixture.settled().await;
         fixture.handle.shut_down();

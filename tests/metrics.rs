@@ -77,7 +77,7 @@ fn by(page: &Scrape, name: &str, label: &str) -> BTreeMap<String, f64> {
 #[tokio::test]
 async fn the_counts_are_those_of_the_requests_and_outlive_an_unload() {
     within(async {
-        let mut plan = plan("");
+        let mut plan = plan("weights_bytes=4096");
         let path = plan.models[0].path.clone();
         plan.cache.host = 1 << 30;
         let fixture = Fixture::with(plan).await;
@@ -159,6 +159,18 @@ async fn the_counts_are_those_of_the_requests_and_outlive_an_unload() {
         // The steps evaluated what was computed, and each token but the last of each completion.
         let steps = page.value("sconce_batch_tokens_sum", &[("model", MODEL)]);
         assert_eq!(steps, computed + completions - 4.0);
+        let counted = page.value("sconce_batch_tokens_count", &[("model", MODEL)]);
+        assert_eq!(page.sum("sconce_step_seconds_count"), counted);
+        for phase in ["prefill", "decode"] {
+            let labels = [("model", MODEL), ("phase", phase)];
+            assert!(page.value("sconce_step_seconds_count", &labels) > 0.0, "{phase}");
+            assert!(page.value("sconce_step_seconds_sum", &labels) > 0.0, "{phase}");
+        }
+        let held = |class: &str| {
+            page.value("sconce_memory_bytes", &[("tier", "device"), ("class", class)])
+        };
+        assert_eq!(held("weights"), 4096.0);
+        assert!(held("cached_state") > 0.0, "prompts are remembered");
         assert_eq!(page.value("sconce_loads_total", &[("outcome", "ready")]), 2.0);
         assert_eq!(page.value("sconce_load_seconds_count", &[]), 2.0);
 

@@ -36,6 +36,7 @@ use crate::models::Models;
 use crate::trace::Tracer;
 use connection::{Acceptor, Edge};
 use guard::Guard;
+pub use guard::check_guards;
 use listener::Listener;
 pub use plan::{
     CachePlan, CachePolicy, CompatPlan, DrainPlan, EnginePlan, Limits, ListenAddress, ModelPlan,

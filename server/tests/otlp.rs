@@ -229,6 +229,7 @@ async fn a_completion_is_a_tree_of_spans_in_the_callers_trace() {
     assert_eq!(prefill["sconce.prompt_tokens"], "31");
     assert_eq!(prefill["sconce.resumed_tokens"], "0");
     assert_eq!(prefill["sconce.matched_tokens"], "0");
+    assert_eq!(prefill["sconce.restored_bytes"], "0");
     assert_eq!(attributes(&phases[3].attributes)["sconce.completion_tokens"], "5");
 }
 

@@ -45,6 +45,8 @@ pub struct CacheReport {
     pub reason: Reason,
     /// Index of the first token that differs from what is kept, if one does.
     pub divergence: Option<usize>,
+    /// Bytes of state that were brought to the device for it; 0 of a look.
+    pub restored_bytes: u64,
 }
 
 /// A completion token.

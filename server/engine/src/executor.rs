@@ -154,9 +154,10 @@ impl Executor {
             self.ended.extend(outcome.map(|outcome| (row.running, outcome)));
         }
         self.remember(resident, cache);
-        self.end_sequences(resident, cache, counters);
+        // Before anybody hears of an end, so that whoever does finds the step counted.
         let time = self.shared.clock.now().saturating_duration_since(began);
         resident.meter.step(phase, self.batch.tokens.len(), time);
+        self.end_sequences(resident, cache, counters);
         Ok(())
     }
 

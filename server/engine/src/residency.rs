@@ -4,22 +4,25 @@
 //! model that is ready; nothing here runs one.
 
 mod listing;
+mod load;
 mod salvage;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use sconce_cache::{Class, DomainId, Reservation, Tier};
-use sconce_models::{Model, ModelFootprint};
+use sconce_cache::DomainId;
+use sconce_models::Model;
 use tokio::sync::{oneshot, watch};
 
-use crate::cache::Cache;
+use self::load::load_model;
+pub(crate) use self::load::{Holding, LoadOutcome};
+pub use self::load::{LoadEvent, Loading};
+use crate::cache::{Cache, Parting};
 use crate::error::EngineError;
-use crate::loader::{LoadLimits, LoadProgress, LoadSettings};
+use crate::loader::{LoadProgress, LoadSettings};
 use crate::meter::{LoadEnd, ModelMeter};
 use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
@@ -30,76 +33,6 @@ use crate::status::{Counters, LoadedModel, ModelState};
 pub(crate) const LOADS_MAX: usize = 4;
 
 type UnloadReply = oneshot::Sender<Result<(), EngineError>>;
-
-/// News of a load.
-#[derive(Debug, Clone, PartialEq)]
-pub enum LoadEvent {
-    /// How far it is; steps may be skipped.
-    Progress(LoadProgress),
-    /// The model takes requests. Nothing follows.
-    Ready(Arc<LoadedModel>),
-    /// The load failed. Nothing follows.
-    Failed(EngineError),
-}
-
-/// A load that somebody waits for. When the last one of a load is dropped, it is given up.
-#[derive(Debug)]
-pub struct Loading {
-    events: watch::Receiver<LoadEvent>,
-    first: bool,
-}
-
-impl Loading {
-    fn new(events: watch::Receiver<LoadEvent>) -> Self {
-        Self { events, first: true }
-    }
-
-    /// The newest news, each at most once; [`LoadEvent::Ready`] and [`LoadEvent::Failed`] are the
-    /// last, and come again if asked for.
-    pub async fn next(&mut self) -> LoadEvent {
-        let news = std::mem::take(&mut self.first) || self.events.has_changed().unwrap_or(true);
-        let newest = self.events.borrow_and_update().clone();
-        if news || !matches!(newest, LoadEvent::Progress(_)) {
-            return newest;
-        }
-        if self.events.changed().await.is_err() {
-            return LoadEvent::Failed(EngineError::Stopped);
-        }
-        self.events.borrow_and_update().clone()
-    }
-
-    /// Waits for the end of the load.
-    ///
-    /// # Errors
-    /// Why it failed.
-    pub async fn ready(mut self) -> Result<Arc<LoadedModel>, EngineError> {
-        loop {
-            match self.next().await {
-                LoadEvent::Progress(_) => {}
-                LoadEvent::Ready(model) => return Ok(model),
-                LoadEvent::Failed(error) => return Err(error),
-            }
-        }
-    }
-}
-
-/// A model and the bytes set aside for it.
-pub(crate) struct Holding {
-    pub(crate) model: Box<dyn Model>,
-    _reservations: [Reservation; 3],
-}
-
-/// How a loader thread ended.
-pub(crate) struct LoadOutcome {
-    name: String,
-    result: Result<Holding, EngineError>,
-}
-
-impl std::fmt::Debug for LoadOutcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LoadOutcome({:?}, {:?})", self.name, self.result.as_ref().err())
-    }
-}
 
 /// A load in progress.
 struct Job {
@@ -322,7 +255,7 @@ impl Residency {
                 if force {
                     let now = self.shared.clock.now();
                     let error = EngineError::ModelUnloaded { model: name.clone() };
-                    resident.fail_all(cache, now, counters, |_| error.clone());
+                    resident.fail_all(cache, Parting::Done, now, counters, |_| error.clone());
                 }
                 let about = Some(resident.about.clone());
                 self.list(&name, ModelState::Unloading, about);
@@ -341,7 +274,7 @@ impl Residency {
         let now = self.shared.clock.now();
         let Some(resident) = self.get(name) else { return };
         resident.state = ModelState::Failed;
-        resident.fail_all(cache, now, counters, |_| error.clone());
+        resident.fail_all(cache, Parting::Done, now, counters, |_| error.clone());
         let about = Some(resident.about.clone());
         self.list(name, ModelState::Failed, about);
     }
@@ -394,7 +327,7 @@ impl Residency {
         self.shared.catalogue.write().clear();
         let now = self.shared.clock.now();
         for resident in self.loaded() {
-            resident.fail_all(cache, now, counters, |_| EngineError::Stopped);
+            resident.fail_all(cache, Parting::Done, now, counters, |_| EngineError::Stopped);
             cache.leave(resident.domain.take(), resident.holding.model.state_mut());
         }
         for slot in std::mem::take(&mut self.slots).into_values() {
@@ -416,70 +349,14 @@ impl Resident {
     fn fail_all(
         &mut self,
         cache: &mut Cache,
+        parting: Parting,
         now: Instant,
         counters: &mut Counters,
         error: impl Fn(&Sequence) -> EngineError,
     ) {
         let memory = &mut cache.memory(self.holding.model.state_mut(), self.domain);
-        self.scheduler.fail_all(memory, now, counters, error);
+        self.scheduler.fail_all(memory, parting, now, counters, error);
     }
-}
-
-/// Estimates, reserves, loads, and corrects the reservation; on a loader thread.
-fn load_model(
-    shared: &Shared,
-    name: &str,
-    settings: &LoadSettings,
-    events: &watch::Sender<LoadEvent>,
-    cancelled: &AtomicBool,
-) -> Result<Holding, EngineError> {
-    let failed = |message| EngineError::LoadFailed { model: name.to_owned(), message };
-    let limits = LoadLimits::of(&shared.config, &shared.ledger);
-    let estimate = shared.loader.estimate(settings, &limits).map_err(failed)?;
-    let mut reservations = reserve(shared, estimate.footprint, estimate.state_bytes)?;
-    let mut given_up = false;
-    let mut progress = |progress| {
-        if events.is_closed() || cancelled.load(Ordering::Acquire) {
-            given_up = true;
-            return ControlFlow::Break(());
-        }
-        events.send_replace(LoadEvent::Progress(progress));
-        // The device thread publishes the status, in which the progress shows.
-        shared.mailbox.ring();
-        ControlFlow::Continue(())
-    };
-    let model = shared.loader.load(settings, &limits, &mut progress).map_err(|message| {
-        if given_up {
-            EngineError::LoadCancelled { model: name.to_owned() }
-        } else {
-            EngineError::LoadFailed { model: name.to_owned(), message }
-        }
-    })?;
-    let sizes = sizes(model.footprint(), model.state().layout().bytes_max());
-    for (reservation, bytes) in reservations.iter_mut().zip(sizes) {
-        reservation.resize(bytes)?;
-    }
-    Ok(Holding { model, _reservations: reservations })
-}
-
-const CLASSES: [Class; 3] = [Class::Weights, Class::Workspace, Class::LiveState];
-
-fn sizes(footprint: ModelFootprint, state_bytes: u64) -> [u64; 3] {
-    [footprint.weights_bytes, footprint.workspace_bytes, state_bytes]
-}
-
-fn reserve(
-    shared: &Shared,
-    footprint: ModelFootprint,
-    state_bytes: u64,
-) -> Result<[Reservation; 3], EngineError> {
-    let [weights, workspace, state] = sizes(footprint, state_bytes);
-    let reserve = |class, bytes| shared.ledger.reserve(Tier::Device, class, bytes);
-    Ok([
-        reserve(CLASSES[0], weights)?,
-        reserve(CLASSES[1], workspace)?,
-        reserve(CLASSES[2], state)?,
-    ])
 }
 
 fn describe(name: &str, settings: LoadSettings, model: &dyn Model) -> LoadedModel {

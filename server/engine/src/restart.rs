@@ -110,11 +110,13 @@ impl Engine {
             Cache::new(&off, &self.shared.ledger, self.shared.began, std::sync::Arc::new(|| {}))?;
         // The old one goes first, for the directory has room for one.
         let old = std::mem::replace(&mut self.cache, nothing);
+        let next_event = old.next_event();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(old))) {
             tracing::error!(panic = panic_message(&*panic), "the old cache panicked when dropped");
         }
         self.cache = Self::new_cache(&self.shared)?;
         self.cache.count_from(counted);
+        self.cache.succeed(next_event);
         Ok(())
     }
 }

@@ -445,13 +445,14 @@ impl Scheduler {
     pub(crate) fn fail_all(
         &mut self,
         memory: &mut Memory<'_>,
+        parting: Parting,
         now: Instant,
         counters: &mut Counters,
         error: impl Fn(&Sequence) -> EngineError,
     ) {
         let waiting = std::mem::take(&mut self.waiting).into_values();
         for mut sequence in waiting.chain(self.running.drain(..)) {
-            sequence.release(memory, Parting::Done);
+            sequence.release(memory, parting);
             let error = error(&sequence);
             sequence.fail(error, now, counters);
         }

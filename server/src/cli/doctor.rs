@@ -51,8 +51,9 @@ pub(crate) async fn run(args: Args) -> Result<(), CliError> {
         checks.extend(limits::checks(plan));
         checks.extend(settings::models(plan));
         checks.extend(settings::cache_directory(plan, server.is_ok()));
+        checks.extend(settings::guards(plan));
         for listen in &plan.listen {
-            checks.push(settings::address(listen).await);
+            checks.push(settings::address(listen, server.is_ok()).await);
         }
         checks.extend(plan.admin.iter().map(|listen| settings::admin(listen, server.is_ok())));
     }

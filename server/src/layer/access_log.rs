@@ -54,6 +54,8 @@ pub struct Facts {
     pub cached_tokens: Option<usize>,
     /// The slowest tier where that state was.
     pub cache_tier: Option<Tier>,
+    /// Bytes of it that were brought to the device.
+    pub restored_bytes: Option<u64>,
     /// Why no more of it was resumed, as in the protocol.
     pub cache_reason: Option<&'static str>,
     /// Tokens generated.
@@ -114,6 +116,7 @@ impl Facts {
         self.matched_tokens = Some(report.matched);
         self.cached_tokens = Some(report.resumed);
         self.cache_tier = report.tier;
+        self.restored_bytes = Some(report.restored_bytes);
         self.cache_reason = Some(reason);
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn engine(page: &mut Page, status: &Status) {
     page.set(&table::DEVICE_ALIVE, &[], truth(status.device.alive));
     let in_step = status.device.in_step.unwrap_or_default();
     page.set(&table::STEP_RUNNING, &[], in_step.as_secs_f64());
+    page.count(&table::RESTARTS, &[], status.device.restarts);
     page.count(&table::QUEUE_REQUESTS, &[], status.waiting as u64);
     page.count(&table::QUEUE_REQUESTS_MAX, &[], status.waiting_max as u64);
     for tier in Tier::ALL {

@@ -3,17 +3,19 @@
 //!
 //! A histogram of the table has its buckets counted already, and a recorder would want each
 //! observation. It is told as Prometheus would write it: counters `NAME_bucket` with the upper bound
-//! in the label `le`, a counter `NAME_count` and a gauge `NAME_sum`.
+//! in the label `le`, a counter `NAME_count` and a gauge `NAME_sum`. Counters of a recorder are whole
+//! numbers, so that one of seconds is told as a gauge.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use metrics::{Key, Label, Level, Metadata, Recorder, SharedString};
+use metrics::{IntoF64, Key, Label, Level, Metadata, Recorder, SharedString};
 use prometheus::proto::Metric;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Metrics;
-use super::table::{self, Kind, Row};
+use super::table::{self, Kind, Row, Unit};
 
 /// How often the recorder of the process is told.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,9 +31,13 @@ impl Metrics {
         for (row, sample) in self.collected().samples() {
             match row.kind {
                 Kind::Counter => {
-                    let value = sample.get_counter().get_value();
-                    // Counts of the table are whole numbers, but for seconds of processor time.
-                    counter(recorder, &key(row.name, sample, None), value as u64);
+                    let (key, value) =
+                        (key(row.name, sample, None), sample.get_counter().get_value());
+                    if is_whole(row) {
+                        counter(recorder, &key, value as u64);
+                    } else {
+                        gauge(recorder, &key, value);
+                    }
                 }
                 Kind::Gauge => {
                     gauge(recorder, &key(row.name, sample, None), sample.get_gauge().get_value())
@@ -42,16 +48,47 @@ impl Metrics {
     }
 
     /// Tells the recorder of the process what the metrics mean, then what they are, again and again.
-    /// Without a recorder it is told to nobody.
+    /// Without a recorder nothing is collected.
     pub(crate) async fn publish_always(&self) -> Infallible {
         metrics::with_recorder(describe);
         let mut ticks = interval(PUBLISH_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            metrics::with_recorder(|recorder| self.publish(recorder));
+            metrics::with_recorder(|recorder| {
+                if is_heard(recorder) {
+                    self.publish(recorder);
+                }
+            });
         }
     }
+}
+
+/// Whether somebody takes what `recorder` is told; where none is installed, the crate has one that
+/// takes nothing. It does not say so, but it asks for no value.
+fn is_heard(recorder: &dyn Recorder) -> bool {
+    let asked = Cell::new(false);
+    for row in [&table::READY, &table::UPTIME] {
+        recorder
+            .register_gauge(&Key::from_static_name(row.name), &METADATA)
+            .increment(Zero(&asked));
+    }
+    asked.get()
+}
+
+/// Nothing, and whether anybody wanted it.
+struct Zero<'a>(&'a Cell<bool>);
+
+impl IntoF64 for Zero<'_> {
+    fn into_f64(self) -> f64 {
+        self.0.set(true);
+        0.0
+    }
+}
+
+/// Whether a counter of the table counts things, and no time.
+fn is_whole(row: &Row) -> bool {
+    row.unit != Unit::Seconds
 }
 
 /// Tells `recorder` what each metric means.
@@ -59,8 +96,10 @@ fn describe(recorder: &dyn Recorder) {
     for row in table::all() {
         let help = SharedString::const_str(row.help);
         match row.kind {
-            Kind::Counter => recorder.describe_counter(row.name.into(), None, help),
-            Kind::Gauge => recorder.describe_gauge(row.name.into(), None, help),
+            Kind::Counter if is_whole(row) => {
+                recorder.describe_counter(row.name.into(), None, help);
+            }
+            Kind::Counter | Kind::Gauge => recorder.describe_gauge(row.name.into(), None, help),
             Kind::Histogram => {
                 let part = |suffix| format!("{}_{suffix}", row.name).into();
                 recorder.describe_counter(part("bucket"), None, help.clone());
@@ -180,5 +219,17 @@ mod tests {
             sums.map(|(_, bits)| f64::from_bits(bits.load(Ordering::Relaxed))).collect();
         assert_eq!(sums, [0.5]);
         assert!(kept.described.lock().iter().any(|name| name == "sconce_requests_total"));
+        let is_cpu = |key: &&String| key.contains("process_cpu_seconds_total");
+        assert_eq!(counters.keys().find(is_cpu), None);
+        assert_eq!(gauges.keys().any(|key| is_cpu(&key)), cfg!(target_os = "linux"));
+    }
+
+    #[test]
+    fn it_is_known_whether_anybody_listens() {
+        assert!(!is_heard(&metrics::NoopRecorder));
+        let kept = Kept::default();
+        assert!(is_heard(&kept));
+        let gauges = kept.gauges.lock();
+        assert!(gauges.values().all(|bits| f64::from_bits(bits.load(Ordering::Relaxed)) == 0.0));
     }
 }

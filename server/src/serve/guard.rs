@@ -11,6 +11,28 @@ use super::{ListenAddress, SecurityPlan, ServeError, ServePlan};
 use crate::layer::auth::Gate;
 use crate::models::{ModelGuard, ModelRoots};
 
+/// Settings that name files, and directories of models.
+const TLS: &str = "server.tls";
+const TOKENS: &str = "server.auth.tokens";
+const MODEL_ROOTS: &str = "server.model_roots";
+
+/// Reads the files and directories of `plan` that decide who comes in and what may be loaded, as a
+/// server does when it starts. Those that there are, by their settings; why one cannot be used.
+pub fn check_guards(plan: &ServePlan) -> Vec<(&'static str, Result<(), String>)> {
+    let security = &plan.security;
+    let mut checked = Vec::new();
+    if security.tls.is_some() {
+        checked.push((TLS, open_tls(security).map(drop)));
+    }
+    if security.auth.tokens.is_some() {
+        checked.push((TOKENS, open_tokens(security).map(drop)));
+    }
+    if !security.model_roots.is_empty() {
+        checked.push((MODEL_ROOTS, model_roots(plan).map(drop)));
+    }
+    checked
+}
+
 /// Decides at every stage of a request's way in.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -30,22 +52,28 @@ impl Guard {
     pub(super) fn new(plan: &ServePlan) -> Result<(Self, Secrets), ServeError> {
         let security = &plan.security;
         let wrong = |setting| move |problem| ServeError::Setting { setting, problem };
-        let tls = security.tls.as_ref().map(Tls::open).transpose();
-        let tls = tls.map_err(wrong("server.tls"))?;
-        let tokens = security.auth.tokens.clone().map(|file| {
-            Watched::open("server.auth.tokens", vec![file], |read| Tokens::parse(&read.concat()))
-        });
-        let tokens = tokens.transpose().map_err(wrong("server.auth.tokens"))?.map(Arc::new);
+        let tls = open_tls(security).map_err(wrong(TLS))?;
+        let tokens = open_tokens(security).map_err(wrong(TOKENS))?.map(Arc::new);
         let mut secrets: Vec<Arc<dyn Refresh>> = Vec::new();
         secrets.extend(tokens.clone().map(|tokens| tokens as Arc<dyn Refresh>));
         secrets.extend(tls.as_ref().map(|tls| tls.watched() as Arc<dyn Refresh>));
-        let roots = model_roots(plan).map_err(wrong("server.model_roots"))?;
+        let roots = model_roots(plan).map_err(wrong(MODEL_ROOTS))?;
         let models = ModelGuard { roots, waiting_per_identity_max: security.auth.waiting_max };
         let door = Door::new(security.connections_per_address_max, tls);
         let gate = Gate::new(security.auth.clone(), tokens, security.admin_rpcs);
         warn_of_strangers(plan);
         Ok((Self { door, gate, models }, Secrets::new(secrets)))
     }
+}
+
+fn open_tls(security: &SecurityPlan) -> Result<Option<Tls>, String> {
+    security.tls.as_ref().map(Tls::open).transpose()
+}
+
+fn open_tokens(security: &SecurityPlan) -> Result<Option<Watched<Tokens>>, String> {
+    let open =
+        |file| Watched::open(TOKENS, vec![file], |read: &[Vec<u8>]| Tokens::parse(&read.concat()));
+    security.auth.tokens.clone().map(open).transpose()
 }
 
 /// Says what others on the network could do or hear. A mesh or a firewall may see to it that they do

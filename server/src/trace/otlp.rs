@@ -165,6 +165,9 @@ impl RpcSpan {
             count("sconce.prompt_tokens", facts.prompt_tokens),
             count("sconce.matched_tokens", facts.matched_tokens),
             count("sconce.resumed_tokens", facts.cached_tokens),
+            facts.restored_bytes.map(|bytes| {
+                KeyValue::new("sconce.restored_bytes", i64::try_from(bytes).unwrap_or(i64::MAX))
+            }),
             tier,
             facts.cache_reason.map(|reason| KeyValue::new("sconce.cache_reason", reason)),
         ];

@@ -70,6 +70,25 @@ fn what_the_settings_name_and_is_not_there_exits_69() {
 }
 
 #[test]
+fn files_that_guard_a_server_are_read_as_it_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    let engine = "[engine]\nmemory_budget = \"1MiB\"\n";
+    let file = config(&format!("auth.tokens = \"{}\"\n{engine}", tokens.display()));
+    let args = ["--config", file.path().to_str().unwrap()];
+    for (text, level, code) in [
+        (None, "fail", 69),
+        (Some("alice without a token\n"), "fail", 69),
+        (Some("alice:0123456789abcdef\n"), "ok", 0),
+    ] {
+        text.into_iter().for_each(|text| std::fs::write(&tokens, text).unwrap());
+        let (found, told) = report(&args);
+        assert_eq!(found, Some(code), "{told:#}");
+        assert_eq!(check(&told, "server.auth.tokens")["level"], level, "{told:#}");
+    }
+}
+
+#[test]
 fn a_server_that_runs_is_looked_at_with_its_models_and_its_cache() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");

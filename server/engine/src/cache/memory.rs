@@ -29,6 +29,8 @@ pub(crate) struct Footing {
     pub(super) points: Vec<usize>,
     /// States that the step at work keeps.
     pub(super) emitted: Vec<(usize, PointId)>,
+    /// Bytes that were brought to the device for it.
+    pub(super) restored_bytes: u64,
 }
 
 impl Default for Footing {
@@ -41,6 +43,7 @@ impl Default for Footing {
             asked: false,
             points: Vec::new(),
             emitted: Vec::new(),
+            restored_bytes: 0,
         }
     }
 }
@@ -63,7 +66,7 @@ pub(crate) struct Memory<'a> {
 /// How a sequence lets its state go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parting {
-    /// A step has failed, and nobody knows what it has left.
+    /// A step has failed, or a panic came, and nobody knows what it has left.
     Failed,
     /// To come back.
     Paused,
@@ -97,7 +100,9 @@ impl<'a> Memory<'a> {
             (_, true) => Match::nothing(Reason::Bypassed),
             _ => sequence.footing.found,
         };
-        let report = report(&found, resumed, sequence.prompt_tokens);
+        let restored_bytes = sequence.footing.restored_bytes;
+        let report =
+            CacheReport { restored_bytes, ..report(&found, resumed, sequence.prompt_tokens) };
         self.cache.status.count(&report);
         report
     }
@@ -173,5 +178,6 @@ fn report(found: &Match, resumed: usize, prompt_tokens: usize) -> CacheReport {
         // Some of what was found could not be brought in.
         reason: if resumed < found.resumed { Reason::Evicted } else { found.reason },
         divergence: found.divergence,
+        restored_bytes: 0,
     }
 }

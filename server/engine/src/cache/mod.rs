@@ -48,6 +48,8 @@ pub(crate) struct Cache {
     /// The last time that the device thread looked.
     now: Instant,
     exports: Vec<Export>,
+    /// What the first event of the trie is numbered: above all events of a cache before this one.
+    first_event: u64,
 }
 
 impl Cache {
@@ -76,6 +78,7 @@ impl Cache {
             began,
             now: began,
             exports: Vec::new(),
+            first_event: 0,
         })
     }
 
@@ -87,6 +90,17 @@ impl Cache {
     /// Goes on counting from what another cache of the same settings has counted.
     pub(crate) fn count_from(&mut self, counted: CacheStatus) {
         self.status = counted;
+    }
+
+    /// Takes the place of a cache whose next event would have been number `next`: whoever followed
+    /// that is told that he lags.
+    pub(crate) fn succeed(&mut self, next: u64) {
+        self.first_event = next + 1;
+    }
+
+    /// The number of the next event.
+    pub(crate) fn next_event(&self) -> u64 {
+        self.first_event + self.trie.events().next()
     }
 
     /// The part of a model whose state is in `pool`.
@@ -145,17 +159,18 @@ impl Cache {
     /// What happened from event number `since` on.
     pub(crate) fn events(&self, since: u64) -> CacheEvents {
         let log = self.trie.events();
-        let (lagged, from) = match log.since(since) {
-            Ok(_) => (false, since),
+        let own = since.checked_sub(self.first_event);
+        let (lagged, from) = match log.since(own.unwrap_or(0)) {
+            Ok(_) => (own.is_none(), own.unwrap_or(0)),
             Err(lag) => (true, lag.oldest),
         };
         let events = log.since(from).map_or_else(|_| Vec::new(), |kept| kept.cloned().collect());
-        CacheEvents { events, next: log.next(), lagged }
+        CacheEvents { events, next: self.next_event(), lagged }
     }
 
     /// All that is remembered for a model without a salt, as the events that would tell of it.
     pub(crate) fn picture(&self, domain: Option<DomainId>) -> CachePicture {
-        let next = self.trie.events().next();
+        let next = self.next_event();
         let Some(domain) = domain else { return CachePicture { next, ..CachePicture::default() } };
         CachePicture {
             domain: Some(self.trie.domain_key(domain)),
@@ -187,7 +202,7 @@ impl Cache {
     pub(crate) fn status(&self) -> CacheStatus {
         let mut status = CacheStatus {
             trie: self.trie.counters(),
-            events: self.trie.events().next(),
+            events: self.next_event(),
             disk: self.disk.as_ref().map_or_else(Default::default, Disk::counters),
             ..self.status
         };

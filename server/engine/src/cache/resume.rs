@@ -167,7 +167,9 @@ impl Memory<'_> {
     fn resume(&mut self, footing: &mut Footing) -> Result<(SequenceId, usize), StateError> {
         let Some(lease) = footing.lease else { return Ok((self.pool.open()?, 0)) };
         let (trie, mut hands) = self.cache.with_hands(Some(self.pool));
+        let before = bytes_up(trie);
         let len = trie.page_in(&mut hands, lease);
+        footing.restored_bytes += bytes_up(trie) - before;
         if len == 0 {
             return Ok((self.pool.open()?, 0));
         }
@@ -176,7 +178,10 @@ impl Memory<'_> {
         // The sequence holds them now, or nobody does.
         hands.free_span(Span::of_pages(copies));
         match opened {
-            Ok(id) => Ok((id, len)),
+            Ok((id, copied)) => {
+                footing.restored_bytes += copied;
+                Ok((id, len))
+            }
             Err(problem) => {
                 tracing::warn!(problem, "what is remembered cannot be had; starting cold");
                 trie.shorten(lease, 0);
@@ -216,15 +221,21 @@ impl Memory<'_> {
     }
 }
 
+/// Bytes that were moved up so far.
+fn bytes_up(trie: &Trie<Span, Point>) -> u64 {
+    trie.counters().bytes_up.iter().sum()
+}
+
 /// Opens a sequence with what a lease covers. Pages that are not on the device are copied there,
-/// beside `copies`, and stay where they are; so does the point.
+/// beside `copies`, and stay where they are; so does the point. Tells how many bytes were copied.
 fn open_leased(
     trie: &Trie<Span, Point>,
     hands: &mut Hands<'_>,
     lease: LeaseId,
     copies: &mut Vec<u32>,
-) -> Result<SequenceId, String> {
+) -> Result<(SequenceId, u64), String> {
     let len = trie.leased(lease);
+    let mut restored = 0;
     let mut pages: Vec<u32> = Vec::new();
     for (tokens, _, span) in trie.spans(lease) {
         let first = page_range(&tokens).start;
@@ -237,6 +248,7 @@ fn open_leased(
         let bytes = hands.copy_pages(span).map_err(|why| format!("{why:?}"))?;
         let wanted = bytes.len().min(len.div_ceil(PAGE_TOKENS) - first);
         let copied = hands.fill_pages(&bytes[..wanted])?;
+        restored += bytes[..wanted].iter().map(|page| page.len() as u64).sum::<u64>();
         pages.extend(&copied);
         copies.extend(copied);
     }
@@ -247,9 +259,11 @@ fn open_leased(
         Some((_, Point::Device(point))) => PrefixPoint::Slot(*point),
         Some((_, point)) => {
             bytes = hands.point_bytes_of(point).map_err(|why| format!("{why:?}"))?;
+            restored += bytes.len() as u64;
             PrefixPoint::Bytes(&bytes)
         }
     };
     let prefix = Prefix { len, pages: &pages, point };
-    hands.pool()?.open_at(prefix).map_err(|error| error.to_string())
+    let opened = hands.pool()?.open_at(prefix).map_err(|error| error.to_string())?;
+    Ok((opened, restored))
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::{Job, LoadEvent, Residency, Resident, Slot, panic_message};
-use crate::cache::Cache;
+use crate::cache::{Cache, Parting};
 use crate::error::EngineError;
 use crate::loader::{LoadProgress, LoadSettings};
 use crate::scheduler::Scheduler;
@@ -65,6 +65,8 @@ impl Residency {
                 self.restore(name, settings);
             }
         }
+        // One that could not be begun may not have been the last.
+        self.bereft &= self.slots.is_empty();
     }
 
     /// Loads a model again. There are no more of these loads than there were models.
@@ -105,10 +107,14 @@ impl Resident {
         now: Instant,
         counters: &mut Counters,
     ) -> Result<(), String> {
-        self.fail_all(cache, now, counters, |sequence| match sequence.is_started() {
-            true => EngineError::Panicked,
-            // It has lost nothing but its place.
-            false => EngineError::Restarting,
+        // Between a forward and its account a sequence's state is ahead of the tokens it is said to
+        // stand for, so that none of it is remembered.
+        self.fail_all(cache, Parting::Failed, now, counters, |sequence| {
+            match sequence.is_started() {
+                true => EngineError::Panicked,
+                // It has lost nothing but its place.
+                false => EngineError::Restarting,
+            }
         });
         let pool = self.holding.model.state_mut();
         pool.check_invariants()?;

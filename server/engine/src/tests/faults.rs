@@ -168,6 +168,42 @@ async fn what_is_remembered_outlives_a_panic_that_has_spoiled_nothing() {
 }
 
 #[tokio::test]
+async fn state_that_a_panic_has_left_ahead_of_its_account_is_not_remembered() {
+    let path = "sim:recurrent=true";
+    let config = EngineConfig {
+        cache: CacheConfig { host: 1 << 20, ..CacheConfig::default() },
+        ..EngineConfig::default()
+    };
+    let mut rig = Rig::new(path, config).await;
+    let long = prompt(100, 1);
+    let mut running = rig.submit(&long);
+    rig.arrival();
+    // As between a forward and the count of its tokens.
+    crash(&rig, |residency, _| {
+        residency.get("m").unwrap().scheduler.running_mut(0).computed -= 20;
+    });
+    rig.gate.open();
+    assert_eq!(*read(&mut running).await.error(), EngineError::Panicked);
+    restarted(&rig, 1).await;
+    assert_eq!(read(&mut rig.submit(&long)).await.ids(), expected(path, &long, 4));
+}
+
+#[tokio::test]
+async fn whoever_follows_a_cache_that_is_made_anew_is_told_so() {
+    let rig = Rig::open("sim:", EngineConfig::default()).await;
+    read(&mut rig.submit(&prompt(300, 1))).await;
+    let known = rig.engine.cache_events(0).await.unwrap();
+    assert!(!known.lagged && !known.events.is_empty());
+    crash(&rig, orphan);
+    restarted(&rig, 1).await;
+    let told = rig.engine.cache_events(known.next).await.unwrap();
+    assert!(told.lagged && told.events.is_empty() && told.next > known.next, "{told:?}");
+    read(&mut rig.submit(&prompt(300, 1))).await;
+    let after = rig.engine.cache_events(told.next).await.unwrap();
+    assert!(!after.lagged && !after.events.is_empty());
+}
+
+#[tokio::test]
 async fn what_is_on_disk_outlives_a_panic_that_has_spoiled_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let directory = Some(folder.path().to_owned());

@@ -15,6 +15,7 @@ async fn a_generation_says_what_the_model_says_alone() {
         tier: None,
         reason: sconce_cache::Reason::Disabled,
         divergence: None,
+        restored_bytes: 0,
     };
     assert_eq!(told.started, Some(Started { prompt_tokens: 100, cache }));
     assert_eq!(told.ids(), expected("sim:", &prompt, 4));

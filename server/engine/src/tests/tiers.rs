@@ -76,13 +76,13 @@ async fn a_model_that_is_loaded_again_finds_what_it_knew() {
             let directory = tempfile::tempdir().unwrap();
             let rig = Rig::open(path, config(tier, directory.path())).await;
             let tokens = prompt(700, 1);
-            ask(&rig, path, &tokens).await;
+            assert_eq!(ask(&rig, path, &tokens).await.restored_bytes, 0);
             rig.engine.unload("m", false).await.unwrap();
             load(&rig.engine, "other", "sim:seed=5").await.unwrap();
             rig.engine.unload("other", false).await.unwrap();
             load(&rig.engine, "m", path).await.unwrap();
             let report = ask(&rig, path, &tokens).await;
-            assert!(report.recomputed <= 131, "{report:?}");
+            assert!(report.recomputed <= 131 && report.restored_bytes > 0, "{report:?}");
             assert_eq!(report.tier, Some(tier));
         }
     }

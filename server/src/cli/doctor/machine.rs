@@ -15,6 +15,7 @@ pub(super) fn build() -> Check {
         ("cuda", cfg!(feature = "cuda")),
         ("metal", cfg!(feature = "metal")),
         ("object-store", cfg!(feature = "object-store")),
+        ("otlp", cfg!(feature = "otlp")),
         ("top", cfg!(feature = "top")),
     ];
     let on: Vec<&str> = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();

@@ -1,4 +1,4 @@
-//! The settings, and what they name: models, the cache directory, addresses.
+//! The settings, and what they name: models, the cache directory, files of TLS and tokens, addresses.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 use sconce_models::{Checkpoint, LoadOptions, estimate};
-use sconce_server::serve::{ListenAddress, ModelPlan, ServePlan};
+use sconce_server::serve::{ListenAddress, ModelPlan, ServePlan, check_guards};
 
 use super::{Check, running};
 use crate::cli::credentials::CredentialArgs;
@@ -145,8 +145,19 @@ pub(super) fn cache_directory(plan: &ServePlan, server_runs: bool) -> Vec<Check>
     checks
 }
 
-/// Whether an address can be listened on, or a server of ours has it.
-pub(super) async fn address(listen: &ListenAddress) -> Check {
+/// Whether the files of TLS and tokens, and the directories of models, are such that a server starts.
+pub(super) fn guards(plan: &ServePlan) -> Vec<Check> {
+    let advice = "mend the file or the setting: a server does not start like this";
+    let check = |(setting, outcome): (&'static str, Result<(), String>)| match outcome {
+        Ok(()) => Check::ok(setting, "can be used"),
+        Err(problem) => Check::fail(setting, problem, advice),
+    };
+    check_guards(plan).into_iter().map(check).collect()
+}
+
+/// Whether an address can be listened on, or a server of ours has it. One that runs with TLS or tokens
+/// does not say there who it is, but has answered elsewhere.
+pub(super) async fn address(listen: &ListenAddress, server_runs: bool) -> Check {
     let name = format!("address {listen}");
     let error = match taken(listen) {
         Ok(None) => return Check::ok(name, "free"),
@@ -155,6 +166,7 @@ pub(super) async fn address(listen: &ListenAddress) -> Check {
     };
     match running::look(&reachable(listen), &CredentialArgs::default()).await {
         Ok(server) => Check::ok(name, format!("a sconce {} listens there", server.version())),
+        Err(_) if server_runs => Check::ok(name, TAKEN_BY_OURS),
         Err(_) => Check::fail(name, error.to_string(), TAKEN),
     }
 }
@@ -164,11 +176,14 @@ pub(super) fn admin(listen: &ListenAddress, server_runs: bool) -> Check {
     let name = format!("admin {listen}");
     match taken(listen) {
         Ok(None) => Check::ok(name, "free"),
-        Ok(Some(_)) if server_runs => Check::ok(name, "taken, as by the server that runs"),
+        Ok(Some(_)) if server_runs => Check::ok(name, TAKEN_BY_OURS),
         Ok(Some(error)) => Check::fail(name, error.to_string(), TAKEN),
         Err(error) => unusable(name, &error),
     }
 }
+
+/// What is found of an address that the server that runs seems to have.
+const TAKEN_BY_OURS: &str = "taken, as by the server that runs";
 
 /// What to do about an address that somebody else has.
 const TAKEN: &str = "another process has it: stop that or choose another address";
@@ -251,17 +266,18 @@ mod tests {
         let listen = ListenAddress::Tcp(other.local_addr().unwrap());
         // Hangs up on everybody, which no server of ours does; ends with the process.
         std::thread::spawn(move || other.incoming().for_each(drop));
-        let taken = address(&listen).await;
+        let taken = address(&listen, false).await;
         assert_eq!(taken.level, Level::Fail, "{taken:?}");
+        assert_eq!(address(&listen, true).await.level, Level::Ok);
         assert_eq!(admin(&listen, false).level, Level::Fail);
         assert_eq!(admin(&listen, true).level, Level::Ok);
-        assert_eq!(address(&"127.0.0.1:0".parse().unwrap()).await.level, Level::Ok);
+        assert_eq!(address(&"127.0.0.1:0".parse().unwrap(), false).await.level, Level::Ok);
         let folder = tempfile::tempdir().unwrap();
         let unix = |name: &str| ListenAddress::Unix(folder.path().join(name));
-        assert_eq!(address(&unix("s.sock")).await.level, Level::Ok);
+        assert_eq!(address(&unix("s.sock"), false).await.level, Level::Ok);
         std::fs::write(folder.path().join("file"), "").unwrap();
-        assert_eq!(address(&unix("file")).await.level, Level::Fail);
-        assert_eq!(address(&unix("no/such/folder.sock")).await.level, Level::Fail);
+        assert_eq!(address(&unix("file"), false).await.level, Level::Fail);
+        assert_eq!(address(&unix("no/such/folder.sock"), false).await.level, Level::Fail);
     }
 
     #[test]

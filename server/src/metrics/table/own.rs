@@ -16,6 +16,8 @@ rows! {
         "1 if the thread that computes runs; else 0.";
     STEP_RUNNING = Gauge "sconce_step_running_seconds" [] Seconds Server
         "How long the step has taken that is running; 0 between steps.";
+    RESTARTS = Counter "sconce_engine_restarts_total" [] Count Server
+        "Panics of the thread that computes, outside of a step's computation; it goes on after each, and the process ends if they are too many.";
 
     REQUESTS = Counter "sconce_requests_total" ["rpc", "code"] Count Requests
         "Requests that ended, by RPC and gRPC code; RPCs that the server does not know are `other`.";

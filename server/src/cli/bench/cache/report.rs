@@ -168,6 +168,7 @@ mod tests {
                 tier: None,
                 reason: Reason::Full,
                 divergence: None,
+                restored_bytes: 0,
             },
             ttft: Duration::from_millis(milliseconds),
             held: [0; Tier::ALL.len()],

@@ -206,9 +206,17 @@ impl Child {
         let others = memory
             .iter()
             .map(|tier| tier.weights_bytes + tier.workspace_bytes + tier.live_state_bytes);
+        let bytes = |name: &str| {
+            let found = kibibytes(&text, name).map(|kibibytes| kibibytes << 10);
+            let status = folder.join("status");
+            // A leak must not hide behind a 0.
+            found.ok_or_else(|| {
+                CliError::Internal(format!("expected a line `{name}` in {}", status.display()))
+            })
+        };
         Ok(Reading {
-            resident: kibibytes(&text, "VmRSS:").unwrap_or(0) << 10,
-            anonymous: kibibytes(&text, "RssAnon:").unwrap_or(0) << 10,
+            resident: bytes("VmRSS:")?,
+            anonymous: bytes("RssAnon:")?,
             files,
             ledger: cached + others.sum::<u64>(),
             cached,

@@ -216,6 +216,9 @@ impl Traffic {
             }
             Outcome::HungUp => *segment.others.entry("hung up".to_owned()).or_default() += 1,
             Outcome::Failed(Code::ResourceExhausted) => {
+                if sample.first.is_some() {
+                    self.found(format!("{:?} was refused after it had begun", call.manner));
+                }
                 refusals.push(sample.end.saturating_sub(sample.late).as_secs_f64());
             }
             Outcome::Failed(code) => {
