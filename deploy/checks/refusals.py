@@ -34,6 +34,7 @@ VALUES = [
     ({"auth": {"secretName": "s"}, "probes": {"kind": "grpc"},
       "settings": {"server": {"auth": {"exempt": []}}}}, "health"),
     ({"settings": {"server": {"auth": {"tokens": "/x"}}}}, "tokens"),
+    ({"autoscaling": {"kind": "hpa", "minReplicas": 0}}, "minReplicas"),
     ({"route": {"kind": "http"}}, "route.parentRefs"),
     ({"route": {"kind": "grpc", "parentRefs": [{"name": "g"}]}, "inferencePool": {
         "enabled": True, "picker": {"name": "p"}}}, "HTTPRoute"),
