@@ -88,6 +88,7 @@ MANIFESTS = [
     ("InferencePool", put("spec", "targetPorts", 0, "number", value=8000), "wiring"),
     ("HTTPRoute", put("spec", "rules", 0, "backendRefs", 0, "name", value="other"), "wiring"),
     ("ScaledObject", put("spec", "scaleTargetRef", "kind", value="StatefulSet"), "wiring"),
+    ("ScaledObject", put("spec", "triggers", 0, "metadata", "query", value="sum(vllm:num_requests_queued)"), "wiring"),
 ]
 
 
