@@ -105,7 +105,7 @@ check_versions() {
 
 check_scripts() {
   local script
-  for script in deploy/*.sh deploy/*/*.sh kernels/*.sh tests/*.sh tests/reference/*.sh .ci/run; do
+  for script in deploy/*.sh deploy/*/*.sh kernels/*.sh tests/*.sh tests/*/*.sh .ci/run; do
     [[ -e $script ]] || continue
     bash -n "$script" || complain "$script does not parse"
   done

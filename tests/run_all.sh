@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every check of the repository, as one command: formatting, lints, protos, licences, models of the
-# golden tests, all tests, doc tests. Needs a Rust toolchain, a C++17 compiler, python3 with pip, and
-# a network for what is not there yet. Ends at the first check that fails.
+# golden tests, all tests, doc tests. Needs a Rust toolchain, a C++17 compiler, python3 (3.11 or later)
+# with pip, npm, and a network for what is not there yet. Ends at the first check that fails; what it
+# leaves out for want of a tool of the machine (Go, qemu, systemd, the right to mount) it names.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -129,7 +130,8 @@ cargo test --package sconce-kernels --package sconce-models --locked --quiet \
   --features sconce-kernels/evex-vnni,sconce-models/emulate \
   --lib --test parity --test emulated --test launches --test load_random --test gpu_bars
 
-if kernels/aarch64_check.sh --tools 2>/dev/null; then
+# Optional: where its tools are not there, it says which.
+if kernels/aarch64_check.sh --tools; then
   step "kernels on an emulated aarch64"
   kernels/aarch64_check.sh
 fi

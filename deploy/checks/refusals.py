@@ -34,6 +34,7 @@ VALUES = [
     ({"auth": {"secretName": "s"}, "probes": {"kind": "grpc"},
       "settings": {"server": {"auth": {"exempt": []}}}}, "health"),
     ({"settings": {"server": {"auth": {"tokens": "/x"}}}}, "tokens"),
+    ({"autoscaling": {"kind": "hpa", "minReplicas": 0}}, "minReplicas"),
     ({"route": {"kind": "http"}}, "route.parentRefs"),
     ({"route": {"kind": "grpc", "parentRefs": [{"name": "g"}]}, "inferencePool": {
         "enabled": True, "picker": {"name": "p"}}}, "HTTPRoute"),
@@ -87,6 +88,7 @@ MANIFESTS = [
     ("InferencePool", put("spec", "targetPorts", 0, "number", value=8000), "wiring"),
     ("HTTPRoute", put("spec", "rules", 0, "backendRefs", 0, "name", value="other"), "wiring"),
     ("ScaledObject", put("spec", "scaleTargetRef", "kind", value="StatefulSet"), "wiring"),
+    ("ScaledObject", put("spec", "triggers", 0, "metadata", "query", value="sum(vllm:num_requests_queued)"), "wiring"),
 ]
 
 

@@ -1,5 +1,8 @@
 """Whether the objects of one form find each other: what selects pods does, what is named is there."""
+import re
+
 from kinds import name_of
+from render import DEPLOY
 
 # Made by hand in the cluster, or by somebody else's chart; the documentation tells which.
 FOREIGN = {"Secret", "PersistentVolumeClaim", "Gateway"}
@@ -103,12 +106,29 @@ def of_network_policy(form, policy):
 
 
 def of_scaler(form, scaler):
-    """It scales a workload that leaves its replicas to it."""
+    """It scales a workload that leaves its replicas to it, on metrics that the server has."""
     target = scaler["spec"]["scaleTargetRef"]
     yield from missing(form, scaler, target["kind"], target["name"])
     for workload in workloads(form):
         if workload["metadata"]["name"] == target["name"] and "replicas" in workload["spec"]:
             yield f"{name_of(scaler)}: {name_of(workload)} sets replicas too"
+    known = metrics()
+    for name in sorted(scaled_on(scaler["spec"]) - known):
+        yield f"{name_of(scaler)}: scales on {name}, which is no metric of docs/OPERATIONS.md"
+
+
+def scaled_on(spec):
+    """The metrics that a scaler asks for: those in KEDA's queries, those of pods by an adapter's names."""
+    queries = " ".join(trigger["metadata"]["query"] for trigger in spec.get("triggers", []))
+    asked = {metric["pods"]["metric"]["name"] for metric in spec.get("metrics", [])}
+    return asked | set(re.findall(r"\b(?:vllm:|sconce_)\w+", queries))
+
+
+def metrics():
+    """Names of the server's metrics, and as adapters have them, which allow no colon."""
+    page = (DEPLOY.parent / "docs" / "OPERATIONS.md").read_text()
+    names = set(re.findall(r"^\| `([\w:]+)` \| (?:gauge|counter|histogram) \|", page, flags=re.MULTILINE))
+    return names | {name.replace(":", "_") for name in names}
 
 
 def of_pool(form, pool):

@@ -59,12 +59,14 @@ install_node_client() {
     echo "the client for Node was not run: no npm here"
     return 1
   fi
-  cmp -s deploy/clients/node/package-lock.json "$folder/package-lock.json" && return
+  cmp -s deploy/clients/node/package-lock.json "$folder/installed" && return
   rm -rf "$folder"
   mkdir -p "$folder"
   cp deploy/clients/node/package.json deploy/clients/node/package-lock.json "$folder"
   npm ci --silent --no-audit --no-fund --ignore-scripts --prefix "$folder" \
     2>"$scratch/npm" || { cat "$scratch/npm" >&2; exit 1; }
+  # Last, so that what was broken off is begun again.
+  cp deploy/clients/node/package-lock.json "$folder/installed"
 }
 
 run_clients() {

@@ -4,9 +4,11 @@ use std::fmt;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::Isa;
+use sconce_kernels::gpu::DeviceChoice;
+#[cfg(feature = "cuda")]
+use sconce_kernels::gpu::has_wgmma;
 #[cfg(any(feature = "cuda", feature = "emulate", feature = "metal"))]
 use sconce_kernels::gpu::with_wgmma;
-use sconce_kernels::gpu::{DeviceChoice, has_wgmma};
 #[cfg(feature = "emulate")]
 use sconce_kernels::gpu::{Language, emulate};
 
@@ -60,6 +62,7 @@ impl Backend {
 
     /// The backend whose products of many rows are those of `wgmma`, if there is one: rows of such
     /// products have it beside [`all`](Self::all), whose GPUs are without.
+    #[cfg(any(feature = "cuda", feature = "emulate"))]
     pub(crate) fn wgmma() -> Option<Self> {
         #[cfg(feature = "cuda")]
         if has_wgmma(&device()) {
@@ -69,8 +72,6 @@ impl Backend {
         if device().is_cpu() {
             return Some(Self::EmulatedWgmma);
         }
-        // Nothing to run it on.
-        let _ = has_wgmma;
         None
     }
 

@@ -21,6 +21,11 @@ values decide. Written by hand instead of with toToml, which turns every number 
 {{- end -}}
 {{- $compat := dict "vllm" .Values.vllmCompatibility -}}
 {{- $own := dict "server" $server "models" .Values.models "compat" $compat -}}
+{{- if .Values.gpu.enabled -}}
+{{- /* A pod that was given a GPU says so if it cannot use it, instead of computing on the processor. */ -}}
+{{- $device := dig "engine" "device" "cuda" .Values.settings -}}
+{{- $_ := set $own "engine" (dict "device" $device) -}}
+{{- end -}}
 {{- if .Values.diskTier.enabled -}}
 {{- $budget := include "sconce.diskBudget" .Values.diskTier.size -}}
 {{- $_ := set $own "cache" (dict "directory" "/var/lib/sconce/cache" "disk" $budget) -}}

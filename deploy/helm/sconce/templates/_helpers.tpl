@@ -5,17 +5,22 @@
 
 {{- define "sconce.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 54 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
 {{- else -}}
 {{- $name := include "sconce.name" . -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- /* Leaves nine characters for the suffix of the headless Service. */ -}}
-{{- $full | trunc 54 | trimSuffix "-" -}}
+{{- /* Leaves eleven characters: a StatefulSet labels its pods with its name and a hash of ten. */ -}}
+{{- $full | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
 {{- define "sconce.headless" -}}
 {{ include "sconce.fullname" . }}-headless
+{{- end }}
+
+{{/* "true" where there is such a Service: asked for, or what a StatefulSet names its pods by. */}}
+{{- define "sconce.hasHeadless" -}}
+{{- or .Values.service.headless (eq (include "sconce.stateful" .) "true") -}}
 {{- end }}
 
 {{- define "sconce.serviceAccount" -}}
@@ -76,4 +81,10 @@ llm-d.ai/engine-type: vllm
 {{/* "true" where callers have to say who they are. */}}
 {{- define "sconce.auth" -}}
 {{- or (ne .Values.auth.secretName "") (dig "server" "auth" "certificates" false .Values.settings) -}}
+{{- end }}
+
+{{/* "true" where even who asks for health has to. */}}
+{{- define "sconce.healthGuarded" -}}
+{{- $exempt := dig "server" "auth" "exempt" (list "health") .Values.settings -}}
+{{- and (eq (include "sconce.auth" .) "true") (not (has "health" $exempt)) -}}
 {{- end }}

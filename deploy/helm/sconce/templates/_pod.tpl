@@ -128,7 +128,7 @@ spec:
 {{- $resources := deepCopy .Values.resources -}}
 {{- if .Values.gpu.enabled -}}
 {{- $limits := default (dict) $resources.limits -}}
-{{- $_ := set $limits "nvidia.com/gpu" .Values.gpu.count -}}
+{{- $_ := set $limits "nvidia.com/gpu" 1 -}}
 {{- $_ := set $resources "limits" $limits -}}
 {{- end -}}
 {{- if and .Values.diskTier.enabled (eq .Values.diskTier.kind "ephemeral") -}}

@@ -5,8 +5,7 @@ admin port by HTTP.
 */}}
 {{- define "sconce.probes" -}}
 {{- $kind := .Values.probes.kind -}}
-{{- $exempt := dig "server" "auth" "exempt" (list "health") .Values.settings -}}
-{{- $guarded := and (eq (include "sconce.auth" .) "true") (not (has "health" $exempt)) -}}
+{{- $guarded := eq (include "sconce.healthGuarded" .) "true" -}}
 {{- if eq $kind "auto" -}}
 {{- $kind = ternary "http" "grpc" (or (ne .Values.tls.secretName "") $guarded) -}}
 {{- end -}}
