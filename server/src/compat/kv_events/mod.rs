@@ -115,34 +115,22 @@ struct Known {
     model: Arc<LoadedModel>,
     domain: Option<DomainKey>,
     next: u64,
-    restarts: u64,
-}
-
-/// What of the engine's status says that there is something to look at.
-#[derive(Clone, Copy)]
-struct Moment {
-    /// Number of the cache's next event.
-    next: u64,
-    /// Restarts of the engine. After one the cache may be another, whose events are numbered anew,
-    /// although the model is the same.
-    restarts: u64,
 }
 
 impl Follower {
     async fn run(mut self) {
         let mut statuses = self.models.watch_status();
         loop {
-            let (now, draining) = {
+            let (next, draining) = {
                 let status = statuses.borrow_and_update();
-                let (next, restarts) = (status.cache.events, status.device.restarts);
-                (Moment { next, restarts }, status.draining)
+                (status.cache.events, status.draining)
             };
             if draining {
                 self.shared.newest.send_modify(|newest| newest.open = false);
                 return;
             }
             // What fails is tried again at the next change; the engine may be stopping.
-            if let Err(error) = self.look(now).await {
+            if let Err(error) = self.look(next).await {
                 tracing::debug!(%error, "what is remembered cannot be followed");
             }
             if statuses.changed().await.is_err() {
@@ -151,8 +139,8 @@ impl Follower {
         }
     }
 
-    /// Takes in what happened up to `now`.
-    async fn look(&mut self, now: Moment) -> Result<(), CallError> {
+    /// Takes in what happened up to event number `next`.
+    async fn look(&mut self, next: u64) -> Result<(), CallError> {
         let served = self.served.name().ok();
         let loaded = served.and_then(|name| self.models.loaded_as(&name));
         match (loaded, &mut self.known) {
@@ -161,15 +149,13 @@ impl Follower {
                 self.known = None;
                 self.change(|history| history.begin(Mirror::new(BLOCK_TOKENS, false)));
             }
-            (Some(model), Some(known))
-                if Arc::ptr_eq(&model, &known.model) && known.restarts == now.restarts =>
-            {
-                if known.next == now.next {
+            (Some(model), Some(known)) if Arc::ptr_eq(&model, &known.model) => {
+                if known.next == next {
                     return Ok(());
                 }
                 let told = self.models.cache_events(known.next).await?;
                 if told.lagged {
-                    return self.begin(model, now.restarts).await;
+                    return self.begin(model).await;
                 }
                 known.next = told.next;
                 let domain = known.domain;
@@ -179,18 +165,18 @@ impl Follower {
                     history.publish();
                 });
             }
-            (Some(model), _) => return self.begin(model, now.restarts).await,
+            (Some(model), _) => return self.begin(model).await,
         }
         Ok(())
     }
 
     /// Begins with all that is remembered of a model now.
-    async fn begin(&mut self, model: Arc<LoadedModel>, restarts: u64) -> Result<(), CallError> {
+    async fn begin(&mut self, model: Arc<LoadedModel>) -> Result<(), CallError> {
         let picture = self.models.cache_picture(&model.name).await?;
         let mut mirror = Mirror::new(BLOCK_TOKENS, picture.needs_points);
         picture.events.iter().for_each(|event| mirror.take(event));
         self.change(|history| history.begin(mirror));
-        self.known = Some(Known { model, domain: picture.domain, next: picture.next, restarts });
+        self.known = Some(Known { model, domain: picture.domain, next: picture.next });
         Ok(())
     }
 
