@@ -68,7 +68,7 @@ impl Mount {
     /// `None` where it is not allowed; says so.
     #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
     fn new(size: &str) -> Option<Self> {
-        let mount = Self(tempfile::tempdir().unwrap());
+        let mount = Self(tempfile::tempdir().expect("a folder is made"));
         let options = format!("size={size},mode=700");
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(mount.0.path());
@@ -105,7 +105,7 @@ fn under_load(server: &Server) -> Vec<(String, String)> {
             }
         };
         let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+        clients.into_iter().flat_map(|client| client.join().expect("the client ends")).collect()
     })
 }
 
