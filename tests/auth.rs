@@ -11,6 +11,7 @@ use sconce_proto::v1::{
 };
 use sconce_server::serve::{ClientAuth, Exempt, ListenAddress, ServePlan, TlsPlan};
 use support::identity::{Client, TOKENS, guarded};
+use support::prometheus::Scrape;
 use support::tls::{Authority, Folder, channel, dns, uri};
 use support::{MODEL, Secured, details, plan, text, tokens, within};
 use tonic::{Code, Status};
@@ -82,7 +83,14 @@ async fn a_request_needs_a_token_that_is_known() {
 async fn tokens_are_replaced_while_the_server_runs() {
     within(async {
         let folder = Folder::new();
-        let server = Secured::start(guarded(plan(""), &folder)).await;
+        let mut plan = guarded(plan(""), &folder);
+        plan.admin = vec![ListenAddress::Tcp(([127, 0, 0, 1], 0).into())];
+        let server = Secured::start(plan).await;
+        let stale = async || {
+            let page = support::http::ask(&server.handle.admin_addrs()[0], "GET", "/metrics").await;
+            let labels = [("secret", "server.auth.tokens")];
+            Scrape::read(&page.body).value("sconce_secret_stale", &labels)
+        };
         let old = Client::named(&server.handle, "alice").await;
         let new = Client::with(&server.handle, Some("Bearer the-next-of-alice")).await;
         is_unauthenticated(lists(&new).await);
@@ -91,6 +99,7 @@ async fn tokens_are_replaced_while_the_server_runs() {
         server.handle.reload().await;
         lists(&old).await.expect("is known still");
         lists(&new).await.expect("is known");
+        assert_eq!(stale().await, 0.0);
         // What is wrong changes nothing and is told.
         folder.write("tokens", "alice\n");
         server.handle.reload().await;
@@ -99,10 +108,12 @@ async fn tokens_are_replaced_while_the_server_runs() {
         assert_eq!(status.secrets.len(), 1);
         assert_eq!(status.secrets[0].name, "server.auth.tokens");
         assert!(status.secrets[0].problem.as_deref().is_some_and(|p| p.contains("line 1")));
+        assert_eq!(stale().await, 1.0);
         folder.write("tokens", "alice:the-next-of-alice\n");
         server.handle.reload().await;
         is_unauthenticated(lists(&old).await);
         lists(&new).await.expect("is known");
+        assert_eq!(stale().await, 0.0);
         server.end().await;
     })
     .await;
@@ -165,12 +176,14 @@ async fn only_an_admin_changes_the_server() {
         let alice = Client::named(&server.handle, "alice").await;
         let id = || "1".to_owned();
         let (mut models, mut state) = (alice.models(), alice.state());
+        // Its own snapshots it may drop; there is none.
+        let dropped = state.drop_snapshot(DropSnapshotRequest { id: id() }).await;
+        details(&dropped.expect_err("is not there"), Code::NotFound, "SNAPSHOT_NOT_FOUND");
         let estimate = EstimateLoadRequest { path: "sim:".to_owned(), ..Default::default() };
         for refused in [
             load(&alice, "sim:").await,
             models.unload(UnloadRequest { model: MODEL.to_owned() }).await.map(|_| ()),
             models.estimate_load(estimate).await.map(|_| ()),
-            state.drop_snapshot(DropSnapshotRequest { id: id() }).await.map(|_| ()),
             state.export_snapshot(ExportSnapshotRequest { id: id() }).await.map(|_| ()),
             state.import_snapshot(tokio_stream::empty()).await.map(|_| ()),
         ] {

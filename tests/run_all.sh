@@ -86,7 +86,8 @@ if [[ $(uname -s) == Linux ]]; then
   step "lints of code for GPUs of NVIDIA"
   export CARGO_TARGET_DIR=$PWD/target/gpu_lints
   NVCC=$PWD/kernels/fake_nvcc CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=80 \
-    cargo clippy --package sconce-kernels --all-targets --locked --features cuda -- -D warnings
+    cargo clippy --package sconce-kernels --package sconce-models --all-targets --locked \
+    --features sconce-kernels/cuda,sconce-models/cuda -- -D warnings
   step "kernels of Metal: address spaces; lints of code for GPUs of Apple"
   kernels/metal_check.sh
   unset CARGO_TARGET_DIR

@@ -177,7 +177,8 @@ impl Server {
         if plan.compat.vllm {
             health = health.with(names::VLLM_ENGINE);
         }
-        let metrics = Metrics::new(models.clone(), health.clone(), plan.engine.device);
+        let metrics =
+            Metrics::new(models.clone(), health.clone(), secrets.clone(), plan.engine.device);
         let handle = ServerHandle {
             addresses: addresses_of(&listeners),
             admin_addresses: addresses_of(&admin_listeners),

@@ -95,7 +95,7 @@ pub(super) mod tests {
     use crate::layer::recent::RecentRequests;
     use crate::metrics::Metrics;
     use crate::models::Models;
-    use crate::serve::ServePlan;
+    use crate::serve::{Secrets, ServePlan};
 
     /// What a server without models answers from.
     pub(in crate::admin) fn admin() -> Admin {
@@ -103,7 +103,7 @@ pub(super) mod tests {
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
         let health = HealthBoard::new();
         let dashboard = Dashboard::new(models.clone(), RecentRequests::default());
-        let metrics = Metrics::new(models, health.clone(), plan.engine.device);
+        let metrics = Metrics::new(models, health.clone(), Secrets::default(), plan.engine.device);
         Admin { health, metrics, dashboard, closing: CancellationToken::new() }
     }
 

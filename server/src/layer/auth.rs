@@ -19,12 +19,12 @@ use crate::caller::{Caller, Role};
 use crate::error::CallError;
 use crate::serve::{AuthPlan, Exempt, Tokens, Watched};
 
-/// RPCs that change what the server has, or what leaves it.
+/// RPCs that change what the server has for all, or what leaves it. Of a snapshot whoever took it
+/// disposes: another's is as if it were not there.
 const ADMIN_RPCS: &[&str] = &[
     "/sconce.v1.ModelService/Load",
     "/sconce.v1.ModelService/Unload",
     "/sconce.v1.ModelService/EstimateLoad",
-    "/sconce.v1.StateService/DropSnapshot",
     "/sconce.v1.StateService/ExportSnapshot",
     "/sconce.v1.StateService/ImportSnapshot",
     "/vllm.grpc.engine.VllmEngine/FlushCache",

@@ -11,9 +11,17 @@ use super::{table, truth};
 use crate::grpc::convert::reason_name;
 use crate::grpc::status::code_name;
 use crate::models::Models;
+use crate::serve::Secrets;
 
 /// vLLM's number of the engine.
 const ENGINE: &str = "0";
+
+/// What was read from files.
+pub(super) fn secrets(page: &mut Page, secrets: &Secrets) {
+    for secret in secrets.status() {
+        page.set(&table::SECRET_STALE, &[secret.name], truth(secret.problem.is_some()));
+    }
+}
 
 /// Requests at the edge.
 pub(super) fn calls(page: &mut Page, calls: &CallMeter) {

@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::grpc::health::HealthBoard;
     use crate::models::Models;
-    use crate::serve::ServePlan;
+    use crate::serve::{Secrets, ServePlan};
 
     /// Keeps what it is told; gauges as bits.
     #[derive(Debug, Default)]
@@ -192,7 +192,8 @@ mod tests {
     async fn a_recorder_hears_what_the_page_says() {
         let plan = ServePlan::default();
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
-        let metrics = Metrics::new(models, HealthBoard::new(), plan.engine.device);
+        let metrics =
+            Metrics::new(models, HealthBoard::new(), Secrets::default(), plan.engine.device);
         let rpc = "sconce.v1.InferenceService/Complete";
         metrics.calls().ended(rpc, Code::Ok, Duration::from_millis(250));
         let kept = Kept::default();

@@ -30,6 +30,7 @@ use crate::build;
 use crate::grpc::health::{HealthBoard, READINESS};
 use crate::layer::HttpResponse;
 use crate::models::Models;
+use crate::serve::Secrets;
 
 /// The metrics of a server; clones are the same.
 #[derive(Clone)]
@@ -40,6 +41,7 @@ pub struct Metrics {
 struct Inner {
     models: Models,
     health: HealthBoard,
+    secrets: Secrets,
     device: DeviceChoice,
     calls: Arc<CallMeter>,
 }
@@ -51,10 +53,16 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Those of a server with these `models` and this `health`, which computes on `device`.
-    pub fn new(models: Models, health: HealthBoard, device: DeviceChoice) -> Self {
+    /// Those of a server with these `models`, this `health` and these `secrets`, which computes on
+    /// `device`.
+    pub fn new(
+        models: Models,
+        health: HealthBoard,
+        secrets: Secrets,
+        device: DeviceChoice,
+    ) -> Self {
         let calls = Arc::new(CallMeter::new(FILE_DESCRIPTOR_SET));
-        Self { inner: Arc::new(Inner { models, health, device, calls }) }
+        Self { inner: Arc::new(Inner { models, health, secrets, device, calls }) }
     }
 
     /// Where requests are counted.
@@ -78,7 +86,7 @@ impl Metrics {
 
     /// Every metric as it is now.
     fn collected(&self) -> Page {
-        let Inner { models, health, device, calls } = &*self.inner;
+        let Inner { models, health, secrets, device, calls } = &*self.inner;
         let mut page = Page::new();
         let labels = [build::VERSION, build::commit().unwrap_or("unknown"), &device.to_string()];
         page.set(&table::BUILD_INFO, &labels, 1.0);
@@ -86,6 +94,7 @@ impl Metrics {
         page.set(&table::READY, &[], truth(ready));
         page.set(&table::DRAINING, &[], truth(models.is_draining()));
         page.set(&table::UPTIME, &[], models.uptime().as_secs_f64());
+        collect::secrets(&mut page, secrets);
         collect::calls(&mut page, calls);
         let status = models.status();
         collect::engine(&mut page, &status);

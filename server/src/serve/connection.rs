@@ -269,7 +269,7 @@ mod tests {
     use crate::grpc::health::HealthBoard;
     use crate::layer::recent::RecentRequests;
     use crate::models::Models;
-    use crate::serve::{AuthPlan, ServePlan};
+    use crate::serve::{AuthPlan, Secrets, ServePlan};
     use crate::trace::Tracer;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
@@ -280,7 +280,8 @@ mod tests {
         let limits = Limits::default();
         let plan = ServePlan::default();
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
-        let metrics = Metrics::new(models, HealthBoard::new(), plan.engine.device);
+        let metrics =
+            Metrics::new(models, HealthBoard::new(), Secrets::default(), plan.engine.device);
         let gate = Gate::new(AuthPlan::default(), None, true);
         let log =
             AccessLogLayer::new(RecentRequests::default(), metrics.calls(), Tracer::default());

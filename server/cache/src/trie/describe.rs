@@ -122,11 +122,6 @@ impl TrieCounters {
     pub fn points_held(&self) -> u64 {
         self.points_stored - self.points_dropped.iter().sum::<u64>() - self.points_lost
     }
-
-    /// Leases whose match ended for `reason`.
-    pub fn leases_for(&self, reason: Reason) -> u64 {
-        self.leases[reason as usize]
-    }
 }
 
 impl<A, B> Trie<A, B> {

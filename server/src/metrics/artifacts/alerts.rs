@@ -137,6 +137,20 @@ const ALERTS: &[Alert] = &[
         summary: "{{ $labels.instance }} could not load a model",
     },
     Alert {
+        name: "SconceRestarted",
+        expression: "increase(sconce_engine_restarts_total[15m]) > 0",
+        lasting: "",
+        severity: "warning",
+        summary: "The engine of {{ $labels.instance }} panicked and went on",
+    },
+    Alert {
+        name: "SconceSecretStale",
+        expression: "sconce_secret_stale == 1",
+        lasting: "5m",
+        severity: "critical",
+        summary: "{{ $labels.instance }} cannot use what {{ $labels.secret }} says now",
+    },
+    Alert {
         name: "SconceFilesRunningOut",
         expression: "process_open_fds > 0.9 * process_max_fds and on (job, instance) sconce_ready",
         lasting: "5m",

@@ -19,6 +19,9 @@ rows! {
     RESTARTS = Counter "sconce_engine_restarts_total" [] Count Server
         "Panics of the thread that computes, outside of a step's computation; it goes on after each, and the process ends if they are too many.";
 
+    SECRET_STALE = Gauge "sconce_secret_stale" ["secret"] Count Server
+        "1 if what the files of a setting (certificates, tokens) say now cannot be used, so that what they said before stays in force; else 0.";
+
     REQUESTS = Counter "sconce_requests_total" ["rpc", "code"] Count Requests
         "Requests that ended, by RPC and gRPC code; RPCs that the server does not know are `other`.";
     REQUEST_SECONDS = Histogram "sconce_request_seconds" ["rpc"] Seconds Requests (REQUEST)

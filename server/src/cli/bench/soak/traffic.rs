@@ -72,6 +72,11 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    #[cfg(test)]
+    pub(super) fn of(seconds: f64, tokens: usize, refusals: Percentiles) -> Self {
+        Self { seconds, tokens, refusals, ..Self::default() }
+    }
+
     /// Tokens a second.
     pub(super) fn token_rate(&self) -> f64 {
         self.tokens as f64 / self.seconds.max(f64::MIN_POSITIVE)

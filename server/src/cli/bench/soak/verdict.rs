@@ -168,3 +168,69 @@ fn row((index, cycle): (usize, &Cycle)) -> Vec<String> {
         cycle.reading.files.to_string(),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::server::percentiles::Percentiles;
+    use crate::cli::bench::soak::traffic::Segment;
+
+    const FIRST: Reading =
+        Reading { resident: 1_000_000, anonymous: 900_000, files: 20, ledger: 5000, cached: 5000 };
+
+    fn bounds() -> Bounds {
+        Bounds {
+            goodput_share: 0.9,
+            leak_share: 0.02,
+            refusal_time: Span(Duration::from_millis(50)),
+            refusal_time_p99: None,
+        }
+    }
+
+    /// A server that keeps everything, and completes `tokens` a second of 100 at its peak.
+    fn findings(tokens: usize, refusals: Vec<f64>) -> Findings {
+        let overload = Segment::of(10.0, 10 * tokens, Percentiles::of(refusals));
+        let cycle = Cycle { overload, peaks: [90.0, 110.0], reading: FIRST };
+        Findings {
+            streams: 4,
+            first: FIRST,
+            last: FIRST,
+            cycles: vec![cycle],
+            violations: Vec::new(),
+        }
+    }
+
+    fn broken(last: Reading) -> String {
+        Findings { last, ..findings(95, vec![0.001]) }.broken(&bounds()).join("; ")
+    }
+
+    #[test]
+    fn what_keeps_every_promise_has_broken_none() {
+        let last = Reading { resident: 1_020_000, files: 19, ledger: 5100, ..FIRST };
+        assert_eq!(broken(last), "");
+    }
+
+    #[test]
+    fn each_leak_is_told() {
+        let resident = broken(Reading { resident: 1_020_001, ..FIRST });
+        assert_eq!(resident, "resident bytes: expected at most 1020000 at the end, found 1020001");
+        assert!(broken(Reading { files: 21, ..FIRST }).starts_with("open files: "));
+        assert!(broken(Reading { ledger: 5101, ..FIRST }).starts_with("bytes of the ledger: "));
+    }
+
+    #[test]
+    fn what_gives_in_under_overload_is_told() {
+        let told = |findings: Findings, bounds| findings.broken(&bounds).join("; ");
+        let goodput = told(findings(89, vec![0.001]), bounds());
+        assert!(goodput.starts_with("goodput under overload: "), "{goodput}");
+        let none = told(findings(95, vec![]), bounds());
+        assert_eq!(none, "expected refusals under overload, found none");
+        let slow = vec![0.001, 0.001, 0.2];
+        assert_eq!(told(findings(95, slow.clone()), bounds()), "");
+        let strict = Bounds { refusal_time_p99: Some(Span(Duration::from_millis(50))), ..bounds() };
+        assert!(told(findings(95, slow), strict).contains("found 200.0 ms"));
+        let violations = vec!["completed with 0 tokens".to_owned()];
+        let all = Findings { violations: violations.clone(), ..findings(95, vec![0.001]) };
+        assert_eq!(all.broken(&bounds()), violations);
+    }
+}
