@@ -178,7 +178,7 @@ fn since_1970() -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use sconce_cache::{DomainKey, Event, PageStart, Stretch, Tier};
 
     use super::*;
@@ -193,7 +193,7 @@ mod tests {
         history
     }
 
-    fn stretch(block: usize) -> Stretch {
+    pub(in super::super) fn stretch(block: usize) -> Stretch {
         let tokens: Box<[u32]> = vec![block as u32; BLOCK_TOKENS].into();
         Stretch {
             domain: DomainKey { fingerprint: 1, instance: 0 },

@@ -119,3 +119,48 @@ impl<L: Fn() -> EngineLoad + Send + 'static> Subscription<L> {
         EngineLoad { sample: self.loads, load_only: alone, ..(self.load)() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::StreamExt as _;
+    use parking_lot::Mutex;
+    use sconce_cache::Event;
+    use tokio::sync::Semaphore;
+    use tonic::{Code, Status};
+
+    use super::super::history::History;
+    use super::super::history::tests::stretch;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_too_far_behind_is_told_of_the_loss_and_nothing_after() {
+        let history = History::new();
+        let first = history.newest();
+        let newest = watch::Sender::new(Newest { number: first, open: true });
+        let shared = Arc::new(Shared { history: Mutex::new(history), newest });
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("is free");
+        let stream = Subscription::begin(shared.clone(), first, EngineLoad::default, place);
+        let mut stream = pin!(stream.expect("is known"));
+
+        let tell = |block| {
+            let mut history = shared.history.lock();
+            history.mirror().take(&Event::Stored(stretch(block)));
+            history.publish();
+            let number = history.newest();
+            shared.newest.send_modify(|newest| newest.number = number);
+        };
+        tell(0);
+        let told = stream.next().await.expect("goes on").expect("is kept");
+        assert_eq!(told.sequence_number, first + 1);
+        // More than are kept: each is one batch.
+        (1..=HISTORY_OF_MORE).for_each(tell);
+        let lost = stream.next().await.expect("is told").expect_err("is lost");
+        assert_eq!(Status::from(lost).code(), Code::DataLoss);
+        assert!(stream.next().await.is_none());
+    }
+
+    /// Batches that a history keeps only some of.
+    const HISTORY_OF_MORE: usize = 2000;
+}
