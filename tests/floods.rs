@@ -61,6 +61,30 @@ async fn a_client_that_resets_what_it_opens_is_sent_away() {
 }
 
 #[tokio::test]
+async fn a_connection_has_so_many_requests_open_and_further_ones_are_refused_alone() {
+    within(async {
+        let mut plan = plan("");
+        plan.limits.streams_per_connection_max = 2;
+        let fixture = Fixture::with(plan).await;
+        let mut raw = Raw::greet(address(&fixture.handle), &[]).await;
+        // Requests whose message never comes.
+        let open: Vec<u8> = streams(5).flat_map(|id| call(id, COMPLETE, 0)).collect();
+        raw.send(&open).await.expect("is open");
+        let heard = raw.hear(|heard| heard.kinds[usize::from(RST_STREAM)] == 3).await;
+        assert!(heard.goaway.is_empty(), "{heard:?}");
+        others_are_served(&fixture).await;
+        // Where one has ended another may begin.
+        let end = [frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()), call(11, LIST, END_STREAM)];
+        raw.send(&end.concat()).await.expect("is open");
+        let heard = raw.hear(|heard| heard.kinds[usize::from(HEADERS)] > 0).await;
+        assert_eq!(heard.kinds[usize::from(RST_STREAM)], 0, "{heard:?}");
+        drop(raw);
+        fixture.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_has_its_streams_reset_is_sent_away() {
     within(async {
         let fixture = Fixture::start().await;
