@@ -2,7 +2,7 @@
 
 use super::Trie;
 use super::config::DomainId;
-use super::find::{Match, Reason};
+use super::find::Match;
 use super::node::{Node, NodeId};
 use crate::ledger::Tier;
 
