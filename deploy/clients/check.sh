@@ -109,6 +109,8 @@ serve shared=sim: b=sim:
 b=$address
 serve shared=sim: a=sim:
 "$python" deploy/clients/check_balanced.py "$address" "$b" "$c" "$server"
+SCONCE__ENGINE__SEQUENCES_MAX=1 SCONCE__ENGINE__WAITING_MAX=1 serve full=sim:decode_us=5000,context=32768
+"$python" deploy/clients/check_retries.py "$address"
 
 # README shows the same client.
 readme=$(sed -n '/^```python$/,/^```$/p' README.md | sed '1d;$d')

@@ -26,7 +26,7 @@ def expect(what, holds):
 
 
 def main(a, b, c, process):
-    """Round robin, health and retries."""
+    """Round robin and health."""
     with balanced.connect(f"ipv4:{a},{b},{c}") as channel:
         lister = models_rpc.ModelServiceStub(channel)
         request = models.ListModelsRequest()
