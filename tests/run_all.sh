@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the repository, as one command: formatting, lints, protos, licences, models of the
 # golden tests, all tests, doc tests. Needs a Rust toolchain, a C++17 compiler, python3 (3.11 or later)
-# with pip, npm, and a network for what is not there yet. Ends at the first check that fails; what it
+# with pip, npm, openssl, and a network for what is not there yet. Ends at the first check that fails; what it
 # leaves out for want of a tool of the machine (Go, qemu, systemd, the right to mount) it names.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,8 +1,10 @@
 """A conversation of two turns, streamed, with what the server remembered of it. Run from the root of the
-repository: `python deploy/clients/chat.py [ADDRESS [MODEL]]`; needs grpcio-tools."""
+repository: `python deploy/clients/chat.py [ADDRESS [MODEL]]`, with `--help` for TLS and tokens; needs
+grpcio-tools."""
 import sys
 
 import grpc
+from connection import arguments, connect
 
 sys.path.append("proto")
 pb, rpc = grpc.protos_and_services("sconce/v1/inference.proto")
@@ -32,20 +34,21 @@ def answer(stub, model, messages):
     return text
 
 
-def main(address="127.0.0.1:50051", model="smollm2"):
+def main():
     """Two questions, the second of which needs the first answer."""
+    given = arguments(main.__doc__, ("address", "127.0.0.1:50051"), ("model", "smollm2"))
     messages = []
-    with grpc.insecure_channel(address) as channel:
+    with connect(given.address, given) as channel:
         stub = rpc.InferenceServiceStub(channel)
         for question in ("Name three things that give light.", "Which of them is the oldest?"):
             print(f"> {question}")
             messages.append(pb.ChatMessage(role="user", content=question))
             try:
-                text = answer(stub, model, messages)
+                text = answer(stub, given.model, messages)
             except grpc.RpcError as error:
                 sys.exit(f"{error.code().name}: {error.details()}")
             messages.append(pb.ChatMessage(role="assistant", content=text))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

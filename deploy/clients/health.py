@@ -1,8 +1,10 @@
 """Asks whether a server serves, and waits until it does, by the standard health service. Run:
-`python deploy/clients/health.py [ADDRESS [SERVICE]]`; needs grpcio-health-checking."""
+`python deploy/clients/health.py [ADDRESS [SERVICE]]`, with `--help` for TLS and tokens; needs
+grpcio-health-checking."""
 import sys
 
 import grpc
+from connection import arguments, connect
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -16,17 +18,18 @@ def wait(stub, service, timeout):
             return
 
 
-def main(address="127.0.0.1:50051", service="readiness"):
+def main():
     """`readiness`: a model is ready. `liveness`: the process answers. An unknown name is NOT_FOUND."""
-    with grpc.insecure_channel(address) as channel:
+    given = arguments(main.__doc__, ("address", "127.0.0.1:50051"), ("service", "readiness"))
+    with connect(given.address, given) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            wait(stub, service, timeout=60)
-            status = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+            wait(stub, given.service, timeout=60)
+            status = stub.Check(health_pb2.HealthCheckRequest(service=given.service), timeout=5).status
         except grpc.RpcError as error:
             sys.exit(f"{error.code().name}: {error.details()}")
     sys.exit(0 if status == SERVING else 1)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

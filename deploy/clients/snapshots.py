@@ -1,9 +1,10 @@
 """Computes a prompt before anybody asks, keeps its state under a name, and shows that a completion which
 begins alike resumes it. Run from the root of the repository:
-`python deploy/clients/snapshots.py [ADDRESS [MODEL]]`; needs grpcio-tools."""
+`python deploy/clients/snapshots.py [ADDRESS [MODEL]]`, with `--help` for TLS and tokens; needs grpcio-tools."""
 import sys
 
 import grpc
+from connection import arguments, connect
 from google.protobuf import duration_pb2
 
 sys.path.append("proto")
@@ -13,9 +14,11 @@ state, state_rpc = grpc.protos_and_services("sconce/v1/state.proto")
 PROMPT = "You answer questions about lamps, candles and sconces, in one sentence. " * 8
 
 
-def main(address="127.0.0.1:50051", model="smollm2"):
+def main():
     """Keeps, uses and drops one snapshot."""
-    with grpc.insecure_channel(address) as channel:
+    given = arguments(main.__doc__, ("address", "127.0.0.1:50051"), ("model", "smollm2"))
+    model = given.model
+    with connect(given.address, given) as channel:
         keeper = state_rpc.StateServiceStub(channel)
         kept = keeper.Snapshot(state.SnapshotRequest(
             model=model, text=PROMPT, name="system", pinned=True, ttl=duration_pb2.Duration(seconds=3600),
@@ -36,4 +39,4 @@ def main(address="127.0.0.1:50051", model="smollm2"):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

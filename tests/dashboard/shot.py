@@ -1,7 +1,8 @@
-"""Opens a page in a headless Chromium, lets it run for a while, checks what it drew and takes a picture.
+"""Opens the page in a headless Chromium until its server has told it some events, checks what it drew and
+takes a picture.
 
 Speaks the DevTools protocol over the browser's pipes, so that it needs nothing but Python:
-shot.py CHROMIUM URL OUT.png WIDTH HEIGHT light|dark SECONDS
+shot.py CHROMIUM URL OUT.png WIDTH HEIGHT light|dark EVENTS
 """
 
 import base64
@@ -10,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 
 # What the page must have drawn, as an expression that says what is missing.
 CHECK = """(() => {
@@ -27,6 +27,20 @@ CHECK = """(() => {
   if (document.documentElement.scrollWidth > innerWidth) missing.push("a page no wider than the screen");
   return missing.join("; ");
 })()"""
+
+
+# Kept when as many events have come as it says; fails if they stop coming.
+HEARD = """new Promise((resolve, reject) => {
+  const events = new EventSource("/events");
+  let left = %d;
+  events.onmessage = () => {
+    left -= 1;
+    if (left > 0) return;
+    events.close();
+    resolve();
+  };
+  events.onerror = () => reject(new Error("the events have ended, expected " + left + " more"));
+})"""
 
 
 class Browser:
@@ -55,7 +69,7 @@ class Browser:
         )
         os.close(to_browser)
         os.close(from_browser)
-        self.number, self.rest, self.problems = 0, b"", []
+        self.number, self.rest, self.problems, self.loaded = 0, b"", [], set()
 
     def call(self, method, session=None, **parameters):
         """The result of a command; problems that the page reports meanwhile are kept."""
@@ -70,11 +84,23 @@ class Browser:
                 if "error" in answer:
                     raise SystemExit(f"{method}: {answer['error']['message']}")
                 return answer["result"]
-            if answer.get("method") == "Runtime.exceptionThrown":
-                details = answer["params"]["exceptionDetails"]
-                self.problems.append(details.get("exception", {}).get("description", details["text"]))
-            if answer.get("method") == "Log.entryAdded":
-                self.problems.append(answer["params"]["entry"]["text"])
+            self.note(answer)
+
+    def note(self, event):
+        """Keeps what matters of something that the browser tells by itself."""
+        told = event.get("params", {})
+        match event.get("method"):
+            case "Runtime.exceptionThrown":
+                self.problems.append(described(told["exceptionDetails"]))
+            case "Log.entryAdded":
+                self.problems.append(told["entry"]["text"])
+            case "Page.lifecycleEvent" if told["name"] == "load":
+                self.loaded.add(told["loaderId"])
+
+    def wait_for_load(self, loader):
+        """Until the document of a navigation is there with its scripts."""
+        while loader not in self.loaded:
+            self.note(self.next())
 
     def next(self):
         while b"\0" not in self.rest:
@@ -86,8 +112,13 @@ class Browser:
         return json.loads(message)
 
 
+def described(details):
+    """What an exception of the page says."""
+    return details.get("exception", {}).get("description", details["text"])
+
+
 def main():
-    program, url, out, width, height, scheme, seconds = sys.argv[1:]
+    program, url, out, width, height, scheme, events = sys.argv[1:]
     with tempfile.TemporaryDirectory() as profile:
         browser = Browser(program, profile)
         try:
@@ -97,15 +128,22 @@ def main():
             def call(method, **parameters):
                 return browser.call(method, session, **parameters)
 
+            def evaluate(expression):
+                found = call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+                if "exceptionDetails" in found:
+                    raise SystemExit(described(found["exceptionDetails"]))
+                return found["result"].get("value")
+
             for domain in ("Page", "Runtime", "Log"):
                 call(f"{domain}.enable")
+            call("Page.setLifecycleEventsEnabled", enabled=True)
             call("Emulation.setDeviceMetricsOverride", width=int(width), height=int(height),
                  deviceScaleFactor=1, mobile=int(width) < 600)
             scheme = [{"name": "prefers-color-scheme", "value": scheme}]
             call("Emulation.setEmulatedMedia", features=scheme)
-            call("Page.navigate", url=url)
-            time.sleep(float(seconds))
-            missing = call("Runtime.evaluate", expression=CHECK, returnByValue=True)["result"]["value"]
+            browser.wait_for_load(call("Page.navigate", url=url)["loaderId"])
+            evaluate(HEARD % int(events))
+            missing = evaluate(CHECK)
             picture = call("Page.captureScreenshot", format="png")["data"]
             with open(out, "wb") as file:
                 file.write(base64.b64decode(picture))

@@ -15,8 +15,9 @@ width=${2:-980} height=${3:-800} scheme=${4:-light}
 CHROMIUM=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome)}
 SCONCE=${SCONCE:-target/debug/sconce}
 [[ -x $SCONCE ]] || cargo build --locked --package sconce-server --bin sconce
-# How long the server is busy before the picture, so that the lines have something to show.
-SECONDS_BEFORE=${SECONDS_BEFORE:-60}
+# How much of a busy server the page has heard before the picture, so that the lines have something to show;
+# an event comes once a second.
+EVENTS_BEFORE=${EVENTS_BEFORE:-60}
 
 work=$(mktemp -d)
 pids=()
@@ -55,4 +56,4 @@ talk 4 large &
 pids+=($!)
 
 python3 tests/dashboard/shot.py "$CHROMIUM" "http://$admin/" "$out" "$width" "$height" "$scheme" \
-  "$SECONDS_BEFORE"
+  "$EVENTS_BEFORE"

@@ -1,6 +1,7 @@
 """Workers and a gateway as processes on loopback ports, and what an HTTP client sees of them."""
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -19,6 +20,8 @@ import grpc
 PATIENCE = 60.0
 # Between two looks at something that is waited for.
 LOOK = 0.05
+# Most characters of what a process said that a failure shows.
+SAID_MAX = 4000
 
 MODEL = "smollm2"
 
@@ -29,15 +32,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def until(what, holds):
-    """Waits until `holds` returns something, and returns that."""
+def until(what, holds, processes):
+    """Waits until `holds` returns something, and returns that; fails at once if one of `processes` ends."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         found = holds()
         if found:
             return found
-        time.sleep(LOOK)
-    raise AssertionError(f"{what}: not within {PATIENCE:.0f} s")
+        for process in processes:
+            process.run_on(LOOK / len(processes))
+    said = "".join(f"; {process.name} said:\n{process.last()}" for process in processes)
+    raise AssertionError(f"{what}: not within {PATIENCE:.0f} s{said}")
 
 
 class Process:
@@ -55,6 +60,16 @@ class Process:
 
     def text(self):
         return pathlib.Path(self.log.name).read_text(errors="replace")
+
+    def last(self):
+        """The end of what it said."""
+        return self.text()[-SAID_MAX:]
+
+    def run_on(self, seconds):
+        """Waits; fails as soon as it ends."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self.child.wait(seconds)
+            raise AssertionError(f"{self.name} ended with {code}; it said:\n{self.last()}")
 
     def kill(self):
         self.child.send_signal(signal.SIGKILL)
@@ -104,6 +119,13 @@ class Worker(Process):
             info = channel.unary_unary("/vllm.grpc.engine.VllmEngine/GetServerInfo")
             return not info(b"", timeout=PATIENCE).startswith(b"\x08")
 
+    def metrics(self):
+        """What Prometheus would read."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read().decode()
+
 
 class Gateway(Process):
     """SMG in front of workers, once it has their model and tokenizer."""
@@ -116,15 +138,13 @@ class Gateway(Process):
         argv += [worker.url for worker in workers] + list(options)
         super().__init__("smg", [sys.executable, *argv])
         try:
-            until("the gateway is ready", lambda: self.is_ready(len(workers)))
-        except AssertionError as problem:
-            said = self.text()[-4000:]
+            ready = functools.partial(self.is_ready, len(workers))
+            until("the gateway is ready", ready, [self, *workers])
+        except AssertionError:
             self.stop()
-            raise AssertionError(f"{problem}; it said:\n{said}") from problem
+            raise
 
     def is_ready(self, workers):
-        if self.child.poll() is not None:
-            raise AssertionError("the gateway ended")
         with contextlib.suppress(OSError, http.client.HTTPException):
             ready = self.get("/readiness")[0] == 200
             known = [worker for worker in self.get("/workers")[1]["workers"] if worker["is_healthy"]]

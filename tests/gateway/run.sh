@@ -5,18 +5,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-SMG=1.13.0
-TOOLS=$PWD/target/tools-gateway
-MODEL=$PWD/.models/SmolLM2-135M-Instruct.Q4_1.gguf
-
 sconce=$(realpath "${1:-target/debug/sconce}")
-[[ -e $MODEL ]] || bash tests/reference/fetch.sh
-if [[ ! -e $TOOLS/.smg-$SMG ]]; then
-  rm -rf "$TOOLS"
-  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-    --target "$TOOLS" "smg==$SMG"
-  touch "$TOOLS/.smg-$SMG"
-fi
+source tests/gateway/tools.sh
 
 cd tests/gateway
 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$TOOLS \

@@ -111,11 +111,14 @@ class BehindAGateway(unittest.TestCase):
 
     def test_a_client_that_leaves_an_answer_frees_the_worker(self):
         with self.gateway.asking(chat("Count.", max_tokens=4000, ignore_eos=True)):
-            until("it runs", lambda: not all(worker.is_idle() for worker in self.workers))
+            until("it runs", lambda: not self.is_idle(), self.workers)
         self.until_idle()
 
+    def is_idle(self):
+        return all(worker.is_idle() for worker in self.workers)
+
     def until_idle(self):
-        until("no request runs", lambda: all(worker.is_idle() for worker in self.workers))
+        until("no request runs", self.is_idle, self.workers)
 
 
 class UnderPressure(unittest.TestCase):
@@ -165,10 +168,10 @@ class Failover(unittest.TestCase):
         clients = [threading.Thread(target=client, args=(i,)) for i in range(4)]
         for thread in clients:
             thread.start()
-        until("requests are answered", lambda: len(statuses) >= 8)
+        until("requests are answered", lambda: len(statuses) >= 8, [self.gateway])
         act()
         before = len(statuses)
-        until("and go on", lambda: len(statuses) >= before + lasting)
+        until("and go on", lambda: len(statuses) >= before + lasting, [self.gateway])
         over.set()
         for thread in clients:
             thread.join()

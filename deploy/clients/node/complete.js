@@ -1,9 +1,13 @@
 // Streams a completion. Run from the root of the repository, after `npm ci --prefix deploy/clients/node`:
-//   node deploy/clients/node/complete.js [ADDRESS [MODEL [PROMPT]]]
+//   node deploy/clients/node/complete.js [--tls-ca FILE [--tls-cert FILE --tls-key FILE] [--token-file FILE]]
+//     [ADDRESS [MODEL [PROMPT]]]
+// The options are those of `sconce`'s own commands: authorities that the server's certificate may come from,
+// a certificate and its key to show, all PEM, and a file with the token to show, alone.
 "use strict";
 
 const fs = require("node:fs");
 const path = require("node:path");
+const { parseArgs } = require("node:util");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
 
@@ -18,8 +22,34 @@ const definition = loader.loadSync("sconce/v1/inference.proto", {
 });
 const { InferenceService } = grpc.loadPackageDefinition(definition).sconce.v1;
 
-const [address = "127.0.0.1:50051", model = "smollm2", text = "The lamp on the wall"] = process.argv.slice(2);
-const client = new InferenceService(address, grpc.credentials.createInsecure(), {
+/** What is shown to the server, and what it must show. */
+function credentials(given) {
+  const read = (name) => (given[name] === undefined ? null : fs.readFileSync(given[name]));
+  if ((given["tls-cert"] === undefined) !== (given["tls-key"] === undefined)) {
+    throw new Error("--tls-cert and --tls-key: expected both or neither");
+  }
+  if (given["tls-ca"] === undefined) {
+    // gRPC's libraries do not send credentials in plain text.
+    if (given["tls-cert"] !== undefined || given["token-file"] !== undefined) {
+      throw new Error("--tls-cert, --tls-key and --token-file: expected --tls-ca with them");
+    }
+    return grpc.credentials.createInsecure();
+  }
+  const channel = grpc.credentials.createSsl(read("tls-ca"), read("tls-key"), read("tls-cert"));
+  if (given["token-file"] === undefined) {
+    return channel;
+  }
+  const metadata = new grpc.Metadata();
+  metadata.set("authorization", `Bearer ${read("token-file").toString().trim()}`);
+  const bearer = grpc.credentials.createFromMetadataGenerator((_, done) => done(null, metadata));
+  return grpc.credentials.combineChannelCredentials(channel, bearer);
+}
+
+const file = { type: "string" };
+const options = { "tls-ca": file, "tls-cert": file, "tls-key": file, "token-file": file };
+const { values: given, positionals } = parseArgs({ options, allowPositionals: true });
+const [address = "127.0.0.1:50051", model = "smollm2", text = "The lamp on the wall"] = positionals;
+const client = new InferenceService(address, credentials(given), {
   // Retries, and calls go to servers that are healthy.
   "grpc.service_config": config,
 });
