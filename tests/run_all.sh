@@ -107,6 +107,9 @@ PYTHONPATH="$PWD/$TOOLS" bash deploy/clients/check.sh python3 target/debug/sconc
 step "behind a real gateway"
 tests/gateway/run.sh target/debug/sconce
 
+step "the gateway's own client, by itself"
+tests/conformance/run.sh target/debug/sconce
+
 step "manifests for Kubernetes, rendered; the sidecar overlay, run; the program with its image alone"
 PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/manifests.py "$DEPLOY_TOOLS" target/debug/sconce
 PYTHONPATH="$PWD/$DEPLOY_TOOLS" python3 deploy/checks/sidecar.py "$DEPLOY_TOOLS" target/debug/sconce

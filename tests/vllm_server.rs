@@ -69,7 +69,8 @@ async fn running_requests_count_as_load() {
         stream.message().await.expect("is alive").expect("says something");
         let loads = client.get_loads(GetLoadsRequest::default()).await.expect("tells").into_inner();
         assert_eq!(loads.loads[0].num_running_reqs, 1);
-        assert!(loads.loads[0].utilization > 0.0);
+        assert!(loads.loads[0].token_usage > 0.0);
+        assert_eq!(loads.loads[0].utilization, loads.loads[0].token_usage);
         let server = client.get_server_info(GetServerInfoRequest {}).await.expect("tells");
         assert_eq!(server.into_inner().active_requests, 1);
         drop(stream);

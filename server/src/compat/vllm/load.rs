@@ -119,7 +119,7 @@ impl Load {
             token_usage: self.usage,
             gen_throughput: self.tokens_per_second,
             cache_hit_rate: self.hit_rate,
-            utilization: share(self.running as u64, self.running_max as u64),
+            utilization: self.usage,
             max_running_requests: small(self.running_max),
             num_waiting_uncached_tokens: 0,
         };
