@@ -273,5 +273,6 @@ impl Engine {
         status.cache = self.cache.status();
         status.device = self.shared.device();
         self.spare = self.shared.status.send_replace(self.spare.clone());
+        self.residency.announce();
     }
 }

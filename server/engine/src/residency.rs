@@ -73,11 +73,31 @@ pub(crate) struct Residency {
     slots: BTreeMap<String, Slot>,
     /// Whether a model that a panic took could not be loaded again, and no other is there.
     bereft: bool,
+    /// What is told once the status shows it; at most one for each load and each order to unload.
+    news: Vec<News>,
+}
+
+/// The end of a load or of a model, for whoever waits for it.
+enum News {
+    Load(Arc<watch::Sender<LoadEvent>>, LoadEvent),
+    Gone(UnloadReply),
 }
 
 impl Residency {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, slots: BTreeMap::new(), bereft: false }
+        Self { shared, slots: BTreeMap::new(), bereft: false, news: Vec::new() }
+    }
+
+    /// Tells of loads and models that have ended. To be called when the status shows it, so that who
+    /// hears of it and asks for the status finds it there.
+    pub(crate) fn announce(&mut self) {
+        for news in self.news.drain(..) {
+            match news {
+                News::Load(events, event) => drop(events.send_replace(event)),
+                // Nobody may be waiting any more.
+                News::Gone(reply) => drop(reply.send(Ok(()))),
+            }
+        }
     }
 
     /// Models that are loaded.
@@ -219,7 +239,7 @@ impl Residency {
                     unloads: Vec::new(),
                 };
                 self.slots.insert(name, Slot::Loaded(Box::new(resident)));
-                job.events.send_replace(LoadEvent::Ready(about));
+                self.news.push(News::Load(job.events, LoadEvent::Ready(about)));
             }
             Err(error) => {
                 self.shared.catalogue.write().remove(&name);
@@ -229,10 +249,10 @@ impl Residency {
                 } else {
                     tracing::info!(model = %name, %error, "not loaded");
                 }
-                job.events.send_replace(LoadEvent::Failed(error));
+                self.news.push(News::Load(job.events, LoadEvent::Failed(error)));
             }
         }
-        job.unloads.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+        self.news.extend(job.unloads.into_iter().map(News::Gone));
     }
 
     /// Begins to unload a model; `reply` is answered when its memory is free.
@@ -307,7 +327,7 @@ impl Residency {
             if let Slot::Loaded(resident) = slot {
                 let Resident { holding, unloads, .. } = *resident;
                 drop(holding);
-                unloads.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+                self.news.extend(unloads.into_iter().map(News::Gone));
             }
             tracing::info!(model = %name, "unloaded");
         }

@@ -80,6 +80,19 @@ async fn a_load_reports_progress_to_all_who_wait_and_is_done_once() {
 }
 
 #[tokio::test]
+async fn who_hears_the_end_of_a_load_or_an_unload_finds_it_in_the_status() {
+    let engine = EngineHandle::start(forgetful(), Arc::new(SimulatedLoader)).unwrap();
+    // Each of them could be overtaken.
+    for _ in 0..50 {
+        assert_eq!(load(&engine, "m", "sim:").await, Ok(()));
+        let states: Vec<_> = engine.status().models.iter().map(|model| model.state).collect();
+        assert_eq!(states, [ModelState::Ready]);
+        engine.unload("m", false).await.unwrap();
+        assert!(engine.status().models.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_load_that_nobody_waits_for_is_given_up() {
     let (engine, asked, answer) = stepped();
     let mut statuses = engine.watch_status();
