@@ -15,6 +15,7 @@ mod pre_tokenizer;
 mod sentencepiece;
 mod splitter;
 pub(crate) mod vocabulary;
+mod words;
 
 use std::sync::Arc;
 

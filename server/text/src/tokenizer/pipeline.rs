@@ -2,9 +2,6 @@
 //! pre-tokenizer, model. Owns the parts, so that special tokens in the text can be parsed or not
 //! per call without a second copy of the model.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-
 use tokenizers::{
     AddedVocabulary, Encoding, Model as _, ModelWrapper, NormalizerWrapper, OffsetType,
     PostProcessor as _, PostProcessorWrapper, PreTokenizedString, Token,
@@ -13,13 +10,9 @@ use tokenizers::{
 use crate::error::TextError;
 use crate::tokenizer::marks::Tokens;
 use crate::tokenizer::pre_tokenizer::PreTokenizer;
+use crate::tokenizer::words::Words;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Most words whose tokens are remembered.
-const WORDS_MAX: usize = 10_000;
-/// Longest word of which they are, in bytes.
-const WORD_BYTES_MAX: usize = 256;
 
 /// The parts of a `tokenizer.json`-like tokenizer.
 #[derive(Debug)]
@@ -80,36 +73,6 @@ impl Pipeline {
     }
 }
 
-/// The tokens of words that were cut before, for most words come again. The library has such a memory
-/// for each thread and model, and never frees that of a model that is gone: a server that loads and
-/// unloads would grow for ever. This one goes with its model.
-#[derive(Debug, Default)]
-struct Words(Mutex<HashMap<String, Vec<Token>>>);
-
-impl Words {
-    /// The tokens of `word`, from memory or from `cut`. Nobody waits: who finds the memory in use
-    /// cuts the word again.
-    fn tokens<E>(
-        &self,
-        word: &str,
-        cut: impl FnOnce(&str) -> Result<Vec<Token>, E>,
-    ) -> Result<Vec<Token>, E> {
-        if let Ok(known) = self.0.try_lock()
-            && let Some(tokens) = known.get(word)
-        {
-            return Ok(tokens.clone());
-        }
-        let tokens = cut(word)?;
-        if word.len() <= WORD_BYTES_MAX
-            && let Ok(mut known) = self.0.try_lock()
-            && known.len() < WORDS_MAX
-        {
-            known.insert(word.to_owned(), tokens.clone());
-        }
-        Ok(tokens)
-    }
-}
-
 fn failed(error: BoxError) -> TextError {
     TextError::Encode(error.to_string())
 }
@@ -133,37 +96,4 @@ pub(crate) fn frame_of(
         return Err(broken("the post-processor repeats the prompt".to_owned()));
     }
     Ok((ids[..place].to_vec(), ids[place + 1..].to_vec()))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use super::*;
-
-    fn cut(word: &str) -> Result<Vec<Token>, Infallible> {
-        Ok(vec![Token::new(word.len() as u32, word.to_owned(), (0, word.len()))])
-    }
-
-    #[test]
-    fn a_word_is_cut_once_and_no_more_are_remembered_than_the_bound() {
-        let words = Words::default();
-        let found = words.tokens("word", cut).unwrap();
-        let again = words.tokens("word", |_| -> Result<_, Infallible> { panic!("cut twice") });
-        assert_eq!(found, again.unwrap());
-        for number in 0..2 * WORDS_MAX {
-            words.tokens(&number.to_string(), cut).unwrap();
-        }
-        words.tokens(&"long".repeat(WORD_BYTES_MAX), cut).unwrap();
-        assert_eq!(words.0.lock().unwrap().len(), WORDS_MAX);
-    }
-
-    #[test]
-    fn a_memory_in_use_makes_nobody_wait() {
-        let words = Words::default();
-        let held = words.0.lock().unwrap();
-        assert_eq!(words.tokens("word", cut).unwrap(), cut("word").unwrap());
-        drop(held);
-        assert!(words.0.lock().unwrap().is_empty());
-    }
 }
