@@ -7,6 +7,12 @@ use crate::ledger::Budgets;
 /// nearer to least recently used.
 const HALF_LIFE: f64 = 64.0;
 
+/// Fewest and most tokens of ghosts by default; the most are some 14 MB of nodes and edges.
+const GHOST_TOKENS: (usize, usize) = (1 << 16, 1 << 20);
+/// Bytes of the limits for each token of the ghosts: about what a token's state takes at least, so that
+/// no more is remembered as lost than could be held.
+const BYTES_FOR_GHOST_TOKEN: u64 = 1 << 10;
+
 /// How a trie behaves, for its whole life.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrieConfig {
@@ -37,13 +43,19 @@ impl TrieConfig {
             limits,
             policy: Policy::CostToLose,
             half_life: HALF_LIFE,
-            ghost_tokens_max: 1 << 20,
+            ghost_tokens_max: ghost_tokens_for(limits),
             pinned_share: 0.5,
             snapshots_max: 1024,
             events_max: 4096,
             event_tokens_max: 1 << 20,
         }
     }
+}
+
+fn ghost_tokens_for(limits: Budgets) -> usize {
+    let bytes = limits.device.saturating_add(limits.host).saturating_add(limits.disk);
+    let (least, most) = GHOST_TOKENS;
+    usize::try_from(bytes / BYTES_FOR_GHOST_TOKEN).unwrap_or(most).clamp(least, most)
 }
 
 /// What is lost first when room is needed.
@@ -108,3 +120,18 @@ impl CostModel {
 /// A domain of one trie; valid as long as the trie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DomainId(pub(super) u32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_ghosts_are_kept_than_the_limits_could_hold_state_for() {
+        let ghosts =
+            |device, host, disk| TrieConfig::new(Budgets { device, host, disk }).ghost_tokens_max;
+        assert_eq!(ghosts(0, 0, 0), 1 << 16);
+        assert_eq!(ghosts(64 << 20, 64 << 20, 0), 1 << 17);
+        assert_eq!(ghosts(0, 1 << 30, 0), 1 << 20);
+        assert_eq!(ghosts(u64::MAX, u64::MAX, 1), 1 << 20);
+    }
+}
