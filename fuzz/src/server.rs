@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use arbitrary::Unstructured;
 use sconce_engine::LoadSettings;
 use sconce_models::Precision;
 use sconce_server::caller::Namespace;
@@ -73,6 +74,22 @@ pub(crate) fn with<T>(work: impl AsyncFnOnce(&Server) -> T) -> T {
         SERVER.settle().await;
         done
     })
+}
+
+/// Asks up to `most` times, with what is drawn from `bytes`, one after the other.
+pub(crate) fn each(
+    bytes: &[u8],
+    most: usize,
+    ask: impl AsyncFn(&Server, &mut Unstructured<'_>) -> arbitrary::Result<()>,
+) {
+    let mut u = Unstructured::new(bytes);
+    with(async |server| {
+        for _ in 0..most {
+            if u.is_empty() || ask(server, &mut u).await.is_err() {
+                break;
+            }
+        }
+    });
 }
 
 impl Server {
