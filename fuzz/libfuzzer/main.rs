@@ -1,7 +1,7 @@
 //! The targets under libFuzzer; `fuzz/run.sh` builds and runs it. Arguments are libFuzzer's.
 #![no_main]
 
-use std::panic::{catch_unwind, resume_unwind, set_hook};
+use std::panic::{catch_unwind, set_hook};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -42,15 +42,15 @@ fuzz_target!(
 );
 
 fn run(bytes: &[u8]) {
-    let Err(broken) = catch_unwind(|| (TARGET.run)(bytes)) else {
+    if catch_unwind(|| (TARGET.run)(bytes)).is_ok() {
         return PANICS.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    };
+    }
     #[expect(clippy::print_stderr, reason = "what a fuzzer found is told there")]
     for panic in PANICS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         eprintln!("{panic}");
     }
-    // The harness catches it, and libFuzzer keeps the input.
-    resume_unwind(broken);
+    // libFuzzer hears of it and keeps the input.
+    std::process::abort();
 }
 
 fn write_seeds() {
