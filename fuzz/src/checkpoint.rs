@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sconce_models::checkpoint::gguf::Gguf;
 use sconce_models::{
-    Batch, Checkpoint, DeviceChoice, LoadOptions, Model, Precision, estimate, load,
+    Batch, Checkpoint, DeviceChoice, LoadOptions, Model, Precision, estimate, load, threads,
 };
 use sconce_server::models::ModelText;
 
@@ -156,6 +156,7 @@ fn weights(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn check(path: &Path, precision: Precision) {
+    threads::configure(crate::COMPUTE_THREADS).expect("all targets ask for as many");
     let text = path.to_str().expect("a path of ours is text");
     // Independent of whether the weights are of any use.
     drop(ModelText::open(text));

@@ -24,6 +24,9 @@ mod wire;
 
 use std::path::Path;
 
+/// Threads that compute in this process, in all targets: the first that asks decides.
+const COMPUTE_THREADS: usize = 1;
+
 /// Something that takes bytes from strangers.
 #[derive(Debug)]
 pub struct Target {

@@ -100,7 +100,7 @@ impl Server {
             waiting_max: 4,
             context_length_max: 512,
             prefill_chunk_tokens: 64,
-            threads: Some(1),
+            threads: Some(crate::COMPUTE_THREADS),
             ..EnginePlan::default()
         };
         let cache = CachePlan {
