@@ -52,9 +52,13 @@ minimize() {
   local log=$BUILD/logs/$1.minimize
   run "$1" -minimize_crash=1 "-max_total_time=$MINIMIZE_SECONDS" "-exact_artifact_path=$2.small" \
     "$2" >"$log" 2>&1 || true
-  [[ -s $2.small ]] && mv "$2.small" "$2"
+  # Nothing is written where nothing smaller fails.
+  if [[ -s $2.small ]]; then
+    mv "$2.small" "$2"
+  fi
+  rm -f "$2.small"
   echo "found: $2" >&2
-  run "$1" "$2" 2>&1 | grep -vE '^(INFO|Running|NOTE)' | head -n 12 >&2 || true
+  run "$1" "$2" 2>&1 | grep -vE '^(INFO|WARNING|NOTE|Running)' | head -n 12 >&2 || true
 }
 
 fuzz() {

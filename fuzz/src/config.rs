@@ -39,7 +39,9 @@ fn check(bytes: &[u8], error: &ConfigError) {
     let names_a_setting = match error {
         ConfigError::File { .. } => return assert!(std::str::from_utf8(bytes).is_err(), "{error}"),
         ConfigError::Syntax { error, .. } => error.contains("line"),
-        ConfigError::Unknown { key, .. } | ConfigError::Value { key, .. } => !key.is_empty(),
+        // The name of a key may be empty, and is told so.
+        ConfigError::Unknown { expected, .. } => !expected.is_empty(),
+        ConfigError::Value { key, .. } => !key.is_empty(),
     };
     assert!(names_a_setting, "{error}");
 }
