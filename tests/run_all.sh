@@ -75,6 +75,8 @@ cargo clippy --package sconce-server --all-targets --locked --no-default-feature
   --features object-store,otlp -- -D warnings
 cargo clippy --package sconce-kernels --package sconce-models --all-targets --locked \
   --features sconce-kernels/evex-vnni,sconce-models/emulate -- -D warnings
+# The harness of libFuzzer, which only fuzz/run.sh builds.
+cargo clippy --package sconce-fuzz --bins --locked --features libfuzzer -- -D warnings
 
 if [[ $(uname -s) == Linux ]]; then
   step "kernels of CUDA, compiled for their GPUs"

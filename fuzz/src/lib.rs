@@ -3,9 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod chat_template;
+mod checkpoint;
+mod config;
+mod context;
 mod deadline;
 mod detokenizer;
+mod disk;
 mod headers;
+mod kv_events;
 mod record;
 mod requests;
 mod server;
@@ -13,10 +18,14 @@ mod snapshot;
 mod stop;
 mod text;
 mod tokenizer;
+mod tokens;
 mod vllm;
 mod wire;
 
 use std::path::Path;
+
+/// Threads that compute in this process, in all targets: the first that asks decides.
+const COMPUTE_THREADS: usize = 1;
 
 /// Something that takes bytes from strangers.
 #[derive(Debug)]
@@ -37,17 +46,28 @@ pub const TARGETS: &[Target] = &[
         run: headers::safetensors,
         made: headers::safetensors_seeds,
     },
+    Target { name: "checkpoint_gguf", run: checkpoint::gguf, made: checkpoint::gguf_seeds },
+    Target {
+        name: "checkpoint_directory",
+        run: checkpoint::directory,
+        made: checkpoint::directory_seeds,
+    },
     Target { name: "requests", run: requests::run, made: requests::seeds },
     Target { name: "vllm_engine", run: vllm::run, made: vllm::seeds },
+    Target { name: "kv_events", run: kv_events::run, made: kv_events::seeds },
     Target { name: "wire", run: wire::run, made: wire::seeds },
     Target { name: "snapshot_import", run: snapshot::run, made: snapshot::seeds },
     Target { name: "disk_record", run: record::run, made: record::seeds },
+    Target { name: "disk_directory", run: disk::run, made: disk::seeds },
     Target { name: "tokenizer_json", run: tokenizer::json, made: tokenizer::json_seeds },
     Target { name: "tokenizer_gguf", run: tokenizer::gguf, made: tokenizer::gguf_seeds },
     Target { name: "chat_template", run: chat_template::run, made: chat_template::seeds },
     Target { name: "detokenizer", run: detokenizer::run, made: detokenizer::seeds },
     Target { name: "stop_matcher", run: stop::run, made: stop::seeds },
     Target { name: "grpc_timeout", run: deadline::run, made: deadline::seeds },
+    Target { name: "trace_context", run: context::run, made: context::seeds },
+    Target { name: "tokens_file", run: tokens::run, made: tokens::seeds },
+    Target { name: "config_toml", run: config::run, made: config::seeds },
 ];
 
 /// The target of that name.

@@ -16,7 +16,7 @@ use sconce_proto::v1::state_service_client::StateServiceClient;
 use sconce_proto::v1::*;
 use tonic::{Response, Status, Streaming};
 
-use crate::server::{COMPLETION_TOKENS_MAX, MODEL, Server, answered, check, is_harmless, with};
+use crate::server::{COMPLETION_TOKENS_MAX, MODEL, Server, answered, check, each, is_harmless};
 use crate::text::{count, noises, perhaps, several, text};
 
 /// Most requests of an input.
@@ -25,14 +25,7 @@ const REQUESTS_MAX: usize = 6;
 const MESSAGES_MAX: usize = 4096;
 
 pub(crate) fn run(bytes: &[u8]) {
-    let mut u = Unstructured::new(bytes);
-    with(async |server| {
-        for _ in 0..REQUESTS_MAX {
-            if u.is_empty() || ask(server, &mut u).await.is_err() {
-                break;
-            }
-        }
-    });
+    each(bytes, REQUESTS_MAX, ask);
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

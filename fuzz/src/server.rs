@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use arbitrary::Unstructured;
 use sconce_engine::LoadSettings;
 use sconce_models::Precision;
 use sconce_server::caller::Namespace;
@@ -75,6 +76,22 @@ pub(crate) fn with<T>(work: impl AsyncFnOnce(&Server) -> T) -> T {
     })
 }
 
+/// Asks up to `most` times, with what is drawn from `bytes`, one after the other.
+pub(crate) fn each(
+    bytes: &[u8],
+    most: usize,
+    ask: impl AsyncFn(&Server, &mut Unstructured<'_>) -> arbitrary::Result<()>,
+) {
+    let mut u = Unstructured::new(bytes);
+    with(async |server| {
+        for _ in 0..most {
+            if u.is_empty() || ask(server, &mut u).await.is_err() {
+                break;
+            }
+        }
+    });
+}
+
 impl Server {
     fn start() -> Self {
         let engine = EnginePlan {
@@ -83,7 +100,7 @@ impl Server {
             waiting_max: 4,
             context_length_max: 512,
             prefill_chunk_tokens: 64,
-            threads: Some(1),
+            threads: Some(crate::COMPUTE_THREADS),
             ..EnginePlan::default()
         };
         let cache = CachePlan {

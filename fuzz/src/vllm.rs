@@ -15,7 +15,7 @@ use sconce_proto::compat::vllm::grpc::engine::{
 };
 
 use crate::requests::{float, ids, stream, unary};
-use crate::server::{COMPLETION_TOKENS_MAX, Server, Service, answered, check, with};
+use crate::server::{COMPLETION_TOKENS_MAX, Server, Service, answered, check, each};
 use crate::text::{count, noises, perhaps, several, text};
 
 /// Most requests of an input.
@@ -24,14 +24,7 @@ const REQUESTS_MAX: usize = 4;
 const MESSAGES_MAX: usize = 4096;
 
 pub(crate) fn run(bytes: &[u8]) {
-    let mut u = Unstructured::new(bytes);
-    with(async |server| {
-        for _ in 0..REQUESTS_MAX {
-            if u.is_empty() || ask(server, &mut u).await.is_err() {
-                break;
-            }
-        }
-    });
+    each(bytes, REQUESTS_MAX, ask);
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

@@ -9,6 +9,7 @@ pub mod build;
 pub mod caller;
 pub mod compat;
 pub mod completion;
+pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod layer;

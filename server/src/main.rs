@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod cli;
-mod config;
 mod telemetry;
 
 use std::process::ExitCode;
+
+// So that it has the same name in all parts of the program.
+use sconce_server::config;
 
 fn main() -> ExitCode {
     cli::run()

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sconce_server::serve::{CachePlan, CachePolicy};
+use crate::serve::{CachePlan, CachePolicy};
 use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
@@ -28,27 +28,27 @@ const TAIL_MAX: usize = 1024;
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CacheConfig {
+pub struct CacheConfig {
     /// Most bytes of remembered state where the models compute.
-    pub(crate) device: Auto<Amount>,
+    pub device: Auto<Amount>,
     /// Most bytes of remembered state in main memory.
-    pub(crate) host: Auto<Amount>,
+    pub host: Auto<Amount>,
     /// Most bytes of remembered state on disk.
-    pub(crate) disk: Auto<Amount>,
+    pub disk: Auto<Amount>,
     /// Where on disk; empty for nowhere.
-    pub(crate) directory: PathBuf,
+    pub directory: PathBuf,
     /// What is forgotten first.
-    pub(crate) policy: PolicyChoice,
+    pub policy: PolicyChoice,
     /// Most tokens between restore points; 0 for none in between.
-    pub(crate) restore_point_spacing: usize,
+    pub restore_point_spacing: usize,
     /// By what the distances of restore points from the end of a prompt grow; 0 for none there.
-    pub(crate) tail_spacing: usize,
+    pub tail_spacing: usize,
 }
 
 /// What is forgotten first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum PolicyChoice {
+pub enum PolicyChoice {
     /// What is cheapest to compute again, for its bytes and its chance of being wanted.
     CostToLose,
     /// What was used longest ago.

@@ -18,7 +18,7 @@ const ENV_PREFIX: &str = "SCONCE__";
 
 /// A setting that is wrong.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
+pub enum ConfigError {
     /// The file given with `--config`, or the default one, cannot be read.
     #[error("config file {}: {source}", path.display())]
     File {
@@ -61,22 +61,18 @@ pub(crate) enum ConfigError {
 
 /// A setting given on the command line.
 #[derive(Debug, Clone)]
-pub(crate) struct Flag {
+pub struct Flag {
     /// The flag, such as `--listen`.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The setting's path, such as `["server", "listen"]`. A list, since model names have dots.
-    pub(crate) key: Vec<String>,
+    pub key: Vec<String>,
     /// Its value.
-    pub(crate) value: Value,
+    pub value: Value,
 }
 
 impl Flag {
     /// A flag that sets `section.key`.
-    pub(crate) fn new(
-        name: &'static str,
-        (section, key): (&str, &str),
-        value: impl Into<Value>,
-    ) -> Self {
+    pub fn new(name: &'static str, (section, key): (&str, &str), value: impl Into<Value>) -> Self {
         Self { name, key: vec![section.to_owned(), key.to_owned()], value: value.into() }
     }
 }
@@ -98,17 +94,17 @@ impl Provider for Flag {
 
 /// The layers, merged.
 #[derive(Debug)]
-pub(crate) struct Layers(Figment);
+pub struct Layers(Figment);
 
 /// One setting and where its value comes from.
 #[derive(Debug)]
-pub(crate) struct Origin {
+pub struct Origin {
     /// Section and key.
-    pub(crate) key: Vec<String>,
+    pub key: Vec<String>,
     /// Its value.
-    pub(crate) value: Value,
+    pub value: Value,
     /// `default`, or the file, variable or flag.
-    pub(crate) origin: String,
+    pub origin: String,
 }
 
 impl Layers {
@@ -116,7 +112,7 @@ impl Layers {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn new(file: Option<&Path>, flags: Vec<Flag>) -> Result<Self, ConfigError> {
+    pub fn new(file: Option<&Path>, flags: Vec<Flag>) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Config::default()));
         if let Some(path) = file.or_else(default_file) {
             let text = std::fs::read_to_string(path)
@@ -139,7 +135,7 @@ impl Layers {
     ///
     /// # Errors
     /// An unknown key, or a value of the wrong kind.
-    pub(crate) fn extract(&self) -> Result<Config, ConfigError> {
+    pub fn extract(&self) -> Result<Config, ConfigError> {
         self.0.extract().map_err(|error| self.explain(error))
     }
 
@@ -147,7 +143,7 @@ impl Layers {
     ///
     /// # Errors
     /// As [`Layers::extract`].
-    pub(crate) fn origins(&self) -> Result<Vec<Origin>, ConfigError> {
+    pub fn origins(&self) -> Result<Vec<Origin>, ConfigError> {
         let tree: Value = self.0.extract().map_err(|error| self.explain(error))?;
         let mut origins = Vec::new();
         self.walk(&mut Vec::new(), &tree, &mut origins);
@@ -155,7 +151,7 @@ impl Layers {
     }
 
     /// Where the value of `key` was set.
-    pub(crate) fn origin_of(&self, key: &[&str]) -> String {
+    pub fn origin_of(&self, key: &[&str]) -> String {
         let all = self.origins().unwrap_or_default();
         all.into_iter()
             .find(|origin| origin.key == key)
@@ -218,7 +214,7 @@ impl Layers {
 
 /// The settings as TOML that [`Layers`] reads back to the same settings; with `origin`, each value
 /// with its source in a comment.
-pub(crate) fn to_toml(origins: &[Origin], with_origin: bool) -> String {
+pub fn to_toml(origins: &[Origin], with_origin: bool) -> String {
     let mut text = String::new();
     let mut section: Option<&str> = None;
     for Origin { key, value, origin } in origins {
@@ -245,7 +241,8 @@ fn toml_key(key: &str) -> String {
     if bare { key.to_owned() } else { toml::Value::from(key).to_string() }
 }
 
-pub(crate) fn default_file<'a>() -> Option<&'a Path> {
+/// The file that is read where none is given, if it exists.
+pub fn default_file<'a>() -> Option<&'a Path> {
     let path = Path::new(FILE_DEFAULT);
     path.exists().then_some(path)
 }

@@ -12,19 +12,19 @@ const DEPTH_MAX: usize = 4;
 
 /// The machine a server runs on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// Bytes of main memory that this process may use; `None` where the system does not tell.
-    pub(crate) memory: Option<u64>,
+    pub memory: Option<u64>,
     /// Bytes of memory that a device has to itself; `None` where it computes in main memory.
-    pub(crate) device_memory: fn(DeviceChoice) -> Option<u64>,
+    pub device_memory: fn(DeviceChoice) -> Option<u64>,
     /// Bytes that the files of a directory may take: what is free on its file system, with what
     /// they take already, so that a server that starts again is not given less.
-    pub(crate) disk: fn(&Path) -> io::Result<u64>,
+    pub disk: fn(&Path) -> io::Result<u64>,
 }
 
 impl Machine {
     /// This machine, now.
-    pub(crate) fn read() -> Self {
+    pub fn read() -> Self {
         let (memory, device_memory) = (memory(Path::new("/")), DeviceChoice::own_memory);
         Self { memory, device_memory, disk: room_for }
     }

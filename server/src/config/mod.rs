@@ -15,123 +15,123 @@ mod value;
 
 use std::collections::BTreeMap;
 
+use crate::serve::{ListenAddress, Precision, ServePlan};
 use sconce_models::DeviceChoice;
-use sconce_server::serve::{ListenAddress, Precision, ServePlan};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::cache::{CacheConfig, PolicyChoice};
-pub(crate) use self::layers::{ConfigError, Flag, Layers, default_file, to_toml};
-pub(crate) use self::machine::Machine;
-pub(crate) use self::model::ModelConfig;
-use self::security::{AuthConfig, TlsConfig};
-use self::size::Amount;
-pub(crate) use self::value::{Auto, ByteSize, Span};
+pub use self::cache::{CacheConfig, PolicyChoice};
+pub use self::layers::{ConfigError, Flag, Layers, Origin, default_file, to_toml};
+pub use self::machine::Machine;
+pub use self::model::ModelConfig;
+pub use self::security::{AuthConfig, ClientAuthChoice, ExemptChoice, TlsConfig};
+pub use self::size::{Amount, Share};
+pub use self::value::{Auto, ByteSize, FromScalar, Span};
 
 /// Every setting, merged and typed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Config {
+pub struct Config {
     /// The edges: where and how requests come in.
-    pub(crate) server: ServerConfig,
+    pub server: ServerConfig,
     /// The device thread: how much runs at once.
-    pub(crate) engine: EngineConfig,
+    pub engine: EngineConfig,
     /// What is remembered between requests, and where.
-    pub(crate) cache: CacheConfig,
+    pub cache: CacheConfig,
     /// Protocols of others, for what is there already.
-    pub(crate) compat: CompatConfig,
+    pub compat: CompatConfig,
     /// Models loaded at start, by the name each is served under.
-    pub(crate) models: BTreeMap<String, ModelConfig>,
+    pub models: BTreeMap<String, ModelConfig>,
     /// Logs and traces.
-    pub(crate) telemetry: TelemetryConfig,
+    pub telemetry: TelemetryConfig,
 }
 
 /// `[server]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ServerConfig {
+pub struct ServerConfig {
     /// Addresses to listen on.
     #[serde(with = "value::addresses")]
-    pub(crate) listen: Vec<ListenAddress>,
+    pub listen: Vec<ListenAddress>,
     /// Addresses of the admin port.
     #[serde(with = "value::addresses_or_none")]
-    pub(crate) admin: Vec<ListenAddress>,
+    pub admin: Vec<ListenAddress>,
     /// Most open connections.
-    pub(crate) connections_max: usize,
+    pub connections_max: usize,
     /// Most open connections from one address.
-    pub(crate) connections_per_address_max: usize,
+    pub connections_per_address_max: usize,
     /// Most open streams of one connection.
-    pub(crate) streams_per_connection_max: u32,
+    pub streams_per_connection_max: u32,
     /// Longest a request may take.
-    pub(crate) request_time_max: Span,
+    pub request_time_max: Span,
     /// Whether gRPC reflection is served.
-    pub(crate) reflection: bool,
+    pub reflection: bool,
     /// At shutdown: how long work is still accepted, for balancers to notice.
-    pub(crate) withdrawal: Span,
+    pub withdrawal: Span,
     /// At shutdown: how long running requests may take to finish.
-    pub(crate) drain: Span,
+    pub drain: Span,
     /// Whether RPCs that change what the server has are served.
-    pub(crate) admin_rpcs: bool,
+    pub admin_rpcs: bool,
     /// What a request may have loaded.
-    pub(crate) model_roots: Vec<String>,
+    pub model_roots: Vec<String>,
     /// TLS of the TCP addresses.
-    pub(crate) tls: TlsConfig,
+    pub tls: TlsConfig,
     /// Who may ask.
-    pub(crate) auth: AuthConfig,
+    pub auth: AuthConfig,
 }
 
 /// `[engine]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct EngineConfig {
+pub struct EngineConfig {
     /// What computes.
     #[serde(with = "value::device")]
-    pub(crate) device: DeviceChoice,
+    pub device: DeviceChoice,
     /// How exactly a model computes.
-    pub(crate) precision: PrecisionChoice,
+    pub precision: PrecisionChoice,
     /// Threads of the CPU backend.
-    pub(crate) threads: Auto<usize>,
+    pub threads: Auto<usize>,
     /// Most bytes of weights, workspace and sequence state together.
-    pub(crate) memory_budget: Auto<Amount>,
+    pub memory_budget: Auto<Amount>,
     /// Most sequences that run at once on one model.
-    pub(crate) sequences_max: usize,
+    pub sequences_max: usize,
     /// Most requests that wait on one model.
-    pub(crate) waiting_max: usize,
+    pub waiting_max: usize,
     /// Most prompt tokens that one step takes.
-    pub(crate) prefill_chunk_tokens: usize,
+    pub prefill_chunk_tokens: usize,
     /// Most tokens a sequence may hold unless a load asks otherwise.
-    pub(crate) context_length_max: usize,
+    pub context_length_max: usize,
     /// Longest step that is believed in.
-    pub(crate) step_time_max: Span,
+    pub step_time_max: Span,
 }
 
 /// `[compat]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct CompatConfig {
+pub struct CompatConfig {
     /// Whether `vllm.grpc.engine.VllmEngine` is served.
-    pub(crate) vllm: bool,
+    pub vllm: bool,
     /// The model that it is about, by name; empty for the only one that is ready.
-    pub(crate) vllm_model: String,
+    pub vllm_model: String,
 }
 
 /// `[telemetry]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct TelemetryConfig {
+pub struct TelemetryConfig {
     /// Which log lines are written.
-    pub(crate) log: String,
+    pub log: String,
     /// How they look.
-    pub(crate) log_format: LogFormat,
+    pub log_format: LogFormat,
     /// Whether prompts are logged.
-    pub(crate) log_prompts: bool,
+    pub log_prompts: bool,
     /// Where spans are sent; empty is what the environment says.
-    pub(crate) otlp: String,
+    pub otlp: String,
 }
 
 /// How exactly a model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum PrecisionChoice {
+pub enum PrecisionChoice {
     /// 8-bit activations, as other engines have
     Fast,
     /// 15-bit activations
@@ -163,7 +163,7 @@ impl From<PrecisionChoice> for Precision {
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
+pub enum LogFormat {
     /// `human` on a terminal, `json` elsewhere.
     Auto,
     /// For people.

@@ -10,13 +10,13 @@ use super::value::{Auto, Span};
 
 /// `[models.NAME]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct ModelConfig {
+pub struct ModelConfig {
     /// A directory, a `.gguf` file, or `sim:`.
-    pub(crate) path: String,
+    pub path: String,
     /// Most tokens of prompt and completion together.
-    pub(crate) context_length: Auto<usize>,
+    pub context_length: Auto<usize>,
     /// Unloads the model after it was idle this long; `auto` for never.
-    pub(crate) keep_alive: Auto<Span>,
+    pub keep_alive: Auto<Span>,
 }
 
 /// The table form. Apart from [`ModelConfig`], since that is also read from plain text.

@@ -1,11 +1,9 @@
 //! From settings to what the server is built from, with every rule checked once. Rules that one
 //! value's type cannot express are here, so that a wrong setting is told before anything starts.
 
+use crate::serve::{CompatPlan, DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan, TracePlan};
+use crate::trace;
 use sconce_models::{DeviceChoice, DeviceError};
-use sconce_server::serve::{
-    CompatPlan, DrainPlan, EnginePlan, Limits, ModelPlan, ServePlan, TracePlan,
-};
-use sconce_server::trace;
 
 use super::cache::DeviceBudget;
 use super::machine::Machine;
@@ -37,7 +35,7 @@ impl Config {
     ///
     /// # Errors
     /// The first setting that breaks a rule, with its source from `layers`.
-    pub(crate) fn plan(&self, layers: &Layers) -> Result<ServePlan, ConfigError> {
+    pub fn plan(&self, layers: &Layers) -> Result<ServePlan, ConfigError> {
         self.plan_on(&Machine::read(), layers)
     }
 
@@ -45,11 +43,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::plan`].
-    pub(super) fn plan_on(
-        &self,
-        machine: &Machine,
-        layers: &Layers,
-    ) -> Result<ServePlan, ConfigError> {
+    pub fn plan_on(&self, machine: &Machine, layers: &Layers) -> Result<ServePlan, ConfigError> {
         let (server, engine) = (&self.server, &self.engine);
         let check = Checker { layers };
         let device = check.device(engine.device)?;

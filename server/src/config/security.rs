@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sconce_server::serve::{AuthPlan, ClientAuth, Exempt, SecurityPlan, TlsPlan};
+use crate::serve::{AuthPlan, ClientAuth, Exempt, SecurityPlan, TlsPlan};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Checker;
@@ -15,21 +15,21 @@ const REQUESTS_MAX: usize = 1 << 20;
 /// `[server.tls]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct TlsConfig {
+pub struct TlsConfig {
     /// The server's certificate and those above it, in PEM; empty for plain text.
-    pub(crate) certificate: PathBuf,
+    pub certificate: PathBuf,
     /// The certificate's key, in PEM.
-    pub(crate) key: PathBuf,
+    pub key: PathBuf,
     /// Authorities of clients' certificates, in PEM; empty for none.
-    pub(crate) client_ca: PathBuf,
+    pub client_ca: PathBuf,
     /// Whether clients show certificates.
-    pub(crate) client_auth: ClientAuthChoice,
+    pub client_auth: ClientAuthChoice,
 }
 
 /// Whether clients show certificates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum ClientAuthChoice {
+pub enum ClientAuthChoice {
     /// They must where there are authorities for them.
     #[default]
     Auto,
@@ -44,27 +44,27 @@ pub(crate) enum ClientAuthChoice {
 /// `[server.auth]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct AuthConfig {
+pub struct AuthConfig {
     /// File of bearer tokens; empty for none.
-    pub(crate) tokens: PathBuf,
+    pub tokens: PathBuf,
     /// Takes the name in a client's certificate as its identity.
-    pub(crate) certificates: bool,
+    pub certificates: bool,
     /// Identities that may change the server.
-    pub(crate) admins: Vec<String>,
+    pub admins: Vec<String>,
     /// What needs no identity.
-    pub(crate) exempt: Vec<ExemptChoice>,
+    pub exempt: Vec<ExemptChoice>,
     /// Whether identities share what is remembered of prompts.
-    pub(crate) shared_cache: bool,
+    pub shared_cache: bool,
     /// Most open requests of one identity.
-    pub(crate) requests_max: usize,
+    pub requests_max: usize,
     /// Most requests of one identity that wait for admission.
-    pub(crate) waiting_max: usize,
+    pub waiting_max: usize,
 }
 
 /// What may need no identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum ExemptChoice {
+pub enum ExemptChoice {
     /// Probes.
     Health,
     /// Descriptions of the protocol.
@@ -130,7 +130,7 @@ impl ServerConfig {
     }
 
     /// Drops what guards a server from others, for one that nobody else can reach.
-    pub(crate) fn unguard(&mut self) {
+    pub fn unguard(&mut self) {
         self.tls = TlsConfig::default();
         self.auth = AuthConfig::default();
         self.model_roots.clear();

@@ -10,7 +10,7 @@ use super::value::{ByteSize, FromScalar};
 
 /// An amount, written as a [`ByteSize`] or as a share such as `25%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Amount {
+pub enum Amount {
     /// That many bytes.
     Bytes(ByteSize),
     /// Of what there is.
@@ -19,31 +19,31 @@ pub(crate) enum Amount {
 
 /// Whole hundredths, at most all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Share(u8);
+pub struct Share(u8);
 
 impl Share {
     /// `percent` must be at most 100.
-    pub(crate) const fn percent(percent: u8) -> Self {
+    pub const fn percent(percent: u8) -> Self {
         assert!(percent <= 100, "a share is at most all");
         Self(percent)
     }
 
     /// That share of `whole`, as [`legible`] has it.
-    pub(crate) fn of(self, whole: u64) -> u64 {
+    pub fn of(self, whole: u64) -> u64 {
         let share = u128::from(whole) * u128::from(self.0) / 100;
         legible(u64::try_from(share).expect("a share is at most the whole"))
     }
 }
 
 /// Rounds down to whole mebibytes, if there are any: what nobody chose to the byte is shown so.
-pub(crate) fn legible(bytes: u64) -> u64 {
+pub(super) fn legible(bytes: u64) -> u64 {
     const MEBIBYTE: u64 = 1 << 20;
     if bytes < MEBIBYTE { bytes } else { bytes - bytes % MEBIBYTE }
 }
 
 impl Amount {
     /// Whether it is nothing, of whatever.
-    pub(crate) fn is_zero(self) -> bool {
+    pub fn is_zero(self) -> bool {
         matches!(self, Self::Bytes(ByteSize(0)) | Self::Share(Share(0)))
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sconce_server::serve::ListenAddress;
+use crate::serve::ListenAddress;
 use serde::de::Unexpected;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -24,7 +24,7 @@ const UNITS: &[(&str, u64)] = &[
 
 /// A number of bytes, written `8GiB`, `500MB` or as a plain number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ByteSize(pub(crate) u64);
+pub struct ByteSize(pub u64);
 
 impl ByteSize {
     const EXPECTED: &'static str = "a byte size such as `8GiB`, `500MB` or `4096`";
@@ -61,7 +61,7 @@ impl fmt::Display for ByteSize {
 
 /// A span of time, written `30s`, `500ms`, `1h 30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Span(pub(crate) Duration);
+pub struct Span(pub Duration);
 
 impl Span {
     const EXPECTED: &'static str = "a duration such as `30s`, `500ms` or `1h 30m`";
@@ -83,7 +83,7 @@ impl fmt::Display for Span {
 
 /// A value, or `auto` for what fits the machine or the model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Auto<T> {
+pub enum Auto<T> {
     /// Chosen at start.
     #[default]
     Auto,
@@ -93,7 +93,7 @@ pub(crate) enum Auto<T> {
 
 impl<T> Auto<T> {
     /// The value, if one was given.
-    pub(crate) fn given(self) -> Option<T> {
+    pub fn given(self) -> Option<T> {
         match self {
             Self::Auto => None,
             Self::Given(value) => Some(value),
@@ -137,7 +137,7 @@ impl Scalar {
 }
 
 /// Types whose `auto` can also be a number or a text.
-pub(crate) trait FromScalar: Sized {
+pub trait FromScalar: Sized {
     /// What is expected, for messages.
     const EXPECTED: &'static str;
     /// The value, or `None` if it is not one.

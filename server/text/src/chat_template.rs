@@ -11,6 +11,7 @@ mod strftime;
 mod value;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
@@ -104,8 +105,8 @@ impl ChatTemplate {
                     ),
                 });
             }
-            environment
-                .add_template_owned(name.clone(), without_generation_marks(source))
+            let source = without_generation_marks(source);
+            guarded(|| environment.add_template_owned(name.clone(), source))
                 .map_err(|error| template_error(name, &error))?;
         }
         Ok(Self { environment, special_tokens: special_tokens.to_vec() })
@@ -230,9 +231,20 @@ impl Rendering<'_> {
         variables.push(("messages".to_owned(), messages.into()));
         variables.push(("add_generation_prompt".to_owned(), add_generation_prompt.into()));
         let variables = minijinja::Value::from_pairs(variables);
-        let captured = self.template.render_captured_to(variables, output)?;
-        Ok(captured.state().fuel_levels().map_or(0, |(spent, _)| spent))
+        guarded(|| {
+            let captured = self.template.render_captured_to(variables, output)?;
+            Ok(captured.state().fuel_levels().map_or(0, |(spent, _)| spent))
+        })
     }
+}
+
+/// Does `work` of the library, which panics at some templates: at a slice backwards of an empty text,
+/// for one (minijinja 3.0.5). Nothing that `work` has written is used then.
+fn guarded<T>(work: impl FnOnce() -> Result<T, minijinja::Error>) -> Result<T, minijinja::Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let kind = minijinja::ErrorKind::InvalidOperation;
+        Err(minijinja::Error::new(kind, "the template engine fails at this template"))
+    })
 }
 
 /// Jinja2 as transformers sets it up.

@@ -47,6 +47,17 @@ fn endless_work_ends_with_an_error() {
 }
 
 #[test]
+fn where_the_library_panics_the_template_is_refused() {
+    let template = compile("{{ messages[0].content[::-1] }}");
+    assert_eq!(template.render(&request()).unwrap(), "ih");
+    let empty = ChatRequest { messages: vec![json!({"role": "user", "content": ""})], ..request() };
+    let refused = "the template engine fails at this template";
+    assert_eq!(template.render(&empty).unwrap_err().message, refused);
+    assert_eq!(template.render_marked(&empty).unwrap_err().message, refused);
+    assert_eq!(template.render(&request()).unwrap(), "ih");
+}
+
+#[test]
 fn a_template_loads_no_other_template() {
     for source in ["{% include 'secret' %}", "{% extends '/etc/passwd' %}", "{% import 'x' as y %}"]
     {
