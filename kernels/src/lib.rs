@@ -12,6 +12,7 @@
 mod access;
 pub mod add;
 pub mod attention;
+pub mod draw_tokens;
 pub mod embedding;
 pub mod entries;
 mod error;
@@ -46,6 +47,7 @@ pub use attention::{
     AttentionOptions, BlockOrder, KvPages, KvSide, KvType, PageTable, Segment, paged_attention,
     write_kv,
 };
+pub use draw_tokens::{Draw, Drawn, DrawnTokens};
 pub use embedding::embedding;
 pub use entries::{
     Packing, clear_entry, copy_entry, gather_entries, read_entries, scatter_entries, write_entries,
@@ -78,4 +80,4 @@ pub use rms_norm_gated::rms_norm_gated;
 pub use rope::{RopeLayout, rope};
 pub use scale::scale;
 pub use short_conv::short_conv;
-pub use top_logits::TopLogits;
+pub use top_logits::{TopLogits, Wanted};

@@ -9,6 +9,8 @@ mod attention;
 mod coded;
 #[path = "parity/common.rs"]
 mod common;
+#[path = "parity/draw_tokens.rs"]
+mod draw_tokens;
 #[path = "parity/elementwise.rs"]
 mod elementwise;
 #[path = "parity/embedding.rs"]
@@ -62,6 +64,7 @@ use sconce_kernels::Isa;
 const COVERED: &[&str] = &[
     "add",
     "attention",
+    "draw_tokens",
     "embedding",
     "entries",
     "gate_mul",

@@ -15,6 +15,7 @@ mod hybrid;
 mod layers;
 mod llama;
 pub mod load;
+mod logits;
 pub mod model;
 pub mod quantize;
 mod qwen3;
@@ -29,12 +30,12 @@ mod work;
 pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load, load_random};
-pub use model::{
-    Batch, Logits, Model, ModelFootprint, ModelInfo, PointEmit, Precision, Segment, TopRow,
-};
+pub use logits::{Logits, TopRow};
+pub use model::{Batch, Model, ModelFootprint, ModelInfo, PointEmit, Precision, RowUse, Segment};
 pub use quantize::QuantizeFormat;
 pub use sconce_kernels::Isa;
 pub use sconce_kernels::KvType;
+pub use sconce_kernels::draw_tokens::{Draw, Drawn};
 pub use sconce_kernels::gpu::{DeviceChoice, DeviceError, GpuDescription};
 pub use state::{
     PAGE_TOKENS, PointId, Prefix, PrefixPoint, SequenceId, StateError, StateLayout, StatePool,

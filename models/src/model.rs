@@ -6,10 +6,10 @@
 
 use std::fmt;
 
-use candle_core::Tensor;
-use sconce_kernels::read_rows;
+use sconce_kernels::Draw;
 
 use crate::error::Error;
+use crate::logits::Logits;
 use crate::state::{PointId, SequenceId, StatePool};
 use crate::work::TokenWork;
 
@@ -37,6 +37,16 @@ pub struct PointEmit {
     pub point: PointId,
 }
 
+/// What becomes of a row of logits, so that of a device whose memory is not the host's no more than
+/// that crosses the bus. A model whose logits are on the host ignores it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RowUse {
+    /// How the next token is drawn from it; none where the row itself will be read.
+    pub draw: Option<Draw>,
+    /// How many of its largest logits will be asked for beside the token.
+    pub largest: usize,
+}
+
 /// All tokens of one step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
@@ -47,9 +57,9 @@ pub struct Batch {
     pub segments: Vec<Segment>,
     /// States to copy out, in any order; none for a model without recurrent layers.
     pub emits: Vec<PointEmit>,
-    /// By what the logits of each segment that wants them will be divided, for [`TopRow::sums`]: in the
-    /// order of the segments, 1 where there are fewer, and for zero.
-    pub temperatures: Vec<f32>,
+    /// What becomes of the logits of each segment that wants them, in the order of the segments; what
+    /// there are fewer of is [`RowUse::default`].
+    pub uses: Vec<RowUse>,
 }
 
 impl Batch {
@@ -58,7 +68,7 @@ impl Batch {
         self.tokens.clear();
         self.segments.clear();
         self.emits.clear();
-        self.temperatures.clear();
+        self.uses.clear();
     }
 
     /// Appends a segment and its tokens.
@@ -71,84 +81,6 @@ impl Batch {
     ) {
         self.tokens.extend_from_slice(tokens);
         self.segments.push(Segment { sequence, first_position, len: tokens.len(), logits });
-    }
-}
-
-/// Logits of a step: one row for each segment that asked, in segment order. They stay on the device
-/// that computed them until a row is asked for.
-#[derive(Debug)]
-pub struct Logits<'a> {
-    rows: usize,
-    vocab_size: usize,
-    held: Held<'a>,
-}
-
-#[derive(Debug)]
-enum Held<'a> {
-    /// `[rows, vocab_size]`.
-    Host(&'a [f32]),
-    Device(DeviceLogits<'a>),
-}
-
-/// Logits on a device whose memory is not the host's.
-#[derive(Debug)]
-pub(crate) struct DeviceLogits<'a> {
-    /// `[at least rows, vocab_size]`.
-    pub(crate) logits: &'a Tensor,
-    /// Room for one row, `[vocab_size]`.
-    pub(crate) row: &'a mut [f32],
-    /// The largest of each row.
-    pub(crate) top: Vec<TopRow<'a>>,
-}
-
-/// The largest logits of a row, as [`TopLogits`](sconce_kernels::TopLogits) has them.
-#[derive(Debug, Clone, Copy)]
-pub struct TopRow<'a> {
-    /// The largest first.
-    pub values: &'a [f32],
-    /// Their tokens.
-    pub ids: &'a [u32],
-    /// Sums over the whole row of `exp(logit - largest)`, and of the same by the row's temperature; NaN
-    /// if a logit is not finite.
-    pub sums: [f32; 2],
-}
-
-impl<'a> Logits<'a> {
-    /// Logits on the host, `[rows, vocab_size]`.
-    pub fn on_host(data: &'a [f32], vocab_size: usize) -> Self {
-        Self { rows: data.len() / vocab_size, vocab_size, held: Held::Host(data) }
-    }
-
-    /// Logits on a device.
-    pub(crate) fn on_device(held: DeviceLogits<'a>, vocab_size: usize) -> Self {
-        Self { rows: held.top.len(), vocab_size, held: Held::Device(held) }
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Row `index`, `[vocab_size]`, copied from the device if it is there.
-    ///
-    /// # Errors
-    /// The device cannot be read.
-    pub fn row(&mut self, index: usize) -> Result<&[f32], Error> {
-        match &mut self.held {
-            Held::Host(data) => Ok(&data[index * self.vocab_size..][..self.vocab_size]),
-            Held::Device(held) => {
-                read_rows(&held.logits.narrow(0, index, 1)?, held.row)?;
-                Ok(held.row)
-            }
-        }
-    }
-
-    /// The largest of row `index`; none where the whole row is as near.
-    pub fn top(&self, index: usize) -> Option<TopRow<'a>> {
-        match &self.held {
-            Held::Host(_) => None,
-            Held::Device(held) => held.top.get(index).copied(),
-        }
     }
 }
 

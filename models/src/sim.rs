@@ -25,7 +25,8 @@ use crate::error::Error;
 use crate::layers::step::{Step, StepLimits};
 use crate::load::sizes::state_layout;
 use crate::load::{LoadOptions, LoadProgress, LoadStage};
-use crate::model::{Batch, Logits, Model, ModelFootprint, ModelInfo, Segment};
+use crate::logits::Logits;
+use crate::model::{Batch, Model, ModelFootprint, ModelInfo, Segment};
 use crate::state::{PAGE_TOKENS, StatePool};
 
 /// Token that starts a sequence. Ids below it are the bytes of the text, one each.

@@ -15,8 +15,12 @@ mod golden;
 #[path = "support/stepping.rs"]
 mod stepping;
 
+use sconce_kernels::draw_tokens::reference::{self as draw_tokens, Top};
 use sconce_kernels::gpu::{HostBuffer, Language, emulate};
-use sconce_models::{Batch, LoadOptions, Model, Precision, Prefix, PrefixPoint, SequenceId};
+use sconce_kernels::top_logits::{TOP_MAX, reference as top_logits};
+use sconce_models::{
+    Batch, Draw, Drawn, LoadOptions, Model, Precision, Prefix, PrefixPoint, RowUse, SequenceId,
+};
 
 use stepping::{feed, fixture, load, options};
 
@@ -159,4 +163,41 @@ fn a_model_with_attention_alone_resumes_what_was_elsewhere() {
 #[test]
 fn a_model_with_recurrent_layers_resumes_what_was_elsewhere() {
     assert_resumes("qwen3_next_mlx_4bit", 70);
+}
+
+/// Only the tokens are copied from the device; then the largest logits, and then a row, where they are
+/// asked for.
+#[test]
+fn tokens_are_drawn_where_the_logits_are() {
+    for language in [Language::Cuda, Language::Metal] {
+        emulate(language, || {
+            let mut model = load(&fixture("qwen3_next_f32"), &options(Precision::Exact));
+            let (model, mut batch) = (model.as_mut(), Batch::default());
+            let sampled =
+                Draw { temperature: 0.8, top_k: 6, top_p: 0.9, min_p: 0.01, uniform: 0.77 };
+            let draws = [Some(Draw::GREEDY), None, Some(sampled), Some(Draw::GREEDY)];
+            for (index, draw) in draws.into_iter().enumerate() {
+                let id = model.state_mut().open().unwrap();
+                let prompt = [3, 1, 4, 1, 5 + index as u32];
+                model.state_mut().reserve(id, prompt.len()).unwrap();
+                batch.push(id, 0, &prompt, true);
+                batch.uses.push(RowUse { draw, largest: index });
+            }
+            let mut logits = model.forward(&batch).unwrap();
+            for (index, draw) in draws.into_iter().enumerate() {
+                let row = logits.row(index).unwrap().to_vec();
+                // Of the row that nobody draws from as many as were asked for.
+                let count = draw.map_or(index, |draw| draw.looks_at(TOP_MAX).max(index)).max(1);
+                let temperature = draw.map_or(1.0, |draw| draw.temperature);
+                let (largest, sums) = top_logits::find(&row, count, temperature);
+                let (ids, values): (Vec<u32>, Vec<f32>) = largest.into_iter().unzip();
+                let top = Top { values: &values, ids: &ids, sums, vocab: row.len() };
+                let expected = draw.map_or(Drawn::Undrawn, |draw| draw_tokens::draw(top, &draw).0);
+                assert_eq!(logits.drawn(index), expected, "{language:?}, row {index}");
+                let found = logits.top(index).unwrap().unwrap();
+                assert_eq!((found.ids, found.values), (&ids[..], &values[..]), "row {index}");
+                assert!((found.sums[1] - sums[1]).abs() < 1e-5 * sums[1], "row {index}");
+            }
+        });
+    }
 }

@@ -10,7 +10,7 @@ mod gguf;
 mod stepping;
 
 use sconce_kernels::gpu::{Language, RecordedStep, emulate, last_step};
-use sconce_models::{Batch, Precision};
+use sconce_models::{Batch, Draw, Precision, RowUse};
 
 use stepping::{feed, fixture, load, options};
 
@@ -31,6 +31,9 @@ fn decoded(name: &str, language: Language, steps: usize) -> Vec<RecordedStep> {
                 let at = model.state().len(id).unwrap();
                 model.state_mut().reserve(id, 1).unwrap();
                 batch.push(id, at, &[step as u32], true);
+                // Another in every step, as the numbers of a draw are.
+                let draw = Draw { temperature: 0.5 + step as f32, ..Draw::GREEDY };
+                batch.uses.push(RowUse { draw: Some(draw), largest: step % 3 });
             }
             model.forward(&batch).unwrap();
             last_step()

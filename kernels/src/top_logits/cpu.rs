@@ -1,9 +1,9 @@
 //! `top_logits` on the CPU: the kept logits of a row in a sorted list that few logits enter.
 
-use super::Found;
+use super::{Found, Wanted};
 use crate::pool::{Parts, Pool};
 
-pub(super) fn find(found: Found<'_>, logits: &[f32], vocab: usize, temperatures: &[f32]) {
+pub(super) fn find(found: Found<'_>, logits: &[f32], vocab: usize, wanted: &[Wanted]) {
     let Found { values, ids, sums, top } = found;
     let (values, ids, sums) = (Parts::new(values), Parts::new(ids), Parts::new(sums));
     let task = |row: usize| {
@@ -12,12 +12,13 @@ pub(super) fn find(found: Found<'_>, logits: &[f32], vocab: usize, temperatures:
             (values.part(row * top, top), ids.part(row * top, top), sums.part(row * 2, 2))
         };
         let logits = &logits[row * vocab..][..vocab];
-        largest(logits, values, ids);
-        let temperature = if temperatures[row] > 0.0 { temperatures[row] } else { 1.0 };
+        let Wanted { count, temperature } = wanted[row];
+        largest(logits, &mut values[..count as usize], &mut ids[..count as usize]);
+        let temperature = if temperature > 0.0 { temperature } else { 1.0 };
         sums[0] = sum(logits, values[0], 1.0);
         sums[1] = if temperature == 1.0 { sums[0] } else { sum(logits, values[0], temperature) };
     };
-    Pool::current(|pool| pool.run(temperatures.len(), task));
+    Pool::current(|pool| pool.run(wanted.len(), task));
 }
 
 /// The largest logits of a row, the largest first and of equal ones the first.

@@ -18,11 +18,20 @@ const SLICE: usize = 4096;
 /// Most logits of a row: the kept ones of all its slices are a slice again.
 pub const VOCAB_MAX: usize = SLICE / TOP_MAX * SLICE;
 
+/// What is looked for in a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wanted {
+    /// How many of the largest, 1 to as many as there is room for.
+    pub count: u32,
+    /// Of the second sum; 0 leaves it as if it were 1.
+    pub temperature: f32,
+}
+
 /// The largest logits of the rows of a step, allocated once.
 #[derive(Debug)]
 pub struct TopLogits {
     /// `[rows_max, top]`: the largest first, of equal ones the lower id first; a NaN before all
-    /// numbers. A zero may have lost its sign.
+    /// numbers. A zero may have lost its sign. What is past a row's count is unspecified.
     pub values: Tensor,
     /// `[rows_max, top]`, u32: where they are in their row.
     pub ids: Tensor,
@@ -64,23 +73,31 @@ impl TopLogits {
         rows_max as u64 * (2 * top + 2 + parts) as u64 * 4
     }
 
-    /// Finds them in a row of `logits`, `[capacity, vocab]`, for each of `temperatures`. A
-    /// temperature of zero leaves its sum as if it were one.
+    /// Logits of a row.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// Finds them in a row of `logits`, `[capacity, vocab]`, for each of `wanted`.
     ///
     /// # Errors
-    /// More rows than there is room for, shapes that do not fit, tensors that are not f32 and
-    /// contiguous, a device without an implementation.
-    pub fn find(&mut self, logits: &Tensor, temperatures: &[f32]) -> Result<()> {
+    /// More rows, or more of a row, than there is room for, shapes that do not fit, tensors that are not
+    /// f32 and contiguous, a device without an implementation.
+    pub fn find(&mut self, logits: &Tensor, wanted: &[Wanted]) -> Result<()> {
         const OP: &str = "top_logits";
-        let rows = temperatures.len();
+        let rows = wanted.len();
         check_dim(OP, "logits", rows_of(OP, "logits", logits, rows)?.1, self.vocab)?;
         let (room, top) = rows_of(OP, "values", &self.values, 0)?;
-        check(OP, "temperatures", rows <= room, || (format!("at most {room}"), rows.to_string()))?;
+        check(OP, "wanted", rows <= room, || (format!("at most {room}"), rows.to_string()))?;
+        let outside = wanted.iter().find(|row| !(1..=top).contains(&(row.count as usize)));
+        if let Some(row) = outside {
+            check(OP, "count", false, || (format!("1 to {top}"), row.count.to_string()))?;
+        }
         for out in [&self.values, &self.ids, &self.sums] {
             distinct(OP, out, &[("logits", logits)])?;
         }
         if let Some(gpu) = Gpu::of(logits) {
-            return gpu::find(gpu, self, logits, temperatures);
+            return gpu::find(gpu, self, logits, wanted);
         }
         let logits = View::new(OP, "logits", logits)?;
         let logits = &logits.slice()?[..rows * self.vocab];
@@ -88,7 +105,7 @@ impl TopLogits {
             write(OP, &self.ids, |ids| {
                 write(OP, &self.sums, |sums| {
                     let found = Found { values, ids, sums, top };
-                    cpu::find(found, logits, self.vocab, temperatures);
+                    cpu::find(found, logits, self.vocab, wanted);
                     Ok(())
                 })
             })

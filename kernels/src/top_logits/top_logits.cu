@@ -1,7 +1,8 @@
 // `top_logits`: a block for each slice of 4096 logits of a row, which threads keep in registers and
 // give up one by one, the largest of the block first; then a block for each row does the same with
 // what the slices gave. 4 bytes are read for each logit, once; a row of 150k takes a microsecond of
-// memory's time, so that what counts is the `top` rounds of a block, some 100 ns each.
+// memory's time, so that what counts is the rounds of a block, some 100 ns each: one where the row's
+// token is drawn greedily, and so an argmax, as many as `top` where it may be any.
 #include "../gpu/cuda.cuh"
 
 namespace {
@@ -72,15 +73,28 @@ __device__ __forceinline__ float value_of(unsigned long long key) {
   return __uint_as_float(order >> 31 ? order & 0x7fffffffu : ~order);
 }
 
+// What is looked for in a row.
+struct Wanted {
+  unsigned count;
+  float temperature;
+};
+
+__device__ __forceinline__ Wanted wanted_of(const unsigned* wanted, unsigned row) {
+  const float temperature = __uint_as_float(wanted[2 * row + 1]);
+  return {wanted[2 * row], temperature > 0.0f ? temperature : 1.0f};
+}
+
 }  // namespace
 
-// parts[row, slice]: `top` values, `top` ids, the sums of exp(logit - largest of the slice) and of
-// the same by temperature, and whether all logits are finite.
+// parts[row, slice]: room for `top` values and `top` ids, of which as many are written as are wanted;
+// the sums of exp(logit - largest of the slice) and of the same by temperature, and whether all logits
+// are finite.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    top_logits_parts(float* parts, const float* logits, const float* temperatures, unsigned vocab,
+    top_logits_parts(float* parts, const float* logits, const unsigned* wanted, unsigned vocab,
                      unsigned top) {
   __shared__ unsigned long long shared[THREADS / WARP];
   __shared__ float partial[WARP];
+  const Wanted sought = wanted_of(wanted, blockIdx.y);
   const unsigned slice = blockIdx.x, row = blockIdx.y, first = slice * THREADS * EACH;
   logits += static_cast<size_t>(row) * vocab;
   parts += (static_cast<size_t>(row) * gridDim.x + slice) * (2 * top + 3);
@@ -105,20 +119,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __syncthreads();
   largest = warp_max(threadIdx.x % WARP < THREADS / WARP ? partial[threadIdx.x % WARP] : -INFINITY);
   __syncthreads();
-  const float temperature = temperatures[row] > 0.0f ? temperatures[row] : 1.0f;
   float plain = 0.0f, tempered = 0.0f;
 #pragma unroll
   for (unsigned i = 0; i < EACH; ++i) {
     if (held.ids[i] == NONE) continue;
     plain += expf(held.values[i] - largest);
-    tempered += expf((held.values[i] - largest) / temperature);
+    tempered += expf((held.values[i] - largest) / sought.temperature);
   }
   plain = block_sum(plain, partial);
   __syncthreads();
   tempered = block_sum(tempered, partial);
   __syncthreads();
   infinite = block_sum(infinite, partial);
-  for (unsigned rank = 0; rank < top; ++rank) {
+  for (unsigned rank = 0; rank < sought.count; ++rank) {
     const unsigned long long key = held.take(shared);
     if (threadIdx.x == 0) {
       parts[rank] = key != 0 ? value_of(key) : 0.0f;
@@ -134,23 +147,25 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     top_logits_merge(float* values, unsigned* ids, float* sums, const float* parts,
-                     const float* temperatures, unsigned slices, unsigned top) {
+                     const unsigned* wanted, unsigned slices, unsigned top) {
   __shared__ unsigned long long shared[THREADS / WARP];
   __shared__ float partial[WARP];
+  const Wanted sought = wanted_of(wanted, blockIdx.x);
   const unsigned row = blockIdx.x, stride = 2 * top + 3;
   parts += static_cast<size_t>(row) * slices * stride;
   Held held;
 #pragma unroll
   for (unsigned i = 0; i < EACH; ++i) {
     const unsigned index = i * THREADS + threadIdx.x;
-    const bool inside = index < slices * top;
-    const float* part = parts + static_cast<size_t>(inside ? index / top : 0) * stride;
-    held.values[i] = inside ? part[index % top] : 0.0f;
-    held.ids[i] = inside ? __float_as_uint(part[top + index % top]) : NONE;
+    const bool inside = index < slices * sought.count;
+    const unsigned slice = inside ? index / sought.count : 0, rank = index % sought.count;
+    const float* part = parts + static_cast<size_t>(slice) * stride;
+    held.values[i] = inside ? part[rank] : 0.0f;
+    held.ids[i] = inside ? __float_as_uint(part[top + rank]) : NONE;
   }
   held.look();
   float largest = 0.0f;
-  for (unsigned rank = 0; rank < top; ++rank) {
+  for (unsigned rank = 0; rank < sought.count; ++rank) {
     const unsigned long long key = held.take(shared);
     if (rank == 0) largest = value_of(key);
     if (threadIdx.x == 0) {
@@ -158,12 +173,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       ids[static_cast<size_t>(row) * top + rank] = id_of(key);
     }
   }
-  const float temperature = temperatures[row] > 0.0f ? temperatures[row] : 1.0f;
   float plain = 0.0f, tempered = 0.0f, infinite = 0.0f;
   for (unsigned slice = threadIdx.x; slice < slices; slice += THREADS) {
     const float* part = parts + static_cast<size_t>(slice) * stride;
     plain += part[2 * top] * expf(part[0] - largest);
-    tempered += part[2 * top + 1] * expf((part[0] - largest) / temperature);
+    tempered += part[2 * top + 1] * expf((part[0] - largest) / sought.temperature);
     infinite += part[2 * top + 2];
   }
   plain = block_sum(plain, partial);

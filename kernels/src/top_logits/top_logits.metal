@@ -1,6 +1,7 @@
 // `top_logits`: a threadgroup for each slice of 4096 logits of a row, which threads keep in registers
 // and give up one by one, the largest of the threadgroup first; then a threadgroup for each row does
-// the same with what the slices gave. 4 bytes are read for each logit, once.
+// the same with what the slices gave. 4 bytes are read for each logit, once. A row whose token is drawn
+// greedily takes one round of each: an argmax.
 
 constant constexpr uint TOP_THREADS = 256;
 constant constexpr uint TOP_EACH = 16;
@@ -76,12 +77,27 @@ inline TopTaken top_take(thread TopHeld& held, threadgroup uint* orders, threadg
   return taken;
 }
 
-// parts[row, slice]: `top` values, `top` ids, the sums of exp(logit - largest of the slice) and of
-// the same by temperature, and how many threads have seen a logit that is not finite.
+// What is looked for in a row.
+struct TopWanted {
+  uint count;
+  float temperature;
+};
+
+inline TopWanted top_wanted(device const uint* wanted, uint row) {
+  TopWanted sought;
+  sought.count = wanted[2 * row];
+  const float temperature = as_type<float>(wanted[2 * row + 1]);
+  sought.temperature = temperature > 0.0f ? temperature : 1.0f;
+  return sought;
+}
+
+// parts[row, slice]: room for `top` values and `top` ids, of which as many are written as are wanted;
+// the sums of exp(logit - largest of the slice) and of the same by temperature, and how many threads have
+// seen a logit that is not finite.
 [[max_total_threads_per_threadgroup(256)]]
 kernel void top_logits_parts(device float* parts [[buffer(0)]],
                              device const float* logits [[buffer(1)]],
-                             device const float* temperatures [[buffer(2)]],
+                             device const uint* wanted [[buffer(2)]],
                              constant uint& vocab [[buffer(3)]],
                              constant uint& top [[buffer(4)]],
                              uint3 group [[threadgroup_position_in_grid]],
@@ -90,6 +106,7 @@ kernel void top_logits_parts(device float* parts [[buffer(0)]],
   threadgroup uint orders[TOP_THREADS / SIMD];
   threadgroup uint ids[TOP_THREADS / SIMD];
   threadgroup float partial[SIMD];
+  const TopWanted sought = top_wanted(wanted, group.y);
   const uint slice = group.x, row = group.y, first = slice * TOP_THREADS * TOP_EACH;
   logits += ulong(row) * vocab;
   parts += (ulong(row) * groups.x + slice) * (2 * top + 3);
@@ -112,19 +129,18 @@ kernel void top_logits_parts(device float* parts [[buffer(0)]],
   threadgroup_barrier(mem_flags::mem_threadgroup);
   largest = simd_max(index % SIMD < TOP_THREADS / SIMD ? partial[index % SIMD] : -FLT_MAX);
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  const float temperature = temperatures[row] > 0.0f ? temperatures[row] : 1.0f;
   float plain = 0.0f, tempered = 0.0f;
   for (uint i = 0; i < TOP_EACH; ++i) {
     if (held.ids[i] == TOP_NONE) continue;
     plain += precise::exp(held.values[i] - largest);
-    tempered += precise::exp((held.values[i] - largest) / temperature);
+    tempered += precise::exp((held.values[i] - largest) / sought.temperature);
   }
   plain = threadgroup_sum(plain, partial, index, TOP_THREADS);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   tempered = threadgroup_sum(tempered, partial, index, TOP_THREADS);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   infinite = threadgroup_sum(infinite, partial, index, TOP_THREADS);
-  for (uint rank = 0; rank < top; ++rank) {
+  for (uint rank = 0; rank < sought.count; ++rank) {
     const TopTaken taken = top_take(held, orders, ids, index);
     if (index == 0) {
       parts[rank] = taken.order != 0 ? top_value(taken.order) : 0.0f;
@@ -143,7 +159,7 @@ kernel void top_logits_merge(device float* values [[buffer(0)]],
                              device uint* ids [[buffer(1)]],
                              device float* sums [[buffer(2)]],
                              device const float* parts [[buffer(3)]],
-                             device const float* temperatures [[buffer(4)]],
+                             device const uint* wanted [[buffer(4)]],
                              constant uint& slices [[buffer(5)]],
                              constant uint& top [[buffer(6)]],
                              uint3 group [[threadgroup_position_in_grid]],
@@ -151,19 +167,21 @@ kernel void top_logits_merge(device float* values [[buffer(0)]],
   threadgroup uint orders[TOP_THREADS / SIMD];
   threadgroup uint owners[TOP_THREADS / SIMD];
   threadgroup float partial[SIMD];
+  const TopWanted sought = top_wanted(wanted, group.x);
   const uint row = group.x, stride = 2 * top + 3;
   parts += ulong(row) * slices * stride;
   TopHeld held;
   for (uint i = 0; i < TOP_EACH; ++i) {
     const uint candidate = i * TOP_THREADS + index;
-    const bool inside = candidate < slices * top;
-    device const float* part = parts + ulong(inside ? candidate / top : 0) * stride;
-    held.values[i] = inside ? part[candidate % top] : 0.0f;
-    held.ids[i] = inside ? as_type<uint>(part[top + candidate % top]) : TOP_NONE;
+    const bool inside = candidate < slices * sought.count;
+    const uint slice = inside ? candidate / sought.count : 0, rank = candidate % sought.count;
+    device const float* part = parts + ulong(slice) * stride;
+    held.values[i] = inside ? part[rank] : 0.0f;
+    held.ids[i] = inside ? as_type<uint>(part[top + rank]) : TOP_NONE;
   }
   held.look();
   float largest = 0.0f;
-  for (uint rank = 0; rank < top; ++rank) {
+  for (uint rank = 0; rank < sought.count; ++rank) {
     const TopTaken taken = top_take(held, orders, owners, index);
     if (rank == 0) largest = top_value(taken.order);
     if (index == 0) {
@@ -171,12 +189,11 @@ kernel void top_logits_merge(device float* values [[buffer(0)]],
       ids[ulong(row) * top + rank] = taken.id;
     }
   }
-  const float temperature = temperatures[row] > 0.0f ? temperatures[row] : 1.0f;
   float plain = 0.0f, tempered = 0.0f, infinite = 0.0f;
   for (uint slice = index; slice < slices; slice += TOP_THREADS) {
     device const float* part = parts + ulong(slice) * stride;
     plain += part[2 * top] * precise::exp(part[0] - largest);
-    tempered += part[2 * top + 1] * precise::exp((part[0] - largest) / temperature);
+    tempered += part[2 * top + 1] * precise::exp((part[0] - largest) / sought.temperature);
     infinite += part[2 * top + 2];
   }
   plain = threadgroup_sum(plain, partial, index, TOP_THREADS);

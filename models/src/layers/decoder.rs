@@ -15,7 +15,8 @@ use super::workspace::Workspace;
 use crate::error::Error;
 use crate::load::architecture::Architecture;
 use crate::load::weights::Weights;
-use crate::model::{Batch, Logits, Model, ModelFootprint, ModelInfo};
+use crate::logits::Logits;
+use crate::model::{Batch, Model, ModelFootprint, ModelInfo, RowUse};
 use crate::state::{LayerKv, LayerRecurrent, StateLayout, StatePool};
 use crate::work::{TokenWork, Use, WeightsWork};
 
@@ -179,8 +180,9 @@ impl<L: DecoderLayer> Decoder<L> {
         self.weights.layers.iter().try_for_each(|layer| layer.forward(&mut self.work, &at))
     }
 
-    /// Logits of the rows that asked for them, in the leading rows of the head's buffer.
-    fn predict(&mut self, temperatures: &[f32]) -> Result<(), Error> {
+    /// Logits of the rows that asked for them, in the leading rows of the head's buffer, and what is to
+    /// become of them on the device.
+    fn predict(&mut self, uses: &[RowUse]) -> Result<(), Error> {
         let rows = self.step.logits_rows.len();
         if rows == 0 {
             return Ok(());
@@ -191,7 +193,7 @@ impl<L: DecoderLayer> Decoder<L> {
         let lm_head = &weights.lm_head;
         let x = head.activations.prepare(&head.normed, rows, &[&lm_head.weight])?;
         lm_head.forward(&head.logits, &x, rows, Mode::Store)?;
-        head.find_top(rows, temperatures)
+        head.draw(rows, uses)
     }
 }
 
@@ -228,7 +230,7 @@ impl<L: DecoderLayer> Model for Decoder<L> {
         let device = self.work.hidden.device().clone();
         gpu::step(&device, || {
             self.decode(&batch.tokens)?;
-            self.predict(&batch.temperatures)
+            self.predict(&batch.uses)
         })?;
         for segment in &batch.segments {
             // The plan has verified that there is room, so none of these fails halfway.

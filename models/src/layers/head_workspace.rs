@@ -1,13 +1,16 @@
 //! Buffers of the head, for the few rows whose logits were asked for, and how these are read: on the
-//! CPU all of them, from a GPU the largest of each row, and a whole row where those are not enough.
+//! CPU all of them; from a GPU the token that it has drawn of each row, the largest logits where these
+//! are asked for, and a whole row where they are not enough.
 
 use candle_core::Tensor;
-use sconce_kernels::top_logits::TOP_MAX;
+use sconce_kernels::draw_tokens::{Draw, Drawn, DrawnTokens};
+use sconce_kernels::top_logits::{TOP_MAX, Wanted};
 use sconce_kernels::{ActivationBuffer, TopLogits, gpu, read_rows, read_words};
 
 use super::workspace::{Allocator, Part};
 use crate::error::Error;
-use crate::model::{DeviceLogits, Logits, TopRow};
+use crate::logits::{DeviceLogits, Logits, TopCopy};
+use crate::model::RowUse;
 
 /// Buffers of the head.
 #[derive(Debug)]
@@ -20,24 +23,28 @@ pub(crate) struct HeadWorkspace {
     pub(crate) logits: Tensor,
     /// Quantized rows of `normed`.
     pub(crate) activations: ActivationBuffer,
-    /// The largest logits, where they are not on the host.
-    top: Option<Top>,
+    /// What is done where the logits are not on the host.
+    device: Option<OnDevice>,
     /// The logits on the host: all of them, or one row.
     host: Vec<f32>,
     vocab_size: usize,
 }
 
-/// The largest logits of each row, and their copies on the host.
+/// The largest logits of each row and the token drawn from them. Of what is a list, one for each row of
+/// the step.
 #[derive(Debug)]
-struct Top {
+struct OnDevice {
     found: TopLogits,
-    /// How many of a row.
-    count: usize,
-    values: Vec<f32>,
-    ids: Vec<u32>,
-    sums: Vec<f32>,
-    /// One for each row.
-    temperatures: Vec<f32>,
+    tokens: DrawnTokens,
+    /// Most of a row.
+    held: usize,
+    wanted: Vec<Wanted>,
+    /// How many of each row; the same as in `wanted`.
+    counts: Vec<u32>,
+    draws: Vec<Option<Draw>>,
+    words: Vec<u32>,
+    drawn: Vec<Drawn>,
+    copy: TopCopy,
 }
 
 impl HeadWorkspace {
@@ -51,78 +58,97 @@ impl HeadWorkspace {
         vocab_size: usize,
         allocator: &mut Allocator<'_>,
     ) -> Result<Self, Error> {
-        let top = match gpu::is_gpu(allocator.device()) {
-            true => Some(Top::new(rows, vocab_size, allocator)?),
+        let device = match gpu::is_gpu(allocator.device()) {
+            true => Some(OnDevice::new(rows, vocab_size, allocator)?),
             false => None,
         };
-        let host = if top.is_some() { vocab_size } else { rows * vocab_size };
+        let host = if device.is_some() { vocab_size } else { rows * vocab_size };
         Ok(Self {
             hidden: allocator.tensor(rows, hidden_size)?,
             normed: allocator.tensor(rows, hidden_size)?,
             logits: allocator.tensor(rows, vocab_size)?,
             activations: allocator.activations(Part::Head, rows, hidden_size)?,
-            top,
+            device,
             host: allocator.host(host),
             vocab_size,
         })
     }
 
-    /// Finds the largest logits of the leading `rows` rows, where only they will be read.
+    /// Finds the largest logits of the leading `rows` rows and draws tokens from them, where the host
+    /// does not see them all.
     ///
     /// # Errors
     /// An operator refused.
-    pub(crate) fn find_top(&mut self, rows: usize, temperatures: &[f32]) -> Result<(), Error> {
-        let Some(top) = &mut self.top else { return Ok(()) };
-        top.temperatures.clear();
-        top.temperatures.extend(temperatures.iter().take(rows));
-        top.temperatures.resize(rows, 1.0);
-        Ok(top.found.find(&self.logits, &top.temperatures)?)
+    pub(crate) fn draw(&mut self, rows: usize, uses: &[RowUse]) -> Result<(), Error> {
+        match &mut self.device {
+            Some(device) => device.draw(&self.logits, rows, uses),
+            None => Ok(()),
+        }
     }
 
-    /// The leading `rows` rows of logits.
+    /// The leading `rows` rows of logits, and the tokens drawn from them.
     ///
     /// # Errors
     /// The device cannot be read.
     pub(crate) fn read(&mut self, rows: usize) -> Result<Logits<'_>, Error> {
-        let Some(top) = &mut self.top else {
+        let Some(device) = &mut self.device else {
             let host = &mut self.host[..rows * self.vocab_size];
             read_rows(&self.logits, host)?;
             return Ok(Logits::on_host(host, self.vocab_size));
         };
-        let top = top.read(rows)?;
-        let held = DeviceLogits { logits: &self.logits, row: &mut self.host, top };
-        Ok(Logits::on_device(held, self.vocab_size))
+        device.read(rows)?;
+        let OnDevice { found, counts, copy, drawn, .. } = device;
+        let counts = &counts[..rows];
+        let held = DeviceLogits { logits: &self.logits, row: &mut self.host, found, counts, copy };
+        Ok(Logits::on_device(held, self.vocab_size).with_drawn(drawn))
     }
 }
 
-impl Top {
+impl OnDevice {
     fn new(rows: usize, vocab: usize, allocator: &mut Allocator<'_>) -> Result<Self, Error> {
-        let count = TOP_MAX.min(vocab);
-        allocator.count(TopLogits::bytes_for(rows, vocab, count, allocator.device()));
-        // Beside the largest, their tokens and the sums, a temperature for each row.
-        allocator.count(rows as u64 * (2 * count as u64 + 3) * 4);
+        let held = TOP_MAX.min(vocab);
+        allocator.count(TopLogits::bytes_for(rows, vocab, held, allocator.device()));
+        allocator.count(DrawnTokens::bytes_for(rows) + TopCopy::bytes_for(rows, held));
+        let lists = size_of::<(Wanted, u32, Option<Draw>, u32, Drawn)>();
+        allocator.count(rows as u64 * lists as u64);
         let rows = if allocator.makes() { rows } else { 0 };
         Ok(Self {
-            found: TopLogits::new(rows, vocab, count, allocator.device())?,
-            count,
-            values: vec![0.0; rows * count],
-            ids: vec![0; rows * count],
-            sums: vec![0.0; rows * 2],
-            temperatures: Vec::with_capacity(rows),
+            found: TopLogits::new(rows, vocab, held, allocator.device())?,
+            tokens: DrawnTokens::new(rows, allocator.device())?,
+            held,
+            wanted: Vec::with_capacity(rows),
+            counts: Vec::with_capacity(rows),
+            draws: Vec::with_capacity(rows),
+            words: vec![0; rows],
+            drawn: Vec::with_capacity(rows),
+            copy: TopCopy::new(rows, held),
         })
     }
 
-    /// Copies the leading rows to the host.
-    fn read(&mut self, rows: usize) -> Result<Vec<TopRow<'_>>, Error> {
-        let count = self.count;
-        read_rows(&self.found.values, &mut self.values[..rows * count])?;
-        read_words(&self.found.ids, &mut self.ids[..rows * count])?;
-        read_rows(&self.found.sums, &mut self.sums[..rows * 2])?;
-        let row = |row: usize| TopRow {
-            values: &self.values[row * count..][..count],
-            ids: &self.ids[row * count..][..count],
-            sums: [self.sums[row * 2], self.sums[row * 2 + 1]],
-        };
-        Ok((0..rows).map(row).collect())
+    fn draw(&mut self, logits: &Tensor, rows: usize, uses: &[RowUse]) -> Result<(), Error> {
+        self.wanted.clear();
+        self.counts.clear();
+        self.draws.clear();
+        for row in 0..rows {
+            let RowUse { draw, largest } = uses.get(row).copied().unwrap_or_default();
+            let looked_at = draw.map_or(1, |draw| draw.looks_at(self.held));
+            let count = looked_at.max(largest.min(self.held)) as u32;
+            let temperature = draw.map_or(1.0, |draw| draw.temperature);
+            self.wanted.push(Wanted { count, temperature });
+            self.counts.push(count);
+            self.draws.push(draw);
+        }
+        self.found.find(logits, &self.wanted)?;
+        Ok(self.tokens.draw(&self.found, &self.draws, &self.counts)?)
+    }
+
+    /// Copies the tokens of the leading rows to the host, and nothing else.
+    fn read(&mut self, rows: usize) -> Result<(), Error> {
+        let words = &mut self.words[..rows];
+        read_words(&self.tokens.words, words)?;
+        self.drawn.clear();
+        self.drawn.extend(words.iter().map(|word| Drawn::of(*word)));
+        self.copy.expire();
+        Ok(())
     }
 }

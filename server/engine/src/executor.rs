@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sconce_models::{Batch, Logits};
+use sconce_models::{Batch, Drawn, Logits};
 
 use crate::cache::Cache;
 use crate::error::EngineError;
@@ -12,7 +12,7 @@ use crate::event::{FinishReason, Token, TokenLogprobs};
 use crate::meter::Phase;
 use crate::request::{Sampling, Stopping};
 use crate::residency::{Residency, Resident, panic_message};
-use crate::sampler::{NotFinite, Sampler, top_logprobs};
+use crate::sampler::{NotFinite, Sampler, sample_top, top_logprobs};
 use crate::scheduler::Row;
 use crate::sequence::Sequence;
 use crate::shared::Shared;
@@ -20,6 +20,9 @@ use crate::status::{Counters, LoadedModel, ModelState};
 
 /// A model whose forward panics so often without a good step between has failed.
 const PANICS_MAX: u32 = 3;
+
+/// A token, and its logprobs if they are wanted.
+type Chosen = (u32, Option<TokenLogprobs>);
 
 /// How a sequence ends, if it does.
 type Outcome = Result<FinishReason, EngineError>;
@@ -237,37 +240,62 @@ fn sample(
     (full || enough).then_some(Ok(FinishReason::Length))
 }
 
-/// The next token, and its logprobs if they are wanted: from the largest logits where those tell, else
-/// from the whole row, which may have to be fetched.
+/// The next token, and its logprobs if they are wanted: as the device has drawn it, or from the largest
+/// logits, where those tell, else from the whole row, which may have to be fetched.
 fn choose(
     sampler: &mut Sampler,
     sequence: &Sequence,
     (logits, row): (&mut Logits<'_>, usize),
     about: &LoadedModel,
-) -> Result<(u32, Option<TokenLogprobs>), EngineError> {
-    let token_index = sequence.completion_tokens();
-    let not_finite = |NotFinite| EngineError::NonFiniteLogits { token_index };
-    let endless = (token_index < sequence.stopping.min_tokens).then(|| endless(sequence, about));
-    let (sampling, history) = (endless.as_ref().unwrap_or(&sequence.sampling), &sequence.tokens);
-    let draw = (sequence.seed, token_index);
-    if let Some(top) = logits.top(row) {
-        let id = sampler.sample_top(&top, about.info.vocab_size, sampling, history, draw);
-        let id = id.map_err(not_finite)?;
-        let chosen = id.and_then(|id| match sequence.logprobs {
-            None => Some((id, None)),
-            Some(count) => top_logprobs(&top, id, count).map(|logprobs| (id, Some(logprobs))),
-        });
-        if let Some(chosen) = chosen {
-            return Ok(chosen);
-        }
+) -> Result<Chosen, EngineError> {
+    if sequence.row_use().draw.is_some()
+        && let Some(chosen) = choose_on_device(sequence, (logits, row), about)?
+    {
+        return Ok(chosen);
     }
-    let unread = |error: sconce_models::Error| EngineError::Forward {
-        model: about.name.clone(),
-        message: error.to_string(),
-    };
-    let row = logits.row(row).map_err(unread)?;
-    let id = sampler.sample(row, sampling, history, draw).map_err(not_finite)?;
+    let token_index = sequence.completion_tokens();
+    let endless = sequence.is_endless().then(|| endless(sequence, about));
+    let (sampling, history) = (endless.as_ref().unwrap_or(&sequence.sampling), &sequence.tokens);
+    let row = logits.row(row).map_err(|error| unread(&error, about))?;
+    let id = sampler.sample(row, sampling, history, (sequence.seed, token_index));
+    let id = id.map_err(|NotFinite| EngineError::NonFiniteLogits { token_index })?;
     Ok((id, sequence.logprobs.map(|count| sampler.logprobs(row, id, count))))
+}
+
+/// The same without the row; none where the row is needed, or is as near.
+fn choose_on_device(
+    sequence: &Sequence,
+    (logits, row): (&mut Logits<'_>, usize),
+    about: &LoadedModel,
+) -> Result<Option<Chosen>, EngineError> {
+    let token_index = sequence.completion_tokens();
+    let not_finite = || EngineError::NonFiniteLogits { token_index };
+    let drawn = match logits.drawn(row) {
+        Drawn::Token(id) => Some(id),
+        Drawn::Undrawn => None,
+        Drawn::NotFinite => return Err(not_finite()),
+    };
+    if let (Some(id), None) = (drawn, sequence.logprobs) {
+        return Ok(Some((id, None)));
+    }
+    let Some(top) = logits.top(row).map_err(|error| unread(&error, about))? else {
+        return Ok(None);
+    };
+    let draw = (sequence.seed, token_index);
+    let id = match drawn {
+        Some(id) => Some(id),
+        None => sample_top(&top, about.info.vocab_size, &sequence.sampling, draw)
+            .map_err(|NotFinite| not_finite())?,
+    };
+    Ok(id.and_then(|id| match sequence.logprobs {
+        None => Some((id, None)),
+        Some(count) => top_logprobs(&top, id, count).map(|logprobs| (id, Some(logprobs))),
+    }))
+}
+
+/// Logits that were computed and cannot be had.
+fn unread(error: &sconce_models::Error, about: &LoadedModel) -> EngineError {
+    EngineError::Forward { model: about.name.clone(), message: error.to_string() }
 }
 
 /// The sampling of a sequence that may not end yet.

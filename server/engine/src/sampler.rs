@@ -11,7 +11,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-use sconce_models::TopRow;
+use sconce_models::{Draw, TopRow};
 
 use crate::event::TokenLogprobs;
 use crate::request::Sampling;
@@ -78,34 +78,6 @@ impl Sampler {
         Ok(draw_token(likeliest, sampling, weights, uniform).unwrap_or(best))
     }
 
-    /// The same from the largest logits alone; none where they do not tell: then the whole row must be
-    /// looked at. Draws as from the row, but for the rounding of a sum.
-    ///
-    /// # Errors
-    /// [`NotFinite`].
-    pub(crate) fn sample_top(
-        &self,
-        top: &TopRow<'_>,
-        vocab_size: usize,
-        sampling: &Sampling,
-        history: &[u32],
-        draw: (u64, usize),
-    ) -> Result<Option<u32>, NotFinite> {
-        if !top.sums[0].is_finite() {
-            return Err(NotFinite);
-        }
-        if Penalties::change(sampling, history) {
-            return Ok(None);
-        }
-        if sampling.temperature == 0.0 {
-            return Ok(top.ids.first().copied());
-        }
-        let uniform = random::uniform(draw.0, draw.1 as u64);
-        let weights = Weights { max: top.values[0], temperature: sampling.temperature };
-        let likeliest = Likeliest::Top { top, vocab_size };
-        Ok(draw_token(likeliest, sampling, weights, uniform))
-    }
-
     /// Logprobs of the raw `logits`: of `chosen`, and of the `count` likeliest.
     pub(crate) fn logprobs(&mut self, logits: &[f32], chosen: u32, count: usize) -> TokenLogprobs {
         let max = f64::from(logits[argmax(logits) as usize]);
@@ -120,7 +92,43 @@ impl Sampler {
     }
 }
 
-/// The same from the largest logits alone; none where they are too few.
+/// How a device draws the token that [`Sampler::sample`] would; none where it needs the history or a
+/// bias, which only the host has.
+pub(crate) fn device_draw(
+    sampling: &Sampling,
+    history: &[u32],
+    draw: (u64, usize),
+) -> Option<Draw> {
+    let &Sampling { temperature, top_k, top_p, min_p, .. } = sampling;
+    let uniform = random::uniform(draw.0, draw.1 as u64);
+    let draw = Draw { temperature, top_k, top_p, min_p, uniform };
+    (!Penalties::change(sampling, history)).then_some(draw)
+}
+
+/// Draws from the largest logits of a row alone what [`Sampler::sample`] draws from the row, but for the
+/// rounding of a sum; none where they do not tell. The sampling is one that [`device_draw`] is for.
+///
+/// # Errors
+/// [`NotFinite`].
+pub(crate) fn sample_top(
+    top: &TopRow<'_>,
+    vocab_size: usize,
+    sampling: &Sampling,
+    draw: (u64, usize),
+) -> Result<Option<u32>, NotFinite> {
+    if !top.sums[0].is_finite() {
+        return Err(NotFinite);
+    }
+    if sampling.temperature == 0.0 {
+        return Ok(top.ids.first().copied());
+    }
+    let uniform = random::uniform(draw.0, draw.1 as u64);
+    let weights = Weights { max: top.values[0], temperature: sampling.temperature };
+    let likeliest = Likeliest::Top { top, vocab_size };
+    Ok(draw_token(likeliest, sampling, weights, uniform))
+}
+
+/// [`Sampler::logprobs`] from the largest logits of a row alone; none where they are too few.
 pub(crate) fn top_logprobs(top: &TopRow<'_>, chosen: u32, count: usize) -> Option<TokenLogprobs> {
     let log_total = f64::from(top.values[0]) + f64::from(top.sums[0]).ln();
     let logprob = |logit: f32| (f64::from(logit) - log_total) as f32;

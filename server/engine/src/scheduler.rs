@@ -361,7 +361,7 @@ impl Scheduler {
         memory.emits(sequence, (batch.segments.len(), tokens), &mut batch.emits);
         batch.push(state, from, &sequence.tokens[from..from + tokens], samples);
         if samples {
-            batch.temperatures.push(sequence.sampling.temperature);
+            batch.uses.push(sequence.row_use());
         }
         rows.push(Row { running: index, tokens, samples });
     }

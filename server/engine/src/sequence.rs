@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sconce_cache::SnapshotSpec;
-use sconce_models::SequenceId;
+use sconce_models::{RowUse, SequenceId};
 use tokio::sync::oneshot;
 
 use crate::cache::{Footing, Memory, Parting};
@@ -14,6 +14,7 @@ use crate::event::{CacheReport, Event, FinishReason, Finished, Started, Timings,
 use crate::generation::EventSender;
 use crate::meter::{End, ModelMeter};
 use crate::request::{CacheUse, Request, Sampling, Stopping};
+use crate::sampler;
 use crate::shared::WaitingPlace;
 use crate::snapshot::SnapshotInfo;
 use crate::status::Counters;
@@ -134,6 +135,18 @@ impl Sequence {
     /// Tokens that have to be evaluated before the next one can be sampled.
     pub(crate) fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Whether it may not end with the next token.
+    pub(crate) fn is_endless(&self) -> bool {
+        self.completion_tokens() < self.stopping.min_tokens
+    }
+
+    /// What a device may do with the logits of its next token.
+    pub(crate) fn row_use(&self) -> RowUse {
+        let draw = (self.seed, self.completion_tokens());
+        let draw = sampler::device_draw(&self.sampling, &self.tokens, draw);
+        RowUse { draw: draw.filter(|_| !self.is_endless()), largest: self.logprobs.unwrap_or(0) }
     }
 
     /// Whether its caller was told that it started.

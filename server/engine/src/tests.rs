@@ -1,6 +1,7 @@
 //! Tests of the whole engine on simulated models. A gate holds steps and a clock is turned by hand,
 //! so that nothing here depends on speed.
 
+mod drawing;
 mod faults;
 mod generation;
 mod memory;

@@ -4,7 +4,9 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use sconce_models::{Batch, LoadOptions, Model, Precision, SequenceId, StepShape, load_random};
+use sconce_models::{
+    Batch, Draw, Drawn, LoadOptions, Model, Precision, RowUse, SequenceId, StepShape, load_random,
+};
 
 use super::clock::{Side, median};
 use super::{Bar, Bench, Outcome, Row};
@@ -135,15 +137,19 @@ fn step(model: &mut dyn Model, id: SequenceId, tokens: &[u32]) -> Outcome<u32> {
     model.state_mut().reserve(id, tokens.len())?;
     let mut batch = Batch::default();
     batch.push(id, at, tokens, true);
+    batch.uses.push(RowUse { draw: Some(Draw::GREEDY), largest: 0 });
     let mut logits = model.forward(&batch)?;
-    let (token, value) = match logits.top(0) {
-        Some(top) => (top.ids[0], top.values[0]),
-        None => {
-            let row = logits.row(0)?;
-            let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
-            let best = best.ok_or("a model without logits")?;
-            (best as u32, row[best])
-        }
-    };
-    if value.is_finite() { Ok(token) } else { Err(format!("a logit is {value}").into()) }
+    match logits.drawn(0) {
+        Drawn::Token(token) => return Ok(token),
+        Drawn::NotFinite => return Err("a logit is not finite".into()),
+        Drawn::Undrawn => {}
+    }
+    // On the CPU.
+    let row = logits.row(0)?;
+    let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+    let best = best.ok_or("a model without logits")?;
+    match row[best] {
+        value if value.is_finite() => Ok(best as u32),
+        value => Err(format!("a logit is {value}").into()),
+    }
 }

@@ -2,6 +2,8 @@
 //! against the distribution it is meant to draw from.
 
 use proptest::prelude::*;
+use sconce_kernels::draw_tokens::reference::{self, Top};
+use sconce_models::Drawn;
 
 use super::*;
 
@@ -326,32 +328,45 @@ proptest! {
         let top = TopRow { values: &values, ids: &ids, sums };
         let mut sampler = Sampler::default();
         let whole = sampler.sample(&logits, &sampling, &[], (seed, 3)).unwrap();
-        let found = sampler.sample_top(&top, logits.len(), &sampling, &[], (seed, 3)).unwrap();
+        let found = sample_top(&top, logits.len(), &sampling, (seed, 3)).unwrap();
         prop_assert!(found.is_none_or(|found| found == whole), "{found:?} instead of {whole}");
         prop_assert!(temperature > 0.0 || found.is_some());
         prop_assert!(count < logits.len() || found.is_some());
         // No logit of the row is looked at where a few are kept by any filter.
         prop_assert!(!(1..=count).contains(&top_k) || found.is_some());
+        // A device is asked for the same, and gives it where no edge is near.
+        let draw = device_draw(&sampling, &[], (seed, 3)).unwrap();
+        let looked_at = draw.looks_at(count);
+        let largest = Top {
+            values: &values[..looked_at], ids: &ids[..looked_at], sums, vocab: logits.len(),
+        };
+        let (drawn, nearest) = reference::draw(largest, &draw);
+        let expected = found.map_or(Drawn::Undrawn, Drawn::Token);
+        prop_assert!(drawn == expected || nearest < 1e-12, "{drawn:?}, {expected:?}, {nearest}");
     }
 }
 
 #[test]
-fn penalties_and_logits_that_are_not_finite_are_seen_without_the_row() {
-    let sampler = Sampler::default();
+fn what_needs_the_history_or_a_bias_is_not_for_a_device() {
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    let draws =
+        |sampling: &Sampling, history: &[u32]| device_draw(sampling, history, (1, 0)).is_some();
+    assert!(draws(&greedy, &[1]));
+    let penalised = Sampling { repeat_penalty: 1.5, ..greedy.clone() };
+    assert!(!draws(&penalised, &[1]));
+    assert!(draws(&penalised, &[]));
+    let biased = Sampling { logit_bias: vec![(0, 9.0)], ..greedy };
+    assert!(!draws(&biased, &[]));
+}
+
+#[test]
+fn logits_that_are_not_finite_are_seen_without_the_row() {
     let (values, ids, sums) = top_of(&[1.0, 3.0, 2.0], 2, 1.0);
     let top = TopRow { values: &values, ids: &ids, sums };
     let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-    let sample = |top: &TopRow<'_>, sampling: &Sampling, history: &[u32]| {
-        sampler.sample_top(top, 3, sampling, history, (1, 0))
-    };
-    assert_eq!(sample(&top, &greedy, &[1]), Ok(Some(1)));
-    let penalised = Sampling { repeat_penalty: 1.5, ..greedy.clone() };
-    assert_eq!(sample(&top, &penalised, &[1]), Ok(None));
-    assert_eq!(sample(&top, &penalised, &[]), Ok(Some(1)));
-    let biased = Sampling { logit_bias: vec![(0, 9.0)], ..greedy.clone() };
-    assert_eq!(sample(&top, &biased, &[]), Ok(None));
+    assert_eq!(sample_top(&top, 3, &greedy, (1, 0)), Ok(Some(1)));
     let broken = TopRow { sums: [f32::NAN; 2], ..top };
-    assert_eq!(sample(&broken, &greedy, &[]), Err(NotFinite));
+    assert_eq!(sample_top(&broken, 3, &greedy, (1, 0)), Err(NotFinite));
 }
 
 #[test]
