@@ -61,6 +61,8 @@ pub struct ServerConfig {
     pub connections_per_address_max: usize,
     /// Most open streams of one connection.
     pub streams_per_connection_max: u32,
+    /// When a TCP connection is asked to go; never if zero.
+    pub connection_age_max: Span,
     /// Longest a request may take.
     pub request_time_max: Span,
     /// Whether gRPC reflection is served.
@@ -183,6 +185,7 @@ impl Default for Config {
                 connections_max: plan.limits.connections_max,
                 connections_per_address_max: plan.security.connections_per_address_max,
                 streams_per_connection_max: plan.limits.streams_per_connection_max,
+                connection_age_max: Span(plan.limits.connection_age_max),
                 request_time_max: Span(plan.limits.request_seconds_max),
                 reflection: plan.reflection,
                 withdrawal: Span(plan.drain.withdrawal),

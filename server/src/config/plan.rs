@@ -79,6 +79,7 @@ impl Config {
             precision: engine.precision.into(),
             limits: Limits {
                 request_seconds_max: server.request_time_max.0,
+                connection_age_max: server.connection_age_max.0,
                 connections_max: server.connections_max,
                 streams_per_connection_max: server.streams_per_connection_max,
             },

@@ -2,6 +2,7 @@
 //! for scrapers of metrics alone: see [`crate::layer::scrape`].
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -100,12 +101,39 @@ impl Edge {
     }
 }
 
+/// How old connections may become.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    /// Zero is any age.
+    max: Duration,
+    /// How long what was asked for by then may still take.
+    grace: Duration,
+}
+
+impl Age {
+    /// Part of the age by which connections differ, either way: those of one moment are not to come back
+    /// in one moment.
+    const SPREAD: f64 = 0.1;
+
+    /// Ends when a connection is to be asked to go. One without an address is a Unix socket's, which
+    /// no balancer is in front of.
+    async fn reached(self, has_address: bool) {
+        if self.max.is_zero() || !has_address {
+            return std::future::pending().await;
+        }
+        let bits = RandomState::new().build_hasher().finish() >> 11;
+        let random = bits as f64 / (1_u64 << 53) as f64;
+        tokio::time::sleep(self.max.mul_f64(1.0 + Self::SPREAD * (2.0 * random - 1.0))).await;
+    }
+}
+
 /// Accepts connections and serves them until told to close.
 #[derive(Clone)]
 pub(super) struct Acceptor {
     edge: Edge,
     door: Door,
     streams_max: u32,
+    age: Age,
     slots: Arc<Semaphore>,
     closing: CancellationToken,
     abort: CancellationToken,
@@ -121,7 +149,9 @@ impl Acceptor {
         abort: CancellationToken,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(limits.connections_max));
-        Self { edge, door, streams_max: limits.streams_per_connection_max, slots, closing, abort }
+        let age = Age { max: limits.connection_age_max, grace: limits.request_seconds_max };
+        let streams_max = limits.streams_per_connection_max;
+        Self { edge, door, streams_max, age, slots, closing, abort }
     }
 
     /// Accepts from `listener` until closing; each connection is a task of `tasks`.
@@ -132,7 +162,8 @@ impl Acceptor {
     }
 
     async fn serve(self, accepted: Accepted, _slot: OwnedSemaphorePermit) {
-        let Self { edge, door, streams_max, closing, abort, .. } = self;
+        let Self { edge, door, streams_max, age, closing, abort, .. } = self;
+        let aged = age.reached(accepted.peer.is_some());
         let entered = tokio::select! {
             entered = door.let_in(accepted) => entered,
             () = closing.cancelled() => return,
@@ -181,6 +212,7 @@ impl Acceptor {
                 tracing::debug!("a connection did not speak in time");
                 return;
             }
+            () = aged => None,
             () = closing.cancelled() => None,
         };
         let ended = match ended {
@@ -191,6 +223,8 @@ impl Acceptor {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = connection => Some(ended),
+                    // A watch, say of health, would never end.
+                    () = tokio::time::sleep(age.grace) => None,
                     () = abort.cancelled() => None,
                 }
             }
@@ -271,13 +305,27 @@ mod tests {
     use crate::models::Models;
     use crate::serve::{AuthPlan, Secrets, ServePlan};
     use crate::trace::Tracer;
+    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use tonic::server::NamedService;
+    use tower::Service;
 
     const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// After what else a silent connection is closed for.
+    const AGE: Duration = Duration::from_secs(200);
 
     /// A connection to a server without services that closes when told.
     fn connected(closing: &CancellationToken) -> (DuplexStream, impl Future<Output = ()> + use<>) {
-        let limits = Limits::default();
+        connected_from(None, Routes::default(), closing)
+    }
+
+    /// To `routes`, from an address or a Unix socket.
+    fn connected_from(
+        peer: Option<SocketAddr>,
+        routes: Routes,
+        closing: &CancellationToken,
+    ) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+        let limits = Limits { connection_age_max: AGE, ..Limits::default() };
         let plan = ServePlan::default();
         let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
         let metrics =
@@ -285,13 +333,13 @@ mod tests {
         let gate = Gate::new(AuthPlan::default(), None, true);
         let log =
             AccessLogLayer::new(RecentRequests::default(), metrics.calls(), Tracer::default());
-        let edge = Edge::new(Routes::default(), metrics, log, &limits, gate);
+        let edge = Edge::new(routes, metrics, log, &limits, gate);
         let door = Door::new(1, None);
         let acceptor =
             Acceptor::new(edge, door, &limits, closing.clone(), CancellationToken::new());
         let slot = acceptor.slots.clone().try_acquire_owned().expect("is free");
         let (client, server) = tokio::io::duplex(1 << 10);
-        (client, acceptor.serve(Accepted { io: Box::new(server), peer: None }, slot))
+        (client, acceptor.serve(Accepted { io: Box::new(server), peer }, slot))
     }
 
     #[tokio::test(start_paused = true)]
@@ -360,6 +408,93 @@ mod tests {
         let mut heard = [0; 9];
         client.read_exact(&mut heard).await.expect("the server's SETTINGS");
         assert_eq!(heard[3], 4);
+    }
+
+    /// Answers pings (frames of type 6) and hears whether it is to go (type 7), until the end.
+    async fn answer(client: &mut DuplexStream) -> bool {
+        let mut goaway = false;
+        let mut head = [0; 9];
+        while client.read_exact(&mut head).await.is_ok() {
+            let mut payload = vec![0; usize::from(head[2])];
+            client.read_exact(&mut payload).await.expect("the rest of a frame");
+            goaway |= head[3] == 7;
+            if head[3] == 6 && head[4] & 1 == 0 {
+                head[4] = 1;
+                let answer = [&head[..], &payload].concat();
+                client.write_all(&answer).await.expect("has room");
+            }
+        }
+        goaway
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_is_asked_to_go_unless_it_is_a_unix_sockets() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        for peer in [Some(address), None] {
+            let (mut client, served) =
+                connected_from(peer, Routes::default(), &CancellationToken::new());
+            client.write_all(PREFACE).await.expect("has room");
+            client.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("has room");
+            let began = tokio::time::Instant::now();
+            let both = async { tokio::join!(answer(&mut client), served).0 };
+            match tokio::time::timeout(2 * AGE, both).await {
+                Ok(goaway) => {
+                    assert!(goaway && peer.is_some(), "from {peer:?}");
+                    let age = began.elapsed().div_duration_f64(AGE);
+                    assert!((1.0 - Age::SPREAD..=1.01 + Age::SPREAD).contains(&age), "{age}");
+                }
+                Err(_) => assert_eq!(peer, None),
+            }
+        }
+    }
+
+    /// A service that takes its time.
+    #[derive(Clone)]
+    struct Slow;
+
+    impl NamedService for Slow {
+        const NAME: &'static str = "test.Slow";
+    }
+
+    impl Service<http::Request<Body>> for Slow {
+        type Response = http::Response<Body>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+            Box::pin(async {
+                tokio::time::sleep(2 * AGE).await;
+                Ok(http::Response::new(Body::empty()))
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_goes_when_what_it_asked_for_is_answered() {
+        let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
+        let (client, served) = connected_from(peer, Routes::new(Slow), &CancellationToken::new());
+        let served = tokio::spawn(served);
+        let io = TokioIo::new(client);
+        let (mut requests, connection) =
+            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .handshake(io)
+                .await
+                .expect("speaks HTTP/2");
+        let connection = tokio::spawn(connection);
+        let request = http::Request::post("http://test/test.Slow/Ask").body(Body::empty());
+        let began = tokio::time::Instant::now();
+        let answer = requests.send_request(request.expect("a request")).await.expect("answers");
+        assert_eq!(answer.status(), http::StatusCode::OK);
+        assert!(began.elapsed() >= 2 * AGE, "{:?}", began.elapsed());
+        assert!(requests.ready().await.is_err(), "it takes another request");
+        served.await.expect("does not panic");
+        connection.await.expect("does not panic").expect("ends in order");
+        assert!(began.elapsed() < 3 * AGE, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

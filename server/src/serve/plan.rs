@@ -230,6 +230,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Most open streams of one connection.
     pub streams_per_connection_max: u32,
+    /// When a TCP connection is asked to go, so that clients spread over the replicas there are by then;
+    /// what it has asked for is still answered. Never if zero.
+    pub connection_age_max: Duration,
 }
 
 impl Default for Limits {
@@ -238,6 +241,7 @@ impl Default for Limits {
             request_seconds_max: Duration::from_secs(3600),
             connections_max: 1024,
             streams_per_connection_max: 256,
+            connection_age_max: Duration::from_secs(1800),
         }
     }
 }
