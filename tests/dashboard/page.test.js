@@ -123,6 +123,18 @@ test("the tree of the model that is picked is drawn", PATIENCE, async () => {
   await page.fetching(pick(LARGE));
   assert.deepEqual(drawnTree(page), toldTree(page));
   assert.match(page.text("tree"), /in use/);
+
+  // An answer that comes late is not drawn over that of the model that was picked since.
+  let release;
+  page.held = new Promise((resolve) => { release = resolve; });
+  pick(SMALL)();
+  const late = page.fetched;
+  page.held = null;
+  await page.fetching(pick(LARGE));
+  const drawn = drawnTree(page);
+  release();
+  await late;
+  assert.deepEqual(drawnTree(page), drawn);
 });
 
 test("a tree is asked for again and again, unless nobody sees it", PATIENCE, async () => {
@@ -181,6 +193,7 @@ test("a server that begins anew is drawn from nothing", PATIENCE, () => {
   assert.match(page.text("memory"), /, no limit$/);
   assert.equal(page.document.querySelector("#models td.bad").textContent, "failed");
   assert.equal(page.rows("models")[1][1], "loading 33 % ");
+  assert.equal(page.text("tree"), "nothing is remembered");
   assert.equal(page.document.querySelector("#models progress").value, 1 / 3);
 
   const later = (seconds, models) => page.tell({
