@@ -1,4 +1,5 @@
-//! The page of the admin port and what it is fed from, over sockets.
+//! The page of the admin port and what it is fed from, over sockets. What its script draws of that is
+//! checked by `tests/dashboard/page.sh`.
 
 mod support;
 

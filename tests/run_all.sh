@@ -120,6 +120,9 @@ bash deploy/check_runtime.sh target/debug/sconce
 step "metrics, alerts and dashboard, as others read them"
 PYTHONPATH="$PWD/$TOOLS" bash deploy/alerts/check.sh python3 target/debug/sconce
 
+step "the page of the admin port, drawn"
+tests/dashboard/page.sh target/debug/sconce
+
 step "snapshots in object stores"
 cargo test --package sconce-server --bin sconce --locked --quiet --features object-store,otlp snapshot
 

@@ -392,10 +392,8 @@ async fn a_full_queue_and_a_closed_server_are_told_before_the_first_message() {
         let closed = client.generate(request("d", bytes("x"), greedy(4))).await;
         details(&closed.expect_err("is refused"), Code::Unavailable, "DRAINING");
         waiting.abort();
-        drop(running);
-        fixture.handle.shut_down();
-        drop((client, fixture.channel));
-        fixture.task.await.expect("does not panic").expect("ends in order");
+        drop((running, client));
+        fixture.shut_down().await;
     })
     .await;
 }

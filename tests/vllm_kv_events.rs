@@ -250,9 +250,7 @@ async fn a_move_to_another_tier_is_nothing_and_another_model_is_all_new() {
         reader.until(|picture| picture.known(&second) == 192).await;
         assert!(before.keys().all(|hash| reader.picture.paths.contains_key(hash)));
         drop(reader);
-        fixture.handle.shut_down();
-        drop(fixture.channel);
-        fixture.task.await.expect("does not panic").expect("ends in order");
+        fixture.shut_down().await;
     })
     .await;
 }
@@ -281,9 +279,7 @@ async fn after_a_panic_of_the_device_thread_the_picture_is_true_again() {
         reader.until(|p| p.known(&second) == 192 && p.known(&first) == 256).await;
         assert!(resumed(&fixture, &[&first[..], &[1]].concat()).await >= 256);
         drop(reader);
-        fixture.handle.shut_down();
-        drop(fixture.channel);
-        fixture.task.await.expect("does not panic").expect("ends in order");
+        fixture.shut_down().await;
     })
     .await;
 }
@@ -326,8 +322,7 @@ async fn a_server_that_closes_ends_the_stream() {
             }
         };
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        drop(fixture.channel);
-        fixture.task.await.expect("does not panic").expect("ends in order");
+        fixture.shut_down().await;
     })
     .await;
 }

@@ -5,8 +5,8 @@
 #   tests/dashboard/shot.sh docs/dashboard.png            # in the light, as in docs/OPERATIONS.md
 #   tests/dashboard/shot.sh /tmp/x.png 390 1800 dark      # as wide as a phone, in the dark
 #
-# Needs chromium (apt-get install chromium, or CHROMIUM=PATH) and python3. Not a part of the gate: the
-# page is served and fed in tests/dashboard.rs without a browser.
+# Needs chromium (apt-get install chromium, or CHROMIUM=PATH) and python3. Not a part of the gate, which has
+# no browser: there tests/dashboard.rs serves and feeds the page, and page.sh runs its script in jsdom.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -126,6 +126,10 @@ class Worker(Process):
             connection.request("GET", "/metrics")
             return connection.getresponse().read().decode()
 
+    def gauge(self, name):
+        """A metric's value that has no labels."""
+        return float(re.search(rf"^{name} (\S+)$", self.metrics(), re.M)[1])
+
 
 class Gateway(Process):
     """SMG in front of workers, once it has their model and tokenizer."""

@@ -122,24 +122,38 @@ class BehindAGateway(unittest.TestCase):
 
 
 class UnderPressure(unittest.TestCase):
+    # A step of a simulated model takes its time, so that no machine ends this many within hours.
+    SLOW = "sim:decode_us=100000,context=131072"
+    ENDLESS = chat("Count.", max_tokens=100_000, ignore_eos=True)
+
+    def setUp(self):
+        self.worker = Worker(
+            "small",
+            self.SLOW,
+            sconce__engine__sequences_max=1,
+            sconce__engine__waiting_max=1,
+            sconce__engine__context_length_max=131072,
+        )
+        self.addCleanup(self.worker.stop)
+        self.gateway = Gateway([self.worker])
+        self.addCleanup(self.gateway.stop)
+
     def test_a_full_queue_is_429(self):
-        worker = Worker("small", sconce__engine__sequences_max=1, sconce__engine__waiting_max=1)
-        self.addCleanup(worker.stop)
-        gateway = Gateway([worker])
-        self.addCleanup(gateway.stop)
-        statuses = []
-
-        def ask(i):
-            statuses.append(gateway.chat(f"Question {i}.", max_tokens=300, ignore_eos=True)[0])
-
-        threads = [threading.Thread(target=ask, args=(i,)) for i in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertIn(429, statuses)
-        self.assertIn(200, statuses)
-        self.assertEqual(set(statuses), {200, 429})
+        processes = [self.worker, self.gateway]
+        with self.gateway.streaming(self.ENDLESS) as said:
+            # One that has said something has left the queue.
+            next(event for event in said if event["choices"][0]["delta"].get("content"))
+            with self.gateway.asking(self.ENDLESS):
+                until("one waits", lambda: self.worker.gauge("sconce_queue_requests") == 1, processes)
+                status, body = self.gateway.chat("Room for one more?", max_tokens=2)
+                self.assertEqual(status, 429, body)
+                self.assertEqual(body["error"]["type"], "rate_limit_error")
+                self.assertIn("queue of completions is full", body["error"]["message"])
+                self.assertEqual(self.worker.gauge("sconce_queue_requests"), 1)
+        until("both have left", self.worker.is_idle, processes)
+        status, body = self.gateway.chat("And now?", max_tokens=2, ignore_eos=True)
+        self.assertEqual(status, 200, body)
+        self.assertEqual(body["usage"]["completion_tokens"], 2)
 
 
 class Failover(unittest.TestCase):

@@ -157,6 +157,11 @@ impl Fixture {
     /// Settles, shuts down and asserts an orderly end.
     pub(crate) async fn end(self) {
         self.settled().await;
+        self.shut_down().await;
+    }
+
+    /// The same where the memory need not be that of the start; a shutdown may have begun.
+    pub(crate) async fn shut_down(self) {
         self.handle.shut_down();
         drop(self.channel);
         self.task.await.expect("does not panic").expect("ends in order");
