@@ -173,6 +173,7 @@ install_node_client && node=node
 serve smollm2=sim:
 run_clients
 echo "the examples run with the simulated model"
+serve smollm2=sim:decode_us=1000,context=100000
 "$python" deploy/clients/check_all.py "$address" smollm2
 run_guarded
 echo "the examples run with TLS, a certificate and a token"

@@ -1,11 +1,15 @@
-"""Calls every RPC of a server from outside: the three services of sconce.v1, health and reflection, with
-the Python packages of gRPC. Ends with exit code 1 if an answer is wrong, or an RPC was not called.
+"""Calls every RPC of a server from outside: the three services of sconce.v1, the engine protocol that
+gateways speak, health and reflection, with the Python packages of gRPC. Ends with exit code 1 if an
+answer is wrong, or an RPC that reflection lists was not called.
 
 Usage: python deploy/clients/check_all.py ADDRESS MODEL, from the root of the repository. The server has
-loaded MODEL; needs grpcio-tools, grpcio-health-checking, grpcio-reflection.
+loaded MODEL and no other, and MODEL takes a while for the rest of its context; needs grpcio-tools,
+grpcio-health-checking, grpcio-reflection.
 """
 import hashlib
+import io
 import sys
+import zipfile
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -16,12 +20,19 @@ sys.path.append("proto")
 inference, inference_rpc = grpc.protos_and_services("sconce/v1/inference.proto")
 models, models_rpc = grpc.protos_and_services("sconce/v1/model.proto")
 state, state_rpc = grpc.protos_and_services("sconce/v1/state.proto")
+common = grpc.protos("compat/smg/grpc/common/common.proto")
+engine, engine_rpc = grpc.protos_and_services("compat/vllm/grpc/engine/vllm_engine.proto")
 
+# What this repository describes.
 SERVICES = {
     "sconce.v1.InferenceService": inference,
     "sconce.v1.ModelService": models,
     "sconce.v1.StateService": state,
+    "vllm.grpc.engine.VllmEngine": engine,
 }
+HEALTH = "grpc.health.v1.Health"
+# What lists the others; a call of it is how they are known.
+REFLECTION = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
 PROMPT = "The lamp on the wall burns all night, and so does the candle beside it. " * 6
 # Longest that one call may take, in seconds.
 TIMEOUT = 120
@@ -134,8 +145,102 @@ def check_state(channel, model):
     stub.DropSnapshot(state.DropSnapshotRequest(id=again.id), timeout=TIMEOUT)
 
 
+def generate(stub, ids, **options):
+    """The one answer to a prompt of tokens, not streamed."""
+    sampling = engine.SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, **options)
+    answers = list(stub.Generate(engine.GenerateRequest(
+        request_id="check", tokenized=engine.TokenizedInput(input_ids=ids),
+        sampling_params=sampling), timeout=TIMEOUT))
+    expect(f"one answer, found {answers}", [one.WhichOneof("response") for one in answers] == ["complete"])
+    complete = answers[0].complete
+    expect(f"8 tokens, found {complete}",
+           len(complete.output_ids) == complete.completion_tokens == 8 and complete.finish_reason == "length")
+    return complete
+
+
+def check_engine_labels(stub, model):
+    """What a gateway asks before it sends work: health, what is served, how busy it is, the tokenizer."""
+    health = stub.HealthCheck(engine.HealthCheckRequest(), timeout=TIMEOUT)
+    expect(f"it is healthy, found {health}", health.healthy)
+    served = stub.GetModelInfo(engine.GetModelInfoRequest(), timeout=TIMEOUT)
+    expect(f"the model {model}, found {served}", served.served_model_name == model
+           and served.is_generation and 0 < served.max_req_input_len < served.max_context_length)
+    server = stub.GetServerInfo(engine.GetServerInfoRequest(), timeout=TIMEOUT)
+    expect(f"a server with blocks, found {server}", server.server_type == "sconce"
+           and server.block_size > 0 and not server.is_paused)
+    loads = stub.GetLoads(engine.GetLoadsRequest(), timeout=TIMEOUT).loads
+    expect(f"one load, of nothing that runs; found {loads}",
+           [(load.num_total_reqs, load.max_running_requests) for load in loads] == [(0, server.max_num_seqs)])
+    chunks = list(stub.GetTokenizer(common.GetTokenizerRequest(), timeout=TIMEOUT))
+    packed = b"".join(chunk.data for chunk in chunks)
+    expect("the tokenizer's digest holds", chunks[-1].sha256 == hashlib.sha256(packed).hexdigest())
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        expect("the tokenizer is in its archive", "tokenizer.json" in archive.namelist())
+    return server.block_size
+
+
+def check_engine_events(stub, block_size):
+    """What is remembered is told as blocks, and that it was forgotten."""
+    events = stub.SubscribeKvEvents(common.SubscribeKvEventsRequest(), timeout=TIMEOUT)
+    known = {}
+
+    def until(what, holds):
+        for batch in events:
+            for event in batch.events:
+                if event.HasField("cleared"):
+                    known.clear()
+                for found in event.removed.block_hashes:
+                    known.pop(found)
+                known.update((block.block_hash, list(block.token_ids)) for block in event.stored.blocks)
+            if holds():
+                return
+        sys.exit(f"check_all.py: {what}: the events ended")
+
+    ids = [1 + i * i % 199 for i in range(2 * block_size + 1)]
+    blocks = [ids[:block_size], ids[block_size:2 * block_size]]
+    cold = generate(stub, ids)
+    until("both blocks are told", lambda: all(block in known.values() for block in blocks))
+    warm = generate(stub, ids)
+    expect("the same answer from what is remembered",
+           cold.output_ids == warm.output_ids and cold.cached_tokens < 2 * block_size <= warm.cached_tokens)
+    flushed = stub.FlushCache(common.FlushCacheRequest(), timeout=TIMEOUT)
+    expect(f"it is flushed, found {flushed}", flushed.success)
+    until("nothing is known", lambda: not known)
+    events.cancel()
+    expect("nothing is remembered", generate(stub, ids).cached_tokens == 0)
+    unknown = common.SubscribeKvEventsRequest(start_sequence_number=(1 << 63) - 1)
+    refused(grpc.StatusCode.OUT_OF_RANGE, lambda: stub.SubscribeKvEvents(unknown, timeout=TIMEOUT))
+
+
+def check_engine_abort(stub):
+    """A stream that would go on for long ends when somebody asks for that."""
+    endless = engine.GenerateRequest(
+        request_id="endless", stream=True, tokenized=engine.TokenizedInput(input_ids=[1, 2, 3]),
+        sampling_params=engine.SamplingParams(temperature=0, ignore_eos=True))
+    answers = stub.Generate(endless, timeout=TIMEOUT)
+    expect("tokens come", next(answers).chunk.token_ids)
+    stub.Abort(engine.AbortRequest(request_ids=["endless", "nobody"]), timeout=TIMEOUT)
+    *_, last = answers
+    expect(f"it was aborted, found {last}", last.complete.finish_reason == "abort")
+
+
+def check_engine(channel, model):
+    """The engine protocol, with what it has and sconce does not."""
+    stub = engine_rpc.VllmEngineStub(channel)
+    check_engine_events(stub, check_engine_labels(stub, model))
+    check_engine_abort(stub)
+    constrained = engine.SamplingParams(json_object=True)
+    refused(grpc.StatusCode.UNIMPLEMENTED, lambda: stub.Generate(engine.GenerateRequest(
+        request_id="check", text="x", sampling_params=constrained), timeout=TIMEOUT))
+    refused(grpc.StatusCode.UNIMPLEMENTED, lambda: stub.Embed(engine.EmbedRequest(), timeout=TIMEOUT))
+    refused(grpc.StatusCode.UNIMPLEMENTED,
+            lambda: stub.StartProfile(common.StartProfileRequest(), timeout=TIMEOUT))
+    refused(grpc.StatusCode.UNIMPLEMENTED,
+            lambda: stub.StopProfile(common.StopProfileRequest(), timeout=TIMEOUT))
+
+
 def check_health(channel):
-    """Check and Watch of the names that probes and clients ask for, and of one that is not there."""
+    """Every name that probes and clients ask for serves; one that is not there does not."""
     stub = health_pb2_grpc.HealthStub(channel)
     serving = health_pb2.HealthCheckResponse.SERVING
     for service in ("", "liveness", "readiness", *SERVICES):
@@ -144,6 +249,9 @@ def check_health(channel):
         watch = stub.Watch(request, timeout=TIMEOUT)
         expect(f"{service} is told to serve", next(watch).status == serving)
         watch.cancel()
+    states = stub.List(health_pb2.HealthListRequest(), timeout=TIMEOUT).statuses
+    expect(f"all of them are listed, found {sorted(states)}",
+           all(states[service].status == serving for service in ("", "readiness", *SERVICES)))
     request = health_pb2.HealthCheckRequest(service="nobody")
     refused(grpc.StatusCode.NOT_FOUND, lambda: stub.Check(request, timeout=TIMEOUT))
     watch = stub.Watch(request, timeout=TIMEOUT)
@@ -153,17 +261,22 @@ def check_health(channel):
 
 
 def check_reflection(channel):
-    """The server describes its services as the files of the repository do."""
+    """The server describes its services as the files of the repository do; returns what it describes, as
+    SERVICE/METHOD."""
     database = ProtoReflectionDescriptorDatabase(channel)
-    expect(f"all services, found {database.get_services()}",
-           set(SERVICES) | {"grpc.health.v1.Health"} <= set(database.get_services()))
+    listed = set(database.get_services()) - REFLECTION
+    expect(f"services that are known here, found {listed}", listed == {*SERVICES, HEALTH})
     pool = descriptor_pool.DescriptorPool(database)
     for name, module in SERVICES.items():
-        described = pool.FindServiceByName(name)
         ours = module.DESCRIPTOR.services_by_name[name.rpartition(".")[2]]
-        expect(f"{name} as in the repository",
-               {method.name: method.input_type.full_name for method in described.methods}
-               == {method.name: method.input_type.full_name for method in ours.methods})
+        expect(f"{name} as in the repository", signatures(pool.FindServiceByName(name)) == signatures(ours))
+    return {f"{name}/{method.name}" for name in listed for method in pool.FindServiceByName(name).methods}
+
+
+def signatures(service):
+    """Requests and responses of its methods."""
+    return {method.name: (method.input_type.full_name, method.output_type.full_name)
+            for method in service.methods}
 
 
 def main(address, model):
@@ -171,17 +284,14 @@ def main(address, model):
     recorder = Recorder()
     with grpc.insecure_channel(address) as plain:
         channel = grpc.intercept_channel(plain, recorder)
+        every = check_reflection(plain)
         check_inference(channel, model)
         check_models(channel, model)
         check_state(channel, model)
-        check_health(plain)
-        check_reflection(plain)
-    every = {
-        f"{name}/{method.name}" for name, module in SERVICES.items()
-        for method in module.DESCRIPTOR.services_by_name[name.rpartition(".")[2]].methods
-    }
-    expect(f"calls of {sorted(every - recorder.called)}", every == recorder.called)
-    print(f"check_all.py: {len(every)} RPCs of {len(SERVICES)} services, health and reflection answer")
+        check_engine(channel, model)
+        check_health(channel)
+    expect(f"calls of {sorted(every ^ recorder.called)}", every == recorder.called)
+    print(f"check_all.py: {len(every)} RPCs of {len(SERVICES) + 1} services, and reflection, answer")
 
 
 if __name__ == "__main__":
