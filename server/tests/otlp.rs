@@ -69,6 +69,7 @@ async fn collector() -> (SocketAddr, mpsc::Receiver<ExportTraceServiceRequest>) 
 }
 
 struct Running {
+    address: SocketAddr,
     handle: ServerHandle,
     task: JoinHandle<Result<(), ServeError>>,
     channel: Channel,
@@ -99,7 +100,7 @@ async fn serve(collector: SocketAddr) -> Running {
     while !handle.models().status().models.iter().any(|model| model.pages_max > 0) {
         tokio::task::yield_now().await;
     }
-    Running { handle, task, channel, client }
+    Running { address, handle, task, channel, client }
 }
 
 impl Running {
@@ -188,6 +189,7 @@ async fn a_completion_is_a_tree_of_spans_in_the_callers_trace() {
     ];
     server.complete("a prompt of thirty-one letters.", &headers).await.expect("ends in order");
     let after = nanos(SystemTime::now());
+    let listens = server.address;
     server.end().await;
 
     let (spans, sender) = received(&mut exports);
@@ -203,8 +205,10 @@ async fn a_completion_is_a_tree_of_spans_in_the_callers_trace() {
     let told = attributes(&rpc.attributes);
     assert_eq!(told["rpc.system.name"], "grpc");
     assert_eq!(told["rpc.method"], "sconce.v1.InferenceService/Complete");
-    assert_eq!(told["rpc.response.status_code"], "OK");
+    assert_eq!(told["rpc.status_code"], "OK");
     assert_eq!(told["network.peer.address"], "127.0.0.1");
+    assert_eq!(told["server.address"], "127.0.0.1");
+    assert_eq!(told["server.port"], listens.port().to_string());
     assert_eq!(told["sconce.request_id"], "r-1");
     assert_eq!(told["sconce.finish_reason"], "length");
     assert_eq!(told["sconce.grpc_timeout"], "30S");
@@ -287,7 +291,7 @@ async fn what_fails_what_is_not_sampled_and_what_has_no_caller() {
     let root = named(&own, "sconce.v1.InferenceService/Complete");
     assert!(root.parent_span_id.is_empty());
     let of_tokenize = named(&called, "sconce.v1.InferenceService/Tokenize");
-    let code = |span: &Span| attributes(&span.attributes)["rpc.response.status_code"].clone();
+    let code = |span: &Span| attributes(&span.attributes)["rpc.status_code"].clone();
     assert_eq!(code(of_tokenize), "INVALID_ARGUMENT");
     // The caller's fault is no error of ours.
     assert!(of_tokenize.status.as_ref().is_none_or(|status| status.code() == StatusCode::Unset));

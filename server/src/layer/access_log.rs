@@ -197,7 +197,7 @@ where
             facts,
             recent: self.recent.clone(),
             calls: self.calls.clone(),
-            span: self.tracer.begin(&rpc, request.headers(), peer),
+            span: self.tracer.begin(&rpc, request.uri(), request.headers(), peer),
             rpc,
             peer,
             id: RequestId::of(request.extensions()),

@@ -4,7 +4,7 @@
 //! made and sent in builds with the feature `otlp`: one for the RPC, and under it `encode`, `queue`,
 //! `prefill` and `decode`, made when the request is over from the times that the engine has kept. So
 //! a request on its way costs nothing more than one span, and no span is made for each token or
-//! step: of steps, the metrics tell more than single ones would.
+//! step; `docs/ARCHITECTURE.md` says why.
 
 mod context;
 #[cfg(feature = "otlp")]
@@ -12,7 +12,7 @@ mod otlp;
 
 use std::net::SocketAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use tonic::Code;
 
 pub use self::context::TraceContext;
@@ -76,15 +76,22 @@ impl Tracer {
 
     /// A request to `rpc` begins. What only looks comes every second or so and says nothing new: it
     /// has no span.
-    pub fn begin(&self, rpc: &str, headers: &HeaderMap, peer: Option<SocketAddr>) -> RequestSpan {
+    pub fn begin(
+        &self,
+        rpc: &str,
+        uri: &Uri,
+        headers: &HeaderMap,
+        peer: Option<SocketAddr>,
+    ) -> RequestSpan {
         let context = TraceContext::of(headers);
         #[cfg(feature = "otlp")]
         if let Some(spans) = self.spans.as_ref().filter(|_| !is_look(rpc)) {
-            let span = spans.begin(rpc, headers, context.as_ref(), peer);
+            let ends = otlp::Ends { peer, authority: uri.authority() };
+            let span = spans.begin(rpc, headers, context.as_ref(), ends);
             return RequestSpan { trace_id: Some(span.trace_id()), span: Some(span) };
         }
         // Only a span would need them.
-        let _ = (rpc, peer);
+        let _ = (rpc, uri, peer);
         RequestSpan {
             trace_id: context.map(|context| context.trace_id()),
             #[cfg(feature = "otlp")]

@@ -1,14 +1,17 @@
 //! Spans over OTLP: what a request's spans are called, what they say, and how they leave.
 //!
-//! Names follow OpenTelemetry's conventions for RPC. What its conventions for generative AI add, which
-//! may change still, comes with `gen_ai_latest_experimental` in `OTEL_SEMCONV_STABILITY_OPT_IN`.
-//! Names of our own begin with `sconce.`.
+//! Names follow OpenTelemetry's conventions for RPC, a release candidate: as of July 2026 they call the
+//! code `rpc.status_code`, which was `rpc.response.status_code` until then, and take the server's
+//! address from `:authority`. What its conventions for generative AI add, which may change still, comes
+//! with `gen_ai_latest_experimental` in `OTEL_SEMCONV_STABILITY_OPT_IN`. Names of our own begin with
+//! `sconce.`.
 
 use std::net::SocketAddr;
 use std::str::FromStr as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
+use http::uri::Authority;
 use opentelemetry::trace::{
     Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
     TraceState, Tracer as _, TracerProvider as _,
@@ -29,6 +32,9 @@ const FLUSH_TIME_MAX: Duration = Duration::from_secs(3);
 /// Longest `grpc-timeout` that is told: what the protocol allows.
 const TIMEOUT_BYTES_MAX: usize = 9;
 
+/// Longest name of the server that is told, as callers call it: what the domain name system allows.
+const ADDRESS_BYTES_MAX: usize = 253;
+
 /// Makes spans and sends them. They wait in a queue of `OTEL_BSP_MAX_QUEUE_SIZE` (2048) and are
 /// dropped beyond it, so that a collector that is slow or gone costs spans and nothing else.
 #[derive(Debug, Clone)]
@@ -36,6 +42,15 @@ pub(super) struct Spans {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     gen_ai: bool,
+}
+
+/// Who is at the two ends of a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends<'a> {
+    /// The other end of the TCP connection, if it is one.
+    pub(super) peer: Option<SocketAddr>,
+    /// This server, as the caller calls it.
+    pub(super) authority: Option<&'a Authority>,
 }
 
 /// The span of a request that is not over.
@@ -79,17 +94,14 @@ impl Spans {
         rpc: &str,
         headers: &HeaderMap,
         caller: Option<&TraceContext>,
-        peer: Option<SocketAddr>,
+        ends: Ends<'_>,
     ) -> RpcSpan {
         let began = (Instant::now(), SystemTime::now());
         let mut attributes = vec![
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", rpc.to_owned()),
         ];
-        if let Some(peer) = peer {
-            attributes.push(KeyValue::new("network.peer.address", peer.ip().to_string()));
-            attributes.push(KeyValue::new("network.peer.port", i64::from(peer.port())));
-        }
+        attributes.extend(ends.attributes());
         let timeout = headers.get("grpc-timeout").and_then(|value| value.to_str().ok());
         if let Some(timeout) = timeout.filter(|text| text.len() <= TIMEOUT_BYTES_MAX) {
             attributes.push(KeyValue::new("sconce.grpc_timeout", timeout.to_owned()));
@@ -119,6 +131,25 @@ impl Spans {
             Err(elapsed) => elapsed.to_string(),
         };
         tracing::warn!(problem, "the last spans were not sent");
+    }
+}
+
+impl Ends<'_> {
+    fn attributes(self) -> Vec<KeyValue> {
+        let mut attributes = Vec::new();
+        if let Some(peer) = self.peer {
+            attributes.push(KeyValue::new("network.peer.address", peer.ip().to_string()));
+            attributes.push(KeyValue::new("network.peer.port", i64::from(peer.port())));
+        }
+        let Some(authority) = self.authority else { return attributes };
+        // Brackets are of the URL, and no part of an address.
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if (1..=ADDRESS_BYTES_MAX).contains(&host.len()) {
+            attributes.push(KeyValue::new("server.address", host.to_owned()));
+            let port = authority.port_u16().map(i64::from);
+            attributes.extend(port.map(|port| KeyValue::new("server.port", port)));
+        }
+        attributes
     }
 }
 
@@ -249,7 +280,7 @@ fn count(name: &'static str, count: Option<usize>) -> Option<KeyValue> {
 
 /// Attributes of the RPC that are known at its end.
 fn outcome(facts: &Facts, code: Code) -> Vec<KeyValue> {
-    let mut attributes = vec![KeyValue::new("rpc.response.status_code", code_name(code))];
+    let mut attributes = vec![KeyValue::new("rpc.status_code", code_name(code))];
     if is_our_fault(code) {
         attributes.push(KeyValue::new("error.type", code_name(code)));
     }
@@ -298,4 +329,29 @@ fn gen_ai(facts: &Facts) -> Vec<KeyValue> {
         attributes.push(KeyValue::new("gen_ai.response.finish_reasons", reasons));
     }
     attributes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(authority: &str) -> Vec<(String, String)> {
+        let authority: Authority = authority.parse().expect("an authority");
+        let ends = Ends { peer: None, authority: Some(&authority) };
+        let pair = |one: KeyValue| (one.key.to_string(), one.value.to_string());
+        ends.attributes().into_iter().map(pair).collect()
+    }
+
+    #[test]
+    fn the_server_is_called_as_the_caller_calls_it_within_bounds() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let address = |host| pair("server.address", host);
+        assert_eq!(told("host.example:1"), [address("host.example"), pair("server.port", "1")]);
+        assert_eq!(told("[::1]:50051"), [address("::1"), pair("server.port", "50051")]);
+        assert_eq!(told("localhost"), [address("localhost")]);
+        assert_eq!(told("user@host"), [address("host")]);
+        assert_eq!(told(&"a".repeat(253)).len(), 1);
+        assert_eq!(told(&"a".repeat(254)), []);
+        assert!(Ends { peer: None, authority: None }.attributes().is_empty());
+    }
 }
