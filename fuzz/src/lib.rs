@@ -15,6 +15,7 @@ mod record;
 mod requests;
 mod server;
 mod snapshot;
+mod snapshot_file;
 mod stop;
 mod text;
 mod tokenizer;
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "kv_events", run: kv_events::run, made: kv_events::seeds },
     Target { name: "wire", run: wire::run, made: wire::seeds },
     Target { name: "snapshot_import", run: snapshot::run, made: snapshot::seeds },
+    Target { name: "snapshot_file", run: snapshot_file::run, made: snapshot_file::seeds },
     Target { name: "disk_record", run: record::run, made: record::seeds },
     Target { name: "disk_directory", run: disk::run, made: disk::seeds },
     Target { name: "tokenizer_json", run: tokenizer::json, made: tokenizer::json_seeds },

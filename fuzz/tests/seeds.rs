@@ -102,6 +102,7 @@ targets!(
     kv_events,
     wire,
     snapshot_import,
+    snapshot_file,
     disk_record,
     disk_directory,
     tokenizer_json,

@@ -18,4 +18,5 @@ pub mod metrics;
 pub mod models;
 mod quota;
 pub mod serve;
+pub mod snapshot_file;
 pub mod trace;

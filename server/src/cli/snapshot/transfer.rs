@@ -9,12 +9,13 @@ use sconce_proto::v1::{
     ExportSnapshotRequest, ExportSnapshotResponse, ImportSnapshotRequest, SnapshotHeader,
     SnapshotTrailer,
 };
+use sconce_server::snapshot_file::{self, DIGEST_BYTES};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::file::{self, DIGEST_BYTES};
+use super::file::read_head;
 use super::place::{Sink, Source};
 use super::{ModelArgs, tell};
 use crate::cli::error::CliError;
@@ -76,7 +77,7 @@ async fn write(
     let Some(ExportPart::Header(header)) = next(parts).await? else {
         return Err(disorder("expected a header first"));
     };
-    sink.write(file::head(&header)).await?;
+    sink.write(snapshot_file::head(&header)).await?;
     let mut digest = Sha256::new();
     let mut written = 0;
     loop {
@@ -112,7 +113,7 @@ fn disorder(problem: &str) -> CliError {
 /// Runs `sconce snapshot import`.
 pub(super) async fn import(args: ImportArgs) -> Result<(), CliError> {
     let mut source = Source::open(&args.source).await?;
-    let header = file::read_head(&mut source).await?;
+    let header = read_head(&mut source).await?;
     let (channel, model) = args.model.open().await?;
     let (messages, receiver) = mpsc::channel(MESSAGES_AHEAD);
     let mut client = StateServiceClient::new(channel);
