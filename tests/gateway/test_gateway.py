@@ -1,16 +1,44 @@
 """SMG in front of two workers: chats, refusals, routing by what is remembered, clients that go away."""
 
+import json
 import threading
 import unittest
 
 from processes import MODEL, Gateway, Worker, cached_tokens, chat, until
 
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
 TOPICS = ["rivers", "bridges", "clouds", "engines"]
+
+
+def weather(*cities):
+    """A conversation in which the assistant called the tool for every city but the last: small models
+    do what was done before."""
+    messages = []
+    for city in cities:
+        call = '{"name": "get_weather", "arguments": {"city": "%s"}}' % city
+        messages += [
+            {"role": "user", "content": f"Weather in {city}?"},
+            {"role": "assistant", "content": f"<tool_call>\n{call}\n</tool_call>"},
+        ]
+    return messages[:-1]
 
 
 def topic(name):
     """A conversation's first message, long enough for some blocks of 64 tokens."""
     return " ".join(f"{name} fact number {i} is worth telling." for i in range(24))
+
+
+def is_paris(call):
+    """Whether the tool was called for the last city, with arguments as JSON in a text."""
+    function = call["function"]
+    return function["name"] == "get_weather" and json.loads(function["arguments"]) == {"city": "Paris"}
 
 
 class BehindAGateway(unittest.TestCase):
@@ -19,7 +47,7 @@ class BehindAGateway(unittest.TestCase):
         cls.workers = [Worker("one"), Worker("two")]
         for worker in cls.workers:
             cls.addClassCleanup(worker.stop)
-        cls.gateway = Gateway(cls.workers, "--policy", "cache_aware")
+        cls.gateway = Gateway(cls.workers, "--policy", "cache_aware", "--tool-call-parser", "qwen")
         cls.addClassCleanup(cls.gateway.stop)
 
     def test_a_chat_is_answered_with_usage(self):
@@ -68,21 +96,40 @@ class BehindAGateway(unittest.TestCase):
 
     def test_what_cannot_be_kept_is_an_error_and_no_text(self):
         schema = {"type": "object", "properties": {"city": {"type": "string"}}}
-        tool = {"type": "function", "function": {"name": "find", "parameters": schema}}
         asked = [
             {"response_format": {"type": "json_object"}},
             {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
-            {"tools": [tool], "tool_choice": "required"},
+            {"tools": [TOOL], "tool_choice": "required"},
         ]
         for options in asked:
             status, body = self.gateway.chat("Paris?", max_tokens=8, **options)
             self.assertIn(status, (400, 501), body)
             self.assertNotIn("choices", body)
             self.assertIn("json", str(body))
-        status, body = self.gateway.chat("Paris?", max_tokens=8, tools=[tool])
+        status, body = self.gateway.chat("Paris?", max_tokens=8, tools=[TOOL])
         self.assertEqual(status, 200, "a tool that need not be called is no constraint")
         status, body = self.gateway.post("/v1/embeddings", {"model": MODEL, "input": "x"})
         self.assertGreaterEqual(status, 400, body)
+
+    def test_a_call_of_a_tool_that_the_model_writes_comes_as_one(self):
+        body = chat(weather("Oslo", "Rome", "Paris"), max_tokens=48, tools=[TOOL], tool_choice="auto")
+        status, whole = self.gateway.post("/v1/chat/completions", body)
+        self.assertEqual(status, 200, whole)
+        choice = whole["choices"][0]
+        self.assertEqual(choice["finish_reason"], "tool_calls", choice)
+        self.assertFalse(choice["message"]["content"], choice)
+        self.assertEqual([is_paris(call) for call in choice["message"]["tool_calls"]], [True], choice)
+
+        with self.gateway.streaming(body) as said:
+            choices = [event["choices"][0] for event in said if event["choices"]]
+        self.assertEqual(choices[-1]["finish_reason"], "tool_calls", choices)
+        call = {"name": "", "arguments": ""}
+        for choice in choices:
+            for part in choice["delta"].get("tool_calls") or []:
+                self.assertEqual(part["index"], 0)
+                for key in call:
+                    call[key] += part["function"].get(key) or ""
+        self.assertTrue(is_paris({"function": call}), choices)
 
     def test_the_second_turn_goes_where_the_first_is_remembered(self):
         first = {name: chat(topic(name), max_tokens=4) for name in TOPICS}
