@@ -5,8 +5,8 @@ import tomllib
 from kinds import name_of
 from wiring import containers, containers_of, workloads
 
-# What the server may take to write what it remembers to disk, in seconds: docs/OPERATIONS.md.
-SAVE_SECONDS = 60
+# What the server may take to write what it remembers to disk, unless it is set: docs/OPERATIONS.md.
+SAVE_TIME = "1m"
 SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
@@ -83,7 +83,8 @@ def of_grace(form, workload, pod):
             continue
         server = settings["server"]
         needed = seconds(server["withdrawal"]) + seconds(server["drain"]) + 10
-        needed += SAVE_SECONDS if settings.get("cache", {}).get("directory") else 0
+        cache = settings.get("cache", {})
+        needed += seconds(cache.get("save_time_max", SAVE_TIME)) if cache.get("directory") else 0
         for other in containers(workload):
             sleep = other.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
             needed += sleep.get("seconds", 0)

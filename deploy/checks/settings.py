@@ -12,7 +12,7 @@ from render import CHART, DEPLOY
 DECIDED = {
     "server.listen", "server.admin", "server.withdrawal", "server.drain", "compat.vllm",
     "server.tls.certificate", "server.tls.key", "server.tls.client_ca", "server.auth.tokens",
-    "cache.directory", "cache.disk",
+    "cache.directory", "cache.disk", "cache.save_time_max",
     "models.NAME.path", "models.NAME.context_length", "models.NAME.keep_alive",
 }
 # What a machine without a GPU would refuse, where a manifest asks for one.

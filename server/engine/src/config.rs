@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sconce_cache::{Budgets, Policy};
 
@@ -40,6 +40,8 @@ pub struct CacheConfig {
     pub policy: Policy,
     /// Where the state of recurrent models is kept.
     pub spacing: Spacing,
+    /// Longest that an engine waits at its end for the disk.
+    pub save_time_max: Duration,
 }
 
 impl CacheConfig {
@@ -64,6 +66,7 @@ impl Default for CacheConfig {
             directory: None,
             policy: Policy::default(),
             spacing: Spacing::default(),
+            save_time_max: Duration::from_secs(60),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `[cache]`: what may be remembered where, and the bytes that come of it on a machine.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::serve::{CachePlan, CachePolicy};
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::Machine;
 use super::plan::Checker;
 use super::size::{Amount, Share, legible};
-use super::{Auto, ByteSize, ConfigError};
+use super::{Auto, ByteSize, ConfigError, Span};
 
 /// Of the memory budget, unless set.
 const DEVICE_SHARE: Share = Share::percent(50);
@@ -24,6 +25,8 @@ const SPACING_MAX: usize = 1 << 24;
 const TAIL_MIN: usize = 2;
 /// See [`TAIL_MIN`].
 const TAIL_MAX: usize = 1024;
+/// Nobody waits longer for a server to end.
+const SAVE_TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub struct CacheConfig {
     pub restore_point_spacing: usize,
     /// By what the distances of restore points from the end of a prompt grow; 0 for none there.
     pub tail_spacing: usize,
+    /// Longest that a server waits at its end until what is remembered is on disk.
+    pub save_time_max: Span,
 }
 
 /// What is forgotten first.
@@ -89,6 +94,7 @@ impl Default for CacheConfig {
             policy: plan.policy.into(),
             restore_point_spacing: plan.spacing,
             tail_spacing: plan.tail_factor,
+            save_time_max: Span(plan.save_time_max),
         }
     }
 }
@@ -123,6 +129,10 @@ impl CacheConfig {
         let (spacing, tail) = (self.restore_point_spacing, self.tail_spacing);
         check.zero_or("restore_point_spacing", spacing, SPACING_MIN, SPACING_MAX)?;
         check.zero_or("tail_spacing", tail, TAIL_MIN, TAIL_MAX)?;
+        if self.save_time_max.0 > SAVE_TIME_MAX {
+            let expected = format!("at most {}", Span(SAVE_TIME_MAX));
+            return Err(check.refuse(&["cache", "save_time_max"], &expected, self.save_time_max));
+        }
         let device = self.device(budget, machine, check)?;
         let host = self.host(device, budget, machine, check)?;
         Ok(CachePlan {
@@ -133,6 +143,7 @@ impl CacheConfig {
             policy: self.policy.into(),
             spacing,
             tail_factor: tail,
+            save_time_max: self.save_time_max.0,
         })
     }
 
@@ -309,6 +320,15 @@ mod tests {
     }
 
     #[test]
+    fn the_time_to_save_is_as_it_is_set() {
+        assert_eq!(plan_of("").save_time_max, Duration::from_secs(60));
+        for (text, seconds) in [("0s", 0), ("5m", 300), ("1day", 86_400)] {
+            let plan = plan_of(&format!("[cache]\nsave_time_max = \"{text}\""));
+            assert_eq!(plan.save_time_max, Duration::from_secs(seconds));
+        }
+    }
+
+    #[test]
     fn policies_go_by_their_names() {
         for (name, policy) in [
             ("cost-to-lose", CachePolicy::CostToLose),
@@ -336,6 +356,11 @@ mod tests {
             ("restore_point_spacing = 63", &["`cache.restore_point_spacing`", "0 or", "from 64"]),
             ("restore_point_spacing = \"auto\"", &["`cache.restore_point_spacing`"]),
             ("tail_spacing = 1", &["`cache.tail_spacing`", "0 or", "from 2 to 1024", "found 1"]),
+            (
+                "save_time_max = \"25h\"",
+                &["`cache.save_time_max`", "at most 1day", "found 1day 1h"],
+            ),
+            ("save_time_max = 60", &["`cache.save_time_max`"]),
             ("tiers = 3", &["`cache.tiers`", "unknown", "`directory`"]),
         ] {
             refused_on(&MACHINE, &format!("[cache]\n{text}"), parts);

@@ -50,6 +50,7 @@ fn cache_config(plan: &CachePlan) -> CacheConfig {
             CachePolicy::OldestDeepestLargest => Policy::OldestDeepestLargest,
         },
         spacing: Spacing { every: plan.spacing, tail_factor: plan.tail_factor },
+        save_time_max: plan.save_time_max,
     }
 }
 

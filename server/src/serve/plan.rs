@@ -193,6 +193,8 @@ pub struct CachePlan {
     /// By what the distances of restore points from the end of a prompt grow, at least 2; 0 for
     /// none there.
     pub tail_factor: usize,
+    /// Longest that a server waits at its end until what is remembered is on disk.
+    pub save_time_max: Duration,
 }
 
 impl Default for CachePlan {
@@ -206,6 +208,7 @@ impl Default for CachePlan {
             policy: CachePolicy::CostToLose,
             spacing: 8192,
             tail_factor: 4,
+            save_time_max: Duration::from_secs(60),
         }
     }
 }

@@ -28,7 +28,8 @@ values decide. Written by hand instead of with toToml, which turns every number 
 {{- end -}}
 {{- if .Values.diskTier.enabled -}}
 {{- $budget := include "sconce.diskBudget" .Values.diskTier.size -}}
-{{- $_ := set $own "cache" (dict "directory" "/var/lib/sconce/cache" "disk" $budget) -}}
+{{- $save := printf "%ds" (int .Values.shutdown.saveSeconds) -}}
+{{- $_ := set $own "cache" (dict "directory" "/var/lib/sconce/cache" "disk" $budget "save_time_max" $save) -}}
 {{- end -}}
 {{- $config := mustMergeOverwrite (deepCopy .Values.settings) $own -}}
 {{- range $name, $table := $config -}}

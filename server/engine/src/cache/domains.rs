@@ -19,9 +19,6 @@ use super::hands::Sizes;
 use super::payload::{Extent, Pages, Point, Record, Span, page_range};
 use crate::config::CacheConfig;
 
-/// Longest that an engine waits at its end for the disk.
-const FLUSH_TIME_MAX: Duration = Duration::from_secs(60);
-
 /// A symbol that no token and no medium has: a path and this one are matched to the path's end.
 const BEYOND: u32 = u32::MAX;
 
@@ -208,15 +205,16 @@ impl Cache {
         (lease, found.resumed)
     }
 
-    /// Moves everything to disk and waits until it is there.
+    /// Moves everything to disk and waits until it is there, for as long as it may.
     pub(crate) fn stop(&mut self, now: Instant) {
         let (trie, mut hands) = self.with_hands(None);
         trie.park(&mut hands);
         self.write_names();
+        let most = self.save_time_max;
         if let Some(disk) = self.disk.as_mut()
-            && !disk.flush(now + FLUSH_TIME_MAX)
+            && !disk.flush(now + most)
         {
-            tracing::warn!("the disk is too slow: a part of what was remembered is lost");
+            tracing::warn!(?most, "the disk is too slow: a part of what was remembered is lost");
         }
     }
 

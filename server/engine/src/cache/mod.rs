@@ -18,7 +18,7 @@ mod snapshots;
 mod status;
 mod transfer;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sconce_cache::disk::{DiskError, Notify};
 use sconce_cache::{DomainId, Ledger, Lost, Trie, TrieConfig};
@@ -40,6 +40,7 @@ pub(crate) struct Cache {
     disk: Option<Disk>,
     domains: Domains,
     spacing: Spacing,
+    save_time_max: Duration,
     /// Whether any tier keeps anything.
     on: bool,
     status: CacheStatus,
@@ -73,6 +74,7 @@ impl Cache {
             disk,
             domains,
             spacing: config.spacing,
+            save_time_max: config.save_time_max,
             on: [limits.device, limits.host, limits.disk].into_iter().any(|bytes| bytes > 0),
             status: CacheStatus::new(limits),
             began,
