@@ -83,13 +83,19 @@ if [[ $(uname -s) == Linux ]]; then
   kernels/cuda_check.sh >target/cuda_check.log || { cat target/cuda_check.log && exit 1; }
   tail -n 3 target/cuda_check.log
 
-  # In a folder of its own: what the stand-in for nvcc makes must not get into a build that is run.
-  # Both checks read the same dependencies.
+  # In a folder of its own: what the stand-in for nvcc makes must not get into a build that is used.
+  # All checks read the same dependencies, with the changes that builds for GPUs have.
   step "lints of code for GPUs of NVIDIA"
   export CARGO_TARGET_DIR=$PWD/target/gpu_lints
-  NVCC=$PWD/kernels/fake_nvcc CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=80 \
-    cargo clippy --package sconce-kernels --package sconce-models --all-targets --locked \
+  patched=$(deploy/cuda/patch.sh)
+  for_gpus() {
+    NVCC=$PWD/kernels/fake_nvcc CUDARC_CUDA_VERSION=13000 CUDA_COMPUTE_CAP=80 \
+      cargo --config "$patched" "$@"
+  }
+  for_gpus clippy --package sconce-kernels --package sconce-models --all-targets --locked \
     --features sconce-kernels/cuda,sconce-models/cuda -- -D warnings
+  step "a build for GPUs of NVIDIA, started without their driver"
+  for_gpus test --package sconce-kernels --lib --locked --quiet --features cuda gpu::cuda::driver
   step "kernels of Metal: address spaces; lints of code for GPUs of Apple"
   kernels/metal_check.sh
   unset CARGO_TARGET_DIR

@@ -2,8 +2,8 @@
 # Makes copies of two crates for builds with NVIDIA GPUs, so that the binary starts where there is
 # no driver, and needs no CUDA library but the driver where there is one. Prints a configuration file
 # for `cargo --config`, which puts them in place of the crates; Cargo.lock stays as it is.
-# deploy/cuda/build.sh uses it. The copies, in target/cuda/patched, are the crates as cargo has them,
-# with these changes:
+# deploy/cuda/build.sh uses it, and the gate, which sees so that the changes fit the crates. The copies,
+# in target/cuda/patched, are the crates as cargo has them, with these changes:
 #   cudarc          `dynamic-linking`, which the tensor library asks for, means `dynamic-loading`: a
 #                   library is looked for when its first function is called. Handles of cuBLAS and
 #                   cuRAND, which the tensor library makes with each device, are null: no operator of
@@ -22,16 +22,17 @@ crate() {
 }
 
 cargo fetch --locked --quiet >&2
-rm -rf "$PATCHED"
-mkdir -p "$PATCHED"
+NEW=$PATCHED.new
+rm -rf "$NEW"
+mkdir -p "$NEW"
 for name in cudarc candle-kernels; do
   folder=$(crate "$name")
   [[ -n $folder ]] || { echo "patch.sh: $name is not in cargo's registry" >&2; exit 1; }
-  cp -r "$folder" "$PATCHED/$name"
-  rm -f "$PATCHED/$name"/{.cargo-ok,.cargo_vcs_info.json,Cargo.lock}
+  cp -r "$folder" "$NEW/$name"
+  rm -f "$NEW/$name"/{.cargo-ok,.cargo_vcs_info.json,Cargo.lock}
 done
 # Each pattern must match just once: another version of a crate may need other changes.
-python3 - "$PATCHED" <<'PY'
+python3 - "$NEW" <<'PY'
 import pathlib
 import re
 import sys
@@ -68,5 +69,12 @@ for name, pattern, text in CHANGES:
         sys.exit(f"patch.sh: {name} has {count} places like {pattern}, expected 1")
     path.write_text(changed)
 PY
-echo "paths = [\"$PATCHED/cudarc\", \"$PATCHED/candle-kernels\"]" >"$PATCHED/config.toml"
+echo "paths = [\"$PATCHED/cudarc\", \"$PATCHED/candle-kernels\"]" >"$NEW/config.toml"
+# What is there stays if it is the same: cargo builds what has newer files again.
+if diff -rq "$NEW" "$PATCHED" >/dev/null 2>&1; then
+  rm -rf "$NEW"
+else
+  rm -rf "$PATCHED"
+  mv "$NEW" "$PATCHED"
+fi
 echo "$PATCHED/config.toml"

@@ -113,3 +113,25 @@ fn is_present() -> bool {
 fn is_present() -> bool {
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// That this runs at all shows that the program starts: libraries are looked for when they are
+    /// called (deploy/cuda/patch.sh). What machines with a driver do, the tests of operators show.
+    #[test]
+    fn without_a_driver_a_build_with_cuda_says_so_and_takes_the_processor() {
+        if is_present() {
+            return;
+        }
+        let told = "expected NVIDIA's driver for CUDA 13.0 or later, found none";
+        for choice in [DeviceChoice::Cuda(0), DeviceChoice::Cuda(7)] {
+            assert_eq!(choice.resolve().expect_err("there is none").to_string(), told);
+            assert_eq!(choice.open().expect_err("there is none").to_string(), told);
+            assert_eq!(choice.own_memory(), None);
+        }
+        assert_eq!(GpuDescription::cuda().expect_err("there is none").to_string(), told);
+        assert_eq!(DeviceChoice::Auto.resolve(), Ok(DeviceChoice::Cpu));
+    }
+}
