@@ -14,6 +14,8 @@ mod emulated;
 mod host;
 #[cfg(feature = "metal")]
 pub(crate) mod metal;
+#[cfg(any(feature = "cuda", test))]
+mod replays;
 mod scratch;
 mod step;
 mod wgmma;

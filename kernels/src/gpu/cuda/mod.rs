@@ -68,7 +68,7 @@ impl Cuda {
         let state = Box::leak(Box::new(State {
             stream,
             modules,
-            steps: Mutex::default(),
+            steps: Mutex::new(Steps::new()),
             transfer: Mutex::default(),
         }));
         devices.push(state);
