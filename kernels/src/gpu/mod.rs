@@ -18,6 +18,9 @@ pub(crate) mod metal;
 mod replays;
 mod scratch;
 mod step;
+mod switch;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+mod wait;
 mod wgmma;
 
 use candle_core::{Device, DeviceLocation, Storage, Tensor};
