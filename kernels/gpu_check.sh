@@ -18,6 +18,9 @@
 # Fails if a row fails, the sanitizer finds an error, or a bar is missed. Logs, and table.md for
 # docs/PERFORMANCE.md, are then in target/gpu_found. SCONCE_PARITY_DEVICE names another GPU, as
 # `cuda:1`; SCONCE_PEER_PYTHON a Python with PyTorch and Triton. Carried code is for GPUs of 9.0 unless
+# Inputs of rows are drawn anew in each run: the line of `parity` tells the seed, and
+# SCONCE_PARITY_SEED=SEED has the same inputs again.
+#
 # SCONCE_CUDA_ARCHITECTURES names others, as kernels/build.rs does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -44,6 +47,7 @@ export SCONCE_FIXTURES=$PWD/models/tests/fixtures
 fail() {
   echo "gpu_check.sh: $*" >&2
   exit 1
+export SCONCE_PARITY_SEED=${SCONCE_PARITY_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 }
 
 # Builds the executables for a feature with what takes cargo's arguments, and puts them in place.
@@ -184,6 +188,7 @@ check() {
 
 # The benchmarks, with peers where there is a Python that has what they need.
 bars() {
+  [[ $name != parity ]] || told+=" seed $SCONCE_PARITY_SEED"
   local seconds arguments=(--device "$SCONCE_PARITY_DEVICE" --table "$FOUND/bars.md")
   local python=${SCONCE_PEER_PYTHON:-python3}
   seconds=$(left "$BARS_SECONDS_MAX")
