@@ -21,12 +21,12 @@ pub fn read_rows(tensor: &Tensor, values: &mut [f32]) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Storage::Cuda(storage) = &*tensor.storage_and_layout().0 {
         let range = copied::<f32>(OP, tensor, values.len())?;
-        return cuda::to_host(storage, range, values);
+        return cuda::to_host(OP, storage, range, values);
     }
     #[cfg(feature = "metal")]
     if let Storage::Metal(storage) = &*tensor.storage_and_layout().0 {
         let range = copied::<f32>(OP, tensor, values.len())?;
-        return metal::to_host(storage, range, values);
+        return metal::to_host(OP, storage, range, values);
     }
     let view = View::new(OP, "tensor", tensor)?;
     let source = view.slice()?;
@@ -46,12 +46,12 @@ pub fn read_words(tensor: &Tensor, words: &mut [u32]) -> Result<()> {
     #[cfg(feature = "cuda")]
     if let Storage::Cuda(storage) = &*tensor.storage_and_layout().0 {
         let range = copied::<u32>(OP, tensor, words.len())?;
-        return cuda::to_host(storage, range, words);
+        return cuda::to_host(OP, storage, range, words);
     }
     #[cfg(feature = "metal")]
     if let Storage::Metal(storage) = &*tensor.storage_and_layout().0 {
         let range = copied::<u32>(OP, tensor, words.len())?;
-        return metal::to_host(storage, range, words);
+        return metal::to_host(OP, storage, range, words);
     }
     let view = View::new(OP, "tensor", tensor)?;
     let source = view.elements::<u32>()?;
@@ -75,7 +75,7 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
         let Storage::Cuda(storage) = &mut *storage else {
             return Err(Error::Unsupported { op: OP, device: location(&storage) });
         };
-        return cuda::from_host(storage, range, values);
+        return cuda::from_host(OP, storage, range, values);
     }
     #[cfg(feature = "metal")]
     if tensor.device().is_metal() {
@@ -84,7 +84,7 @@ pub fn write_rows(tensor: &Tensor, values: &[f32]) -> Result<()> {
         let Storage::Metal(storage) = &mut *storage else {
             return Err(Error::Unsupported { op: OP, device: location(&storage) });
         };
-        return metal::from_host(storage, range, values);
+        return metal::from_host(OP, storage, range, values);
     }
     write(OP, tensor, |target| {
         let len = target.len();

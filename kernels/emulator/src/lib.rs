@@ -18,11 +18,13 @@ mod block;
 mod exports;
 mod fiber;
 mod kernels;
+mod launched;
 mod shared;
 
 use std::sync::Mutex;
 
 use block::Block;
+pub use launched::{LAUNCHED_VARIABLE, never_launched};
 
 /// Threads of a warp (Metal: simdgroup).
 pub const WARP: usize = 32;
@@ -148,5 +150,7 @@ pub unsafe fn launch(
     let mut launches = RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     *launches += 1;
     // SAFETY: the caller's promise; the lock is held.
-    unsafe { Block::run_all(language, kernel, grid, arguments, *launches) }
+    unsafe { Block::run_all(language, kernel, grid, arguments, *launches) }?;
+    launched::note(language, kernel.name())
+        .map_err(|error| refuse(format!("{LAUNCHED_VARIABLE}: {error}")))
 }

@@ -4,7 +4,7 @@
 
 mod support;
 
-use sconce_gpu_emulator::{Language, names};
+use sconce_gpu_emulator::{Language, names, never_launched};
 
 use support::{failure, run};
 
@@ -158,4 +158,18 @@ fn kernels_of_the_operators_are_there() {
         let names = names(language);
         assert!(names.iter().any(|name| name == "rms_norm"), "{language:?}: {names:?}");
     }
+}
+
+#[test]
+fn kernels_that_were_not_launched_are_told() {
+    let some = "Cuda rms_norm\nMetal add\nCuda rms_norm\n";
+    let never = never_launched(some).unwrap();
+    let has = |line: &str| never.iter().any(|found| found == line);
+    assert!(has("Metal rms_norm") && has("Cuda add"), "{never:?}");
+    assert!(!has("Cuda rms_norm") && !has("Metal add"), "{never:?}");
+    assert!(!never.iter().any(|line| line.contains("fixture")), "{never:?}");
+    assert_eq!(never.len() + 2, never_launched("").unwrap().len());
+    assert_eq!(never_launched(&never.join("\n")).unwrap(), ["Cuda rms_norm", "Metal add"]);
+    let odd = never_launched("Cuda rms_norm\nCuda rms_nor\n").unwrap_err();
+    assert!(odd.contains("found `Cuda rms_nor`"), "{odd}");
 }

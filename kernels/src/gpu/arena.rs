@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 
-/// Bytes of a slab, unless a block has more.
+/// Most bytes of a slab, unless a block has more. A slab has as many blocks as fit, and nothing else.
 const SLAB_BYTES: usize = 64 << 20;
+/// An idle slab is cut into blocks of another size if these leave no more than one part in so many of
+/// it: what is left is locked, and nobody counts it.
+const REST_PARTS_MIN: usize = 8;
 /// Most bytes of slabs without a block in use that are kept: the state of a long conversation or two.
 const IDLE_BYTES_MAX: usize = 2 << 30;
 /// Blocks start at multiples of as many bytes.
@@ -44,9 +47,9 @@ impl Slab {
         self.block == block && !self.free.is_empty()
     }
 
-    /// Whether all of it can become blocks of another size.
-    fn fits(&self, block: usize) -> bool {
-        self.used == 0 && self.bytes >= block
+    /// Bytes that are left if all of it becomes blocks of another size; none if it cannot.
+    fn rest(&self, block: usize) -> Option<usize> {
+        (self.used == 0 && self.bytes >= block).then(|| self.bytes % block)
     }
 
     fn cut(&mut self, block: usize) {
@@ -77,18 +80,29 @@ impl<S: Source> Arena<S> {
 
     /// A slab of blocks of a size: one that is idle, or a new one.
     fn cut(&mut self, block: usize) -> Option<usize> {
-        let idle = self.slabs.iter().enumerate().filter(|(_, slab)| slab.fits(block));
-        let index = match idle.min_by_key(|(_, slab)| slab.bytes) {
-            Some((index, _)) => index,
-            None => {
-                let bytes = SLAB_BYTES.max(block);
-                let address = self.source.allocate(bytes + GAP)?;
-                self.slabs.push(Slab { address, bytes, block, free: BTreeSet::new(), used: 0 });
-                self.slabs.len() - 1
-            }
-        };
+        let fitting = |slab: &Slab, rest: usize| rest <= slab.bytes / REST_PARTS_MIN;
+        let index = self
+            .idle(block, fitting)
+            .or_else(|| self.allocate(block))
+            // Better than nothing, where no more memory can be locked.
+            .or_else(|| self.idle(block, |_, _| true))?;
         self.slabs[index].cut(block);
         Some(index)
+    }
+
+    /// The smallest idle slab that can be cut into blocks of a size, by what that would leave of it.
+    fn idle(&self, block: usize, may: impl Fn(&Slab, usize) -> bool) -> Option<usize> {
+        let fits = |slab: &Slab| slab.rest(block).is_some_and(|rest| may(slab, rest));
+        let found = self.slabs.iter().enumerate().filter(|(_, slab)| fits(slab));
+        found.min_by_key(|(_, slab)| slab.bytes).map(|(index, _)| index)
+    }
+
+    /// A new slab for blocks of a size.
+    fn allocate(&mut self, block: usize) -> Option<usize> {
+        let bytes = block * (SLAB_BYTES / block).max(1);
+        let address = self.source.allocate(bytes.checked_add(GAP)?)?;
+        self.slabs.push(Slab { address, bytes, block, free: BTreeSet::new(), used: 0 });
+        Some(self.slabs.len() - 1)
     }
 
     /// Takes a block back.
@@ -116,6 +130,7 @@ mod tests {
     /// Slabs one behind another, as many as there may be.
     struct Counted {
         made: usize,
+        bytes: usize,
         next: usize,
         held: BTreeSet<usize>,
         max: usize,
@@ -127,6 +142,7 @@ mod tests {
                 return None;
             }
             self.made += 1;
+            self.bytes += bytes;
             self.held.insert(self.next);
             self.next += bytes;
             Some(self.next - bytes)
@@ -138,7 +154,7 @@ mod tests {
     }
 
     fn arena(max: usize) -> Arena<Counted> {
-        Arena::new(Counted { made: 0, next: 1 << 40, held: BTreeSet::new(), max })
+        Arena::new(Counted { made: 0, bytes: 0, next: 1 << 40, held: BTreeSet::new(), max })
     }
 
     #[test]
@@ -171,6 +187,40 @@ mod tests {
         assert_eq!(blocks[1] - blocks[0], half);
         assert!(blocks[2] - blocks[1] > half, "a block of another slab follows");
         assert_eq!((arena.source.made, arena.take(half)), (2, None));
+    }
+
+    #[test]
+    fn a_slab_has_no_more_bytes_than_its_blocks() {
+        let mib = |count: usize| count << 20;
+        for (block, blocks) in [
+            (mib(1), 64),
+            (mib(16) + 16, 3),
+            (mib(33), 1),
+            (mib(63), 1),
+            (mib(64), 1),
+            (mib(65), 1),
+            (mib(600), 1),
+        ] {
+            let mut arena = arena(1);
+            let taken = std::iter::from_fn(|| arena.take(block)).count();
+            assert_eq!(taken, blocks, "{block} bytes");
+            assert_eq!(arena.source.bytes, taken * block + GAP, "{block} bytes");
+        }
+    }
+
+    #[test]
+    fn an_idle_slab_that_another_size_would_waste_is_left_as_it_is_while_there_is_more() {
+        let mut arena = arena(2);
+        let small = arena.take(1 << 20).unwrap();
+        arena.release(small);
+        let large = arena.take(40 << 20).unwrap();
+        assert_eq!(arena.source.made, 2, "40 of 64 MiB would leave 24");
+        let second = arena.take(40 << 20).unwrap();
+        assert_eq!((arena.source.made, second), (2, small), "there is no more");
+        arena.release(second);
+        // Four of 15 MiB leave one in sixteen.
+        assert_eq!(arena.take(15 << 20), Some(small));
+        arena.release(large);
     }
 
     #[test]

@@ -207,3 +207,67 @@ impl<'a> Call<'a> {
         Ok(())
     }
 }
+
+#[cfg(all(test, feature = "emulate"))]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::gpu::{Language, emulate, step};
+
+    /// What comes of a launch of a kernel with no arguments.
+    fn launch(kernel: &'static str) -> Result<()> {
+        let gpu = Gpu::of_device(&Device::Cpu).expect("called where one is emulated");
+        // SAFETY: there is no such kernel, or it takes arguments and is not started without.
+        unsafe { Call::new("an_op", gpu).launch(kernel, Grid::row(1, 32)) }
+    }
+
+    fn in_both_languages(body: impl Fn(Language)) {
+        [Language::Cuda, Language::Metal]
+            .into_iter()
+            .for_each(|language| emulate(language, || body(language)));
+    }
+
+    #[test]
+    fn a_kernel_that_is_missing_is_an_error_with_its_name() {
+        in_both_languages(|language| {
+            let error = launch("no_such_kernel").unwrap_err();
+            let named =
+                matches!(error, Error::Kernel { op: "an_op", kernel: "no_such_kernel", .. });
+            assert!(named, "{language:?}: {error:?}");
+            let what = format!("no {language:?} kernel is called no_such_kernel");
+            assert_eq!(error.to_string(), format!("an_op: kernel no_such_kernel: {what}"));
+        });
+    }
+
+    #[test]
+    fn in_a_step_it_is_one_too_and_ends_the_step_there() {
+        in_both_languages(|language| {
+            let out = Tensor::new(&[[9_f32, 9.0]], &Device::Cpu).unwrap();
+            let values = || out.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let doubled = |factor| crate::scale(&out, factor, 1);
+            let error = step(&Device::Cpu, || {
+                doubled(2.0)?;
+                // Of its recording nothing is known yet.
+                launch("no_such_kernel")?;
+                doubled(3.0)
+            })
+            .unwrap_err();
+            let text = error.to_string();
+            assert!(text.starts_with("an_op: kernel no_such_kernel: "), "{language:?}: {text}");
+            assert_eq!(values(), [18.0, 18.0], "{language:?}");
+            // The next step is as if this had not been.
+            step(&Device::Cpu, || doubled(0.5)).unwrap();
+            assert_eq!(values(), [9.0, 9.0], "{language:?}");
+        });
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_started_is_an_error_with_its_name() {
+        in_both_languages(|language| {
+            let error = launch("rms_norm").unwrap_err().to_string();
+            assert!(error.starts_with("an_op: kernel rms_norm: "), "{language:?}: {error}");
+            assert!(error.contains("0 arguments"), "{language:?}: {error}");
+        });
+    }
+}

@@ -14,8 +14,13 @@ mod emulated;
 mod host;
 #[cfg(feature = "metal")]
 pub(crate) mod metal;
+#[cfg(any(feature = "cuda", test))]
+mod replays;
 mod scratch;
 mod step;
+mod switch;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+mod wait;
 mod wgmma;
 
 use candle_core::{Device, DeviceLocation, Storage, Tensor};

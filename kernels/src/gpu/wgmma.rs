@@ -2,10 +2,9 @@
 //! of 8.0, which all have, or `wgmma`, which only these have.
 
 use std::cell::Cell;
-use std::env;
 use std::sync::OnceLock;
 
-use super::Gpu;
+use super::{Gpu, switch};
 
 /// The environment variable that chooses: `1` for `wgmma`, `0` or nothing for the others. It is for
 /// measuring one against the other, until that has been done on a GPU (docs/KERNELS.md).
@@ -37,14 +36,7 @@ fn chosen() -> Result<bool, String> {
     if let Some(chosen) = CHOSEN.get() {
         return Ok(chosen);
     }
-    let asked = || match env::var(WGMMA_VARIABLE) {
-        Err(env::VarError::NotPresent) => Ok(false),
-        Ok(value) if value == "0" => Ok(false),
-        Ok(value) if value == "1" => Ok(true),
-        Ok(value) => Err(format!("{WGMMA_VARIABLE}: expected 0 or 1, found `{value}`")),
-        Err(error) => Err(format!("{WGMMA_VARIABLE}: {error}")),
-    };
-    ASKED.get_or_init(asked).clone()
+    ASKED.get_or_init(|| switch::chosen(WGMMA_VARIABLE)).clone()
 }
 
 impl Gpu {

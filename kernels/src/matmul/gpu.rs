@@ -138,7 +138,11 @@ impl<'a> Products<'a> {
             Language::Cuda => match rounded {
                 Some(Rounded { wgmma: true, .. }) => self.wgmma(kind),
                 Some(_) => self.many(GEMM_ROUNDED, planes),
-                None => self.many(GEMM[planes - 1], planes),
+                None => {
+                    // One part is rounded before, unless it has no columns.
+                    let parts = planes.max(2);
+                    self.many(GEMM[parts - 2], parts)
+                }
             },
             Language::Metal if few => {
                 let rows = self.rows.next_power_of_two().ilog2() as usize;
@@ -347,12 +351,9 @@ const GEMV: [[&str; 3]; 8] = [
     ["matmul_gemv_f32_1", "matmul_gemv_f32_2", "matmul_gemv_f32_4"],
 ];
 
-/// By parts, and blocks of 32 or 128 rows.
-const GEMM: [[&str; 2]; 3] = [
-    ["matmul_gemm_1_32", "matmul_gemm_1_128"],
-    ["matmul_gemm_2_32", "matmul_gemm_2_128"],
-    ["matmul_gemm_3_32", "matmul_gemm_3_128"],
-];
+/// By parts, of which there are two or three, and blocks of 32 or 128 rows.
+const GEMM: [[&str; 2]; 2] =
+    [["matmul_gemm_2_32", "matmul_gemm_2_128"], ["matmul_gemm_3_32", "matmul_gemm_3_128"]];
 
 /// By blocks of 32 or 128 rows, for activations that were rounded before.
 const GEMM_ROUNDED: [&str; 2] = ["matmul_gemm_rounded_32", "matmul_gemm_rounded_128"];

@@ -40,19 +40,18 @@ GEMVS(bf16, BF16, 4, 3, 2)
 GEMVS(f16, F16, 4, 3, 2)
 GEMVS(f32, F32, 3, 2, 2)
 
-#define GEMM(NAME, PARTS, TILES, ROUNDED)                                                \
-  extern "C" __global__ void __launch_bounds__(GEMM_THREADS) NAME(PRODUCT_PARAMETERS) {  \
-    gemm<PARTS, TILES, ROUNDED>(PRODUCT(GEMM_OUTPUTS, blockIdx.z));                      \
+// What is one part was rounded before.
+#define GEMM(NAME, PARTS, TILES)                                                        \
+  extern "C" __global__ void __launch_bounds__(GEMM_THREADS) NAME(PRODUCT_PARAMETERS) { \
+    gemm<PARTS, TILES, PARTS == 1>(PRODUCT(GEMM_OUTPUTS, blockIdx.z));                  \
   }
 
-GEMM(matmul_gemm_1_32, 1, 1, false)
-GEMM(matmul_gemm_2_32, 2, 1, false)
-GEMM(matmul_gemm_3_32, 3, 1, false)
-GEMM(matmul_gemm_rounded_32, 1, 1, true)
-GEMM(matmul_gemm_1_128, 1, 4, false)
-GEMM(matmul_gemm_2_128, 2, 4, false)
-GEMM(matmul_gemm_3_128, 3, 4, false)
-GEMM(matmul_gemm_rounded_128, 1, 4, true)
+GEMM(matmul_gemm_rounded_32, 1, 1)
+GEMM(matmul_gemm_2_32, 2, 1)
+GEMM(matmul_gemm_3_32, 3, 1)
+GEMM(matmul_gemm_rounded_128, 1, 4)
+GEMM(matmul_gemm_2_128, 2, 4)
+GEMM(matmul_gemm_3_128, 3, 4)
 
 // Rounds rows of activations to bf16, filled up with zeros to windows of 32 columns: a thread an octet.
 extern "C" __global__ void __launch_bounds__(256)

@@ -1,5 +1,6 @@
-// `random_words`: a word a thread, 4 bytes written for each; a warp writes a whole line. Bound by memory,
-// and run once when weights are made.
+// `random_words`: a word a thread, 4 bytes written for each; a warp writes a whole line. Some
+// 20 operations on integers for a word take somewhat longer than its bytes on an H200; run once when
+// weights are made.
 #include "../gpu/cuda.cuh"
 
 __device__ __forceinline__ unsigned random_words_mixed(unsigned word) {

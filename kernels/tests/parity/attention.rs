@@ -79,6 +79,7 @@ fn cases() -> Vec<Case> {
         coded(case([8, 1, 256, 128], None, &[(0, 5), (290, 2)])),
         coded(case([7, 1, 48, 80], None, &[(0, 7), (51, 9)])),
         coded(case([2, 2, 64, 256], Some(1), &[(0, 20), (40, 1)])),
+        coded(case([2, 1, 16, 256], None, &[(0, 33)])),
         coded(case([6, 2, 16, 112], Some(20), &[(0, 50), (77, 3)])),
         coded(case([5, 1, 64, 96], Some(64), &[(100, 70)])),
         // Longer than the parts that rows are summed up in.
@@ -88,7 +89,7 @@ fn cases() -> Vec<Case> {
         coded(case([3, 1, 64, 64], None, &[(1300, 2), (0, 3)])),
         coded(case([2, 1, 16, 16], Some(513), &[(1500, 40), (1023, 2)])),
         case([3, 1, 64, 32], Some(usize::MAX), &[(1300, 2)]),
-        case([9, 1, 16, 192], Some(300), &[(290, 2), (255, 5)]),
+        case([9, 1, 16, 192], Some(300), &[(290, 2), (255, 5), (3, 1)]),
         case([1, 1, 16, 65], None, &[(0, 35)]),
         // More heads and rows than a GPU splits the contexts of.
         case([32, 32, 16, 16], None, &[(250, 33); 8]),

@@ -1,6 +1,7 @@
 //! Seeded numbers, poisoned tensors and the comparison of results.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::Isa;
@@ -14,6 +15,10 @@ use sconce_kernels::gpu::{Language, emulate};
 
 /// Names the device that tests make their tensors on; the CPU where it is not set.
 const DEVICE_VARIABLE: &str = "SCONCE_PARITY_DEVICE";
+
+/// A number that is mixed into the seeds of all random inputs, so that a run sees others than runs
+/// before it; 0, or nothing, for the same in each.
+const SEED_VARIABLE: &str = "SCONCE_PARITY_SEED";
 
 /// Where a test's tensors are. One that is named and not there fails every test.
 pub(crate) fn device() -> Device {
@@ -146,12 +151,31 @@ impl fmt::Display for Backend {
     }
 }
 
+/// What [`SEED_VARIABLE`] says. A value that is no number fails every test with random inputs.
+fn seed_of_run() -> u64 {
+    static SEED: OnceLock<u64> = OnceLock::new();
+    *SEED.get_or_init(|| match std::env::var(SEED_VARIABLE) {
+        Err(std::env::VarError::NotPresent) => 0,
+        Ok(seed) => seed.parse().unwrap_or_else(|_| {
+            panic!("{SEED_VARIABLE}: expected a number of 64 bits, found `{seed}`")
+        }),
+        Err(error) => panic!("{SEED_VARIABLE}: {error}"),
+    })
+}
+
 /// Small reproducible generator (xorshift64*).
 pub(crate) struct Random(u64);
 
 impl Random {
+    /// The numbers of a seed in a run.
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self::of_run(seed, seed_of_run())
+    }
+
+    fn of_run(seed: u64, run: u64) -> Self {
+        // All bits of the run's number spread over those above a test's own seed, which are few.
+        let run = (run ^ run >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        Self((seed ^ run ^ run >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     pub(crate) fn next(&mut self) -> u32 {
@@ -173,6 +197,19 @@ impl Random {
 
     pub(crate) fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.number()).collect()
+    }
+}
+
+#[test]
+fn runs_of_other_numbers_see_other_inputs_and_runs_without_one_the_same() {
+    let numbers = |seed, run| Random::of_run(seed, run).numbers(8);
+    for seed in [0_u64, 1, 5, 100_003] {
+        let mut plain = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        assert_eq!(numbers(seed, 0), plain.numbers(8), "{seed}");
+    }
+    let all: Vec<_> = [0, 1, 2, 1 << 20, 1 << 40, u64::MAX].map(|run| numbers(5, run)).into();
+    for (index, one) in all.iter().enumerate() {
+        assert!(!all[index + 1..].contains(one), "{index}");
     }
 }
 

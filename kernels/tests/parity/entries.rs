@@ -82,7 +82,7 @@ fn scatter_entries_matches_its_reference() {
 }
 
 #[test]
-fn an_entry_is_copied_and_cleared_and_the_others_stay() {
+fn entries_copied_and_cleared_match_and_the_others_stay() {
     for len in [1, 5, 8, 1100] {
         let before = words(ENTRIES * len, 1);
         for (from, to) in [(0, 8), (8, 0), (4, 4)] {

@@ -126,6 +126,9 @@ fn tolerances(backend: Backend, form: Form) -> [f32; 2] {
     }
 }
 
+/// Fewest numbers whose largest an error is held against.
+const RUN_MIN: usize = 16;
+
 #[test]
 fn gated_delta_matches_its_reference() {
     let table: [([usize; 4], &[usize]); 9] = [
@@ -151,8 +154,10 @@ fn gated_delta_matches_its_reference() {
             ];
             let recurrence = Recurrence { segments: &segments, emits: &emits };
             let (expected, expected_state) = case.expected(recurrence);
-            let out_size = largest_of_runs(&expected, dims[3]);
-            let state_size = largest_of_runs(&expected_state, dims[2] * dims[3]);
+            // An error is held against what a row, or a state, has of numbers: one alone may be small
+            // because larger ones cancelled out, which loses digits. So narrow heads take several.
+            let out_size = largest_of_runs(&expected, dims[3].max(RUN_MIN));
+            let state_size = largest_of_runs(&expected_state, (dims[2] * dims[3]).max(RUN_MIN));
             for backend in Backend::all() {
                 for form in [Form::Sequential, Form::Chunked] {
                     let (out, state) = backend.with(|| case.run(form, recurrence));

@@ -25,6 +25,7 @@ use self::steps::Steps;
 use self::transfer::Transfer;
 use super::call::{ARGUMENTS_MAX, Grid};
 use super::step::{Argument, Recording};
+use super::wait;
 use crate::error::Error;
 
 /// A GPU, in the order of one stream.
@@ -68,7 +69,7 @@ impl Cuda {
         let state = Box::leak(Box::new(State {
             stream,
             modules,
-            steps: Mutex::default(),
+            steps: Mutex::new(Steps::new()),
             transfer: Mutex::default(),
         }));
         devices.push(state);
@@ -166,7 +167,11 @@ impl Cuda {
         unsafe {
             result::launch_kernel(function, grid, block, shared, stream.cu_stream(), pointers)
         }
-        .map_err(said)
+        .map_err(said)?;
+        if wait::each_kernel()? {
+            stream.synchronize().map_err(said)?;
+        }
+        Ok(())
     }
 
     /// Runs the launches of a step.

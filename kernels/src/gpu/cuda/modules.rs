@@ -13,6 +13,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use super::lock;
+use crate::gpu::wait;
 
 /// Name and machine code of each source.
 const IMAGES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/cuda_modules.rs"));
@@ -120,12 +121,29 @@ impl Modules {
     }
 }
 
-/// What the driver says of an error.
+/// What the driver says of an error, and how to learn of which kernel where it does not.
 pub(super) fn said(error: DriverError) -> String {
     let name = error.error_name().map(|name| name.to_string_lossy().into_owned());
     let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
-    match (name, text) {
+    let said = match (name, text) {
         (Ok(name), Ok(text)) => format!("{name}: {text}"),
         _ => format!("{:?}", error.0),
-    }
+    };
+    if is_of_a_kernel(error.0) { wait::later(said) } else { said }
+}
+
+/// Whether it is what a kernel fails with while it runs. Every use of the GPU fails so from then on.
+fn is_of_a_kernel(error: CUresult) -> bool {
+    matches!(
+        error,
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+    )
 }

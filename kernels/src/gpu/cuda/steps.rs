@@ -2,7 +2,6 @@
 //! did is replayed as a graph, which costs the host a few microseconds instead of as many for each
 //! kernel.
 
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -15,41 +14,32 @@ use rustc_hash::FxBuildHasher;
 use super::modules::said;
 use super::{Cuda, Uploaded};
 use crate::error::Error;
-use crate::gpu::step::{Argument, LIST_WORDS_MAX, Launch, Recording};
-
-/// Graphs that are kept, the latest used first: a decode step has one for each number of sequences.
-const GRAPHS_MAX: usize = 64;
-/// Steps that are remembered as launched once. Prompts make steps that never come again, and a graph
-/// costs more than it saves the first time.
-const SEEN_MAX: usize = 256;
+use crate::gpu::replays::{Found, Replays};
+use crate::gpu::step::{LIST_WORDS_MAX, Recording};
+use crate::gpu::wait;
 
 /// The steps of a GPU.
-#[derive(Default)]
 pub(super) struct Steps {
     /// Where lists lie, from the first step that has any.
     lists: Option<Uploaded>,
-    /// Hashes of steps that were launched, the latest first.
-    seen: VecDeque<u64>,
-    /// The latest used first.
-    graphs: VecDeque<Graph>,
+    replays: Replays<Graph>,
     /// Where steps are captured: on the GPU's own stream others may be copying meanwhile, as a load of
     /// another model does, which a capture would take for a part of the step.
     capturing: Option<Arc<CudaStream>>,
 }
 
-/// A step to be replayed. What it points to are the places of tensors, which a model keeps.
-struct Graph {
-    hash: u64,
-    launches: Vec<Launch>,
-    arguments: Vec<Argument>,
-    graph: CudaGraph,
-}
+/// A step to be replayed.
+struct Graph(CudaGraph);
 
 // SAFETY: a graph is used by one thread at a time, which the lock around `Steps` sees to; the driver
 // does not ask that it is always the same.
 unsafe impl Send for Graph {}
 
 impl Steps {
+    pub(super) fn new() -> Self {
+        Self { lists: None, replays: Replays::new(), capturing: None }
+    }
+
     /// Runs the launches of a step.
     ///
     /// # Safety
@@ -57,28 +47,24 @@ impl Steps {
     pub(super) unsafe fn submit(&mut self, gpu: Cuda, recording: &Recording) -> Result<(), Error> {
         let failed = |what| Error::Device { op: "step", what };
         let lists = self.copy_lists(gpu, &recording.lists).map_err(failed)?;
-        let hash = hash_of(recording);
-        if let Some(index) = self.graphs.iter().position(|graph| graph.is_of(hash, recording)) {
-            let graph = self.graphs.remove(index);
-            self.graphs.extend(graph);
-            self.graphs.rotate_right(1);
-            return self.graphs[0].replay(gpu).map_err(|error| failed(said(error)));
-        }
-        if !self.seen.contains(&hash) {
-            self.seen.truncate(SEEN_MAX - 1);
-            self.seen.push_front(hash);
+        if wait::each_kernel().map_err(failed)? {
+            // None of a graph could be waited for by itself.
             // SAFETY: the caller's promise.
             return unsafe { launch_all(gpu, gpu.stream(), recording, lists) };
         }
-        // SAFETY: the caller's promise.
-        let graph = unsafe { self.capture(gpu, recording, lists) }?;
-        let Recording { launches, arguments, .. } = recording;
-        let (launches, arguments) = (launches.clone(), arguments.clone());
-        let graph = Graph { hash, launches, arguments, graph };
-        graph.replay(gpu).map_err(|error| failed(said(error)))?;
-        self.graphs.truncate(GRAPHS_MAX - 1);
-        self.graphs.push_front(graph);
-        Ok(())
+        let hash = hash_of(recording);
+        match self.replays.find(hash, recording) {
+            Found::Graph(graph) => graph.replay(gpu).map_err(|error| failed(said(error))),
+            // SAFETY: the caller's promise.
+            Found::New => unsafe { launch_all(gpu, gpu.stream(), recording, lists) },
+            Found::Again => {
+                // SAFETY: the caller's promise.
+                let graph = Graph(unsafe { self.capture(gpu, recording, lists) }?);
+                graph.replay(gpu).map_err(|error| failed(said(error)))?;
+                self.replays.keep(hash, recording, graph);
+                Ok(())
+            }
+        }
     }
 
     /// A graph of the launches, none of which runs yet.
@@ -126,19 +112,13 @@ impl Steps {
 }
 
 impl Graph {
-    fn is_of(&self, hash: u64, recording: &Recording) -> bool {
-        self.hash == hash
-            && self.launches == recording.launches
-            && self.arguments == recording.arguments
-    }
-
     /// Starts the step in the order of the GPU's stream.
     fn replay(&self, gpu: Cuda) -> Result<(), DriverError> {
         let stream = gpu.stream();
         stream.context().bind_to_thread()?;
         // SAFETY: the graph lives as long as this. Its kernels take what `Steps::submit` was promised,
         // by whoever submits the step now.
-        unsafe { result::graph::launch(self.graph.cu_graph_exec(), stream.cu_stream()) }
+        unsafe { result::graph::launch(self.0.cu_graph_exec(), stream.cu_stream()) }
     }
 }
 

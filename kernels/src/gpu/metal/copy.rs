@@ -4,18 +4,20 @@
 
 use std::ops::Range;
 
-use candle_core::MetalStorage;
 use candle_core::backend::BackendStorage;
+use candle_core::{MetalDevice, MetalStorage};
 use candle_metal_kernels::RESOURCE_OPTIONS;
 use candle_metal_kernels::metal::Buffer;
 use objc2_metal::{MTLResource, MTLStorageMode};
 
 use crate::entries::Word;
 use crate::error::{Error, Result};
+use crate::gpu::wait;
 
 /// Copies `values` over as many elements of a storage of f32 or u32, which has them. They are taken
 /// when this returns.
 pub(crate) fn from_host<T: Word>(
+    op: &'static str,
     storage: &mut MetalStorage,
     range: Range<usize>,
     values: &[T],
@@ -27,7 +29,7 @@ pub(crate) fn from_host<T: Word>(
     let (device, data) = (storage.device(), values.as_ptr().cast());
     // Of its own: one of the tensor library's might be handed on before it is read.
     let staged = device.metal_device().new_buffer_with_data(data, bytes, RESOURCE_OPTIONS);
-    let staged = staged.map_err(|error| failed("write_rows", &error))?;
+    let staged = staged.map_err(|error| failed(op, &error))?;
     device.blit_command_encoder()?.copy_from_buffer(&staged, 0, storage.buffer(), start, bytes);
     Ok(())
 }
@@ -35,6 +37,7 @@ pub(crate) fn from_host<T: Word>(
 /// Copies as many elements of a storage of f32 or u32 out as `values` are, when all that was started
 /// before is done.
 pub(crate) fn to_host<T: Word>(
+    op: &'static str,
     storage: &MetalStorage,
     range: Range<usize>,
     values: &mut [T],
@@ -45,7 +48,7 @@ pub(crate) fn to_host<T: Word>(
     let (start, bytes) = (range.start * size_of::<T>(), size_of_val(values));
     let device = storage.device();
     let mut copy = |buffer: &Buffer, start: usize| -> Result<()> {
-        device.flush_and_wait_current()?;
+        finish(op, device)?;
         // SAFETY: the buffer has the range, and nothing on the GPU writes it.
         unsafe { at(buffer, start).copy_to_nonoverlapping(values.as_mut_ptr().cast(), bytes) };
         Ok(())
@@ -54,9 +57,15 @@ pub(crate) fn to_host<T: Word>(
         return copy(storage.buffer(), start);
     }
     let staged = device.metal_device().new_buffer(bytes, RESOURCE_OPTIONS);
-    let staged = staged.map_err(|error| failed("read_rows", &error))?;
+    let staged = staged.map_err(|error| failed(op, &error))?;
     device.blit_command_encoder()?.copy_from_buffer(storage.buffer(), start, &staged, 0, bytes);
     copy(&staged, 0)
+}
+
+/// Waits for all that was started before.
+pub(super) fn finish(op: &'static str, device: &MetalDevice) -> Result<()> {
+    let done = device.flush_and_wait_current();
+    done.map_err(|error| Error::Device { op, what: wait::later(error.to_string()) })
 }
 
 /// Whether the host may touch it.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle_core::{Storage, Tensor};
 
 use super::Metal;
-use super::copy::{at, from_host, shared, to_host};
+use super::copy::{at, finish, from_host, shared, to_host};
 use crate::access::storage_mut;
 use crate::entries::{Copies, bytes_of_mut};
 use crate::error::Result;
@@ -36,7 +36,7 @@ impl Metal {
         entries: &[u32],
         blocks: &mut [&mut [u8]],
     ) -> Result<()> {
-        self.0.device.flush_and_wait_current()?;
+        finish("read_entries", &self.0.device)?;
         let mut start = 0;
         for pool in pools {
             let (storage, layout) = pool.storage_and_layout();
@@ -63,7 +63,7 @@ impl Metal {
         entries: &[u32],
         blocks: &[&[u8]],
     ) -> Result<()> {
-        self.0.device.flush_and_wait_current()?;
+        finish("write_entries", &self.0.device)?;
         let mut start = 0;
         for pool in pools {
             let (storage, layout) = storage_mut(pool);
@@ -111,7 +111,7 @@ impl Copies for InOrder {
             return Err("a lane that is not on the GPU".to_owned());
         };
         let first = layout.start_offset();
-        to_host(storage, first..first + words.len(), &mut words)
+        to_host("lane", storage, first..first + words.len(), &mut words)
             .map_err(|error| error.to_string())?;
         let bytes = bytes_of_mut(&mut words);
         for (place, part) in parts {
@@ -132,7 +132,8 @@ impl Copies for InOrder {
             return Err("a lane that is not on the GPU".to_owned());
         };
         let first = layout.start_offset();
-        from_host(storage, first..first + words.len(), &words).map_err(|error| error.to_string())
+        from_host("lane", storage, first..first + words.len(), &words)
+            .map_err(|error| error.to_string())
     }
 
     fn after_unpacking(&mut self, _lane: usize) -> Done {

@@ -20,6 +20,7 @@ pub(crate) use self::entries::is_open_to_host;
 use self::kernels::Kernels;
 use super::call::{ARGUMENTS_MAX, Grid};
 use super::step::{Argument, Recording};
+use super::wait;
 use crate::error::Error;
 
 /// Threadgroup memory is given in multiples of as many bytes.
@@ -141,6 +142,11 @@ impl Metal {
             encoder.set_threadgroup_memory_length(0, shared.next_multiple_of(SHARED_STEP));
         }
         encoder.dispatch_thread_groups(size(blocks), size([threads, 1, 1]));
+        // It holds the commands, which are about to be handed on.
+        drop(commands);
+        if wait::each_kernel()? {
+            self.0.device.flush_and_wait_current().map_err(|error| error.to_string())?;
+        }
         Ok(())
     }
 
