@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use sconce_kernels::Error as KernelError;
+
 use crate::state::StateError;
 
 /// Why a checkpoint cannot be read, or a model not be built or stepped.
@@ -169,7 +171,31 @@ pub enum Error {
     Cancelled,
 }
 
+/// What was wrong where a step failed, as far as its error tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// What was asked for: it broke a rule, or there was no room for it. Another batch may go well.
+    Batch,
+    /// The model, or the tensor library.
+    Model,
+    /// A GPU or its driver. It may be of this step alone, or of the whole process: CUDA answers every call
+    /// after some errors with the same one.
+    Gpu,
+}
+
 impl Error {
+    /// What was wrong, for who ran a step or prepared one.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Kernel(error) | Self::State(StateError::Copy(error)) => blame_of_kernel(error),
+            Self::Operator(error) | Self::State(StateError::Device(error)) => {
+                blame_of_tensor(error)
+            }
+            Self::State(_) | Self::Batch { .. } | Self::Cancelled => Blame::Batch,
+            _ => Blame::Model,
+        }
+    }
+
     /// An [`Error::Io`] about `path`, for `map_err`.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.into();
@@ -205,9 +231,52 @@ impl Error {
     }
 }
 
+fn blame_of_kernel(error: &KernelError) -> Blame {
+    match error {
+        KernelError::Kernel { .. } | KernelError::Device { .. } => Blame::Gpu,
+        KernelError::Tensor(error) => blame_of_tensor(error),
+        // Operands that an operator does not take.
+        _ => Blame::Batch,
+    }
+}
+
+fn blame_of_tensor(error: &candle_core::Error) -> Blame {
+    use candle_core::Error as TensorError;
+    match error {
+        TensorError::Cuda(_) | TensorError::Metal(_) => Blame::Gpu,
+        TensorError::Context { inner, .. }
+        | TensorError::WithPath { inner, .. }
+        | TensorError::WithBacktrace { inner, .. } => blame_of_tensor(inner),
+        _ => Blame::Model,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_is_to_blame_wherever_its_error_comes_out() {
+        let driver = || candle_core::Error::Cuda("an illegal address".into());
+        let launch = || KernelError::Kernel { op: "add", kernel: "add_f32", what: "lost".into() };
+        for error in [
+            Error::Operator(driver()),
+            Error::Operator(driver().context("a step").with_path("x")),
+            Error::Kernel(KernelError::Tensor(driver())),
+            Error::Kernel(launch()),
+            Error::State(StateError::Copy(launch())),
+            Error::State(StateError::Device(driver())),
+        ] {
+            assert_eq!(error.blame(), Blame::Gpu, "{error}");
+        }
+        let library = candle_core::Error::Msg("cannot".to_owned());
+        assert_eq!(Error::Operator(library).blame(), Blame::Model);
+        let aliased = KernelError::Aliased { op: "add", operand: "left" };
+        let rule = Error::Batch { expected: "a token".into(), found: "none".into() };
+        for error in [Error::Kernel(aliased), rule, StateError::OutOfSequences { max: 1 }.into()] {
+            assert_eq!(error.blame(), Blame::Batch, "{error}");
+        }
+    }
 
     #[test]
     fn a_shape_error_names_the_file_the_tensor_and_both_shapes() {

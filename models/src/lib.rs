@@ -28,7 +28,7 @@ pub mod threads;
 mod work;
 
 pub use checkpoint::Checkpoint;
-pub use error::Error;
+pub use error::{Blame, Error};
 pub use load::{LoadOptions, LoadProgress, LoadStage, MemoryEstimate, estimate, load, load_random};
 pub use logits::{Logits, TopRow};
 pub use model::{Batch, Model, ModelFootprint, ModelInfo, PointEmit, Precision, RowUse, Segment};

@@ -171,12 +171,16 @@ impl SimulatedModel {
     }
 
     /// Fails, panics and sleeps as the specification says.
-    fn misbehave(&self, batch: &Batch) -> Result<(), Error> {
+    fn misbehave(&mut self, batch: &Batch) -> Result<(), Error> {
         let holds = |segment: &Segment, number: u64| {
             let first = segment.first_position as u64 + 1;
             (first..first + segment.len as u64).contains(&number)
         };
         let reached = |number| batch.segments.iter().any(|segment| holds(segment, number));
+        if reached(self.spec.lost_at) {
+            self.pool.lose_device();
+        }
+        self.pool.check_device()?;
         if reached(self.spec.fail_at) {
             let message = format!("simulated failure at token {}", self.spec.fail_at);
             return Err(Error::Operator(candle_core::Error::Msg(message)));

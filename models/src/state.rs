@@ -85,6 +85,8 @@ pub struct StatePool {
     /// In which order pages hold what they do.
     order: BlockOrder,
     device: Device,
+    /// See [`lose_device`](StatePool::lose_device).
+    lost: bool,
 }
 
 impl StatePool {
@@ -110,6 +112,7 @@ impl StatePool {
             layout,
             order: BlockOrder::of(device),
             device: device.clone(),
+            lost: false,
         })
     }
 
@@ -162,9 +165,11 @@ impl StatePool {
         let mut added = needed;
         if let Some((index, shared)) = self.shared_tail(self.sequence(id)?).filter(|_| tokens > 0) {
             let copy = self.pages.take().expect("needed pages were just counted as free");
-            if let Err(error) = kv::copy_page(&self.kv, shared, copy) {
+            let copied = self.check_device();
+            let copied = copied.and_then(|()| Ok(kv::copy_page(&self.kv, shared, copy)?));
+            if let Err(error) = copied {
                 self.pages.release(copy);
-                return Err(error.into());
+                return Err(error);
             }
             self.pages.release(shared);
             self.sequence_mut(id)?.table[index] = copy;
@@ -331,6 +336,20 @@ impl StatePool {
             + slots as u64 * self.layout.bytes_per_sequence()
     }
 
+    /// Has what copies and clears fail from now on, as on a GPU that is lost: for simulated models.
+    pub(crate) fn lose_device(&mut self) {
+        self.lost = true;
+    }
+
+    /// An error once the device [is lost](Self::lose_device).
+    pub(crate) fn check_device(&self) -> Result<(), StateError> {
+        if !self.lost {
+            return Ok(());
+        }
+        let what = "the GPU is lost".to_owned();
+        Err(StateError::Copy(sconce_kernels::Error::Device { op: "simulation", what }))
+    }
+
     /// Opens a sequence that shares the pages of `table`, with a recurrent state that `prepare` makes
     /// in the slot it is told.
     fn occupy(
@@ -341,6 +360,9 @@ impl StatePool {
     ) -> Result<SequenceId, StateError> {
         let max = self.slots.len();
         let slot = *self.free_slots.last().ok_or(StateError::OutOfSequences { max })?;
+        if !self.recurrent.is_empty() {
+            self.check_device()?;
+        }
         prepare(&self.recurrent, self.recurrent_slots.next())?;
         let recurrent = self.recurrent_slots.take(slot);
         table.iter().for_each(|&page| self.pages.share(page));

@@ -89,7 +89,7 @@ pub struct Condition {
     pub ready: bool,
     /// How often the device thread was put in order after a panic.
     pub restarts: u64,
-    /// It has panicked for good.
+    /// It has ended for good: it kept panicking, or its GPU is lost.
     pub lost: bool,
 }
 

@@ -49,6 +49,10 @@ pub use watched::{SecretStatus, Secrets, Watched};
 /// How long requests cut off at the end of the drain may take to send their last message.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long a device thread that has ended for good may take to let go of what it has. Where a GPU is lost
+/// the driver may never answer, and what there was to save is lost too.
+const LOST_THREAD: Duration = Duration::from_secs(10);
+
 /// A server could not start, or ended in disorder.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -77,8 +81,8 @@ pub enum ServeError {
     /// The device thread could not start.
     #[error("cannot start the engine: {0}")]
     Engine(CallError),
-    /// The device thread panicked too often, or its models did not come back.
-    #[error("the device thread panicked for good after {restarts} panics; the log tells how")]
+    /// The device thread panicked too often, its models did not come back, or its GPU is lost.
+    #[error("the device thread has ended for good, after {restarts} panics; the log tells how")]
     EngineLost {
         /// Panics since the start.
         restarts: u64,
@@ -206,8 +210,8 @@ impl Server {
     /// and returns.
     ///
     /// # Errors
-    /// A model of the plan that cannot be loaded, a device thread that keeps panicking; the server has
-    /// drained when this returns.
+    /// A model of the plan that cannot be loaded, a device thread that keeps panicking or has lost its
+    /// GPU; the server has drained when this returns.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { plan, listeners, admin_listeners, guard, tracer, handle } = self;
         let ServerHandle { models, health, metrics, secrets, shutdown: asked, close, .. } = handle;
@@ -262,7 +266,13 @@ impl Server {
                 connections.wait().await;
             }
         }
-        models.stop().await;
+        let patience = match outcome {
+            Err(ServeError::EngineLost { .. }) => LOST_THREAD,
+            _ => Duration::MAX,
+        };
+        if tokio::time::timeout(patience, models.stop()).await.is_err() {
+            tracing::error!("the device thread does not end; leaving it behind");
+        }
         tracer.stop().await;
         // Last, so that all of the above can be watched.
         admin.close().await;

@@ -38,6 +38,9 @@ pub struct SimulatedSpec {
     /// `crash_at`: after a step that holds the token of this number, of a sequence, the next question
     /// how large a step may be panics: outside of a forward, once for each such step.
     pub crash_at: u64,
+    /// `lost_at`: from the step on that holds the token of this number, of a sequence, it fails as a
+    /// model on a GPU that is lost.
+    pub lost_at: u64,
     /// `nan_at`: the logits after the token of this number, and all later ones, are NaN.
     pub nan_at: u64,
     /// `load_ms`: time of the load, in milliseconds.
@@ -61,6 +64,7 @@ impl Default for SimulatedSpec {
             fail_at: 0,
             panic_at: 0,
             crash_at: 0,
+            lost_at: 0,
             nan_at: 0,
             load_ms: 0,
             load_steps: 10,
@@ -114,6 +118,7 @@ impl SimulatedSpec {
             "fail_at" => self.fail_at = number(0, tokens)?,
             "panic_at" => self.panic_at = number(0, tokens)?,
             "crash_at" => self.crash_at = number(0, tokens)?,
+            "lost_at" => self.lost_at = number(0, tokens)?,
             "nan_at" => self.nan_at = number(0, tokens)?,
             "load_ms" => self.load_ms = number(0, day / 1000)?,
             "load_steps" => self.load_steps = number(1, 10_000)?,
@@ -124,7 +129,7 @@ impl SimulatedSpec {
 }
 
 /// Every option, for the message about an unknown one.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "vocab",
     "context",
     "pages",
@@ -137,6 +142,7 @@ const KEYS: [&str; 15] = [
     "fail_at",
     "panic_at",
     "crash_at",
+    "lost_at",
     "nan_at",
     "load_ms",
     "load_steps",

@@ -83,7 +83,8 @@ impl Engine {
         Cache::new(&shared.config.cache, &shared.ledger, shared.began, notify)
     }
 
-    /// Runs until the engine is shut down, no handle is left, or it has panicked too often.
+    /// Runs until the engine is shut down, no handle is left, it has panicked too often, or its GPU is
+    /// lost.
     ///
     /// After a panic the thread goes on from here, with an empty stack, as a new one would.
     pub(crate) fn run(mut self) {
@@ -230,8 +231,10 @@ impl Engine {
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
-        if self.residency.is_bereft() {
+        if self.residency.is_bereft() || self.executor.has_lost_gpu() {
             self.shared.pulse.lock().lost = true;
+            // Heard of before memory is freed, for which a lost GPU may let one wait for ever.
+            self.publish();
             return true;
         }
         let orphaned = self.shared.orphaned.load(Ordering::Acquire);

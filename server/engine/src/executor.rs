@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sconce_models::{Batch, Drawn, Logits};
+use sconce_models::{Batch, Blame, Drawn, Error, Logits};
 
 use crate::cache::Cache;
 use crate::error::EngineError;
@@ -18,8 +18,10 @@ use crate::sequence::Sequence;
 use crate::shared::Shared;
 use crate::status::{Counters, LoadedModel, ModelState};
 
-/// A model whose forward panics so often without a good step between has failed.
-const PANICS_MAX: u32 = 3;
+/// Steps in a row after which what fails them is given up: a model that panics or fails by itself is
+/// marked as failed; a GPU ends the engine, for its driver can refuse a process for good, and only another
+/// process helps then.
+pub(crate) const FAILURES_MAX: u32 = 3;
 
 /// A token, and its logprobs if they are wanted.
 type Chosen = (u32, Option<TokenLogprobs>);
@@ -37,6 +39,8 @@ pub(crate) struct Executor {
     ended: Vec<(usize, Outcome)>,
     /// The model whose turn was last.
     last: String,
+    /// Steps, of whatever model, that a GPU failed without a good one between them.
+    gpu_failures: u32,
 }
 
 impl Executor {
@@ -48,7 +52,13 @@ impl Executor {
             rows: Vec::new(),
             ended: Vec::new(),
             last: String::new(),
+            gpu_failures: 0,
         }
+    }
+
+    /// Whether the GPU fails step after step.
+    pub(crate) fn has_lost_gpu(&self) -> bool {
+        self.gpu_failures >= FAILURES_MAX
     }
 
     /// Runs a step of the next model in turn that has something to run; whether there was one.
@@ -61,15 +71,24 @@ impl Executor {
         for _ in 0..residency.loaded().count() {
             let Some(resident) = residency.loaded_after(&self.last) else { return false };
             self.last.clone_from(&resident.about.name);
-            if !self.schedule(resident, cache, counters) {
-                continue;
-            }
-            if let Err(error) = self.evaluate(resident, cache, counters) {
+            let done = match self.schedule(resident, cache, counters) {
+                Ok(false) => continue,
+                Ok(true) => self.evaluate(resident, cache, counters),
+                Err(error) => {
+                    // Of a step before.
+                    self.rows.clear();
+                    Err(self.count_failure(resident, &error))
+                }
+            };
+            if let Err(error) = done {
                 tracing::error!(model = %self.last, %error, "step failed");
                 self.ended.clear();
                 self.ended.extend(self.rows.iter().map(|row| (row.running, Err(error.clone()))));
                 self.end_sequences(resident, cache, counters);
-                if resident.panics >= PANICS_MAX && resident.state == ModelState::Ready {
+                if self.has_lost_gpu() {
+                    // Whoever waits is told to go elsewhere when the engine ends.
+                    tracing::error!(failures = self.gpu_failures, "the GPU is lost");
+                } else if resident.failures >= FAILURES_MAX && resident.state == ModelState::Ready {
                     residency.fail(&self.last, &error, cache, counters);
                 }
             }
@@ -78,13 +97,26 @@ impl Executor {
         false
     }
 
-    /// Admits and composes; whether there is anything to evaluate.
+    /// Counts a step that failed, as its error says.
+    fn count_failure(&mut self, resident: &mut Resident, error: &Error) -> EngineError {
+        match error.blame() {
+            Blame::Batch => {}
+            Blame::Model => resident.failures += 1,
+            Blame::Gpu => {
+                resident.failures += 1;
+                self.gpu_failures += 1;
+            }
+        }
+        EngineError::Forward { model: resident.about.name.clone(), message: error.to_string() }
+    }
+
+    /// Admits and composes; whether there is anything to evaluate. After an error there is not.
     fn schedule(
         &mut self,
         resident: &mut Resident,
         cache: &mut Cache,
         counters: &mut Counters,
-    ) -> bool {
+    ) -> Result<bool, Error> {
         let now = self.shared.clock.now();
         let model = &mut resident.holding.model;
         let tokens_max = self.shared.config.step_tokens_max.min(model.step_tokens_max()).max(1);
@@ -92,15 +124,15 @@ impl Executor {
         let room = &self.shared.waiting_room;
         loop {
             let before = (counters.failed, counters.preemptions);
-            resident.scheduler.admit(memory, now, counters, || room.departed(now));
+            resident.scheduler.admit(memory, now, counters, || room.departed(now))?;
             let step = (&mut self.batch, &mut self.rows);
-            resident.scheduler.compose(memory, tokens_max, step, now, counters);
+            resident.scheduler.compose(memory, tokens_max, step, now, counters)?;
             if !self.rows.is_empty() {
-                return true;
+                return Ok(true);
             }
             // Memory that was taken from one sequence may be what another waits for.
             if before == (counters.failed, counters.preemptions) {
-                return false;
+                return Ok(false);
             }
         }
     }
@@ -129,13 +161,13 @@ impl Executor {
         counters.step_time += now.saturating_duration_since(began);
         let mut logits = match result {
             Ok(Ok(logits)) => logits,
-            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Ok(Err(error)) => return Err(self.count_failure(resident, &error)),
             Err(panic) => {
-                resident.panics += 1;
+                resident.failures += 1;
                 return Err(failed(format!("the step panicked: {}", panic_message(&*panic))));
             }
         };
-        resident.panics = 0;
+        (resident.failures, self.gpu_failures) = (0, 0);
         let wanted = self.rows.iter().filter(|row| row.samples).count();
         if logits.rows() != wanted {
             let found = logits.rows();

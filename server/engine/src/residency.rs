@@ -54,8 +54,9 @@ pub(crate) struct Resident {
     pub(crate) state: ModelState,
     /// Its part of the cache; `None` where nothing is remembered.
     pub(crate) domain: Option<DomainId>,
-    /// Panics of its forward without a good step between them.
-    pub(crate) panics: u32,
+    /// Steps that panicked or failed, and not for what was asked of them, without a good one between
+    /// them.
+    pub(crate) failures: u32,
     /// Where its steps are counted.
     pub(crate) meter: Arc<ModelMeter>,
     idle_since: Instant,
@@ -233,7 +234,7 @@ impl Residency {
                     scheduler,
                     state: ModelState::Ready,
                     domain,
-                    panics: 0,
+                    failures: 0,
                     meter: self.shared.meters.of(&name),
                     idle_since: now,
                     unloads: Vec::new(),

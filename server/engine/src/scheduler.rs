@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use sconce_models::{Batch, SequenceId, StatePool};
+use sconce_models::{Batch, SequenceId, StateError, StatePool};
 
 use crate::cache::{Memory, Parting, Preparation};
 use crate::error::EngineError;
@@ -38,6 +38,8 @@ enum Shut {
     NoRoom,
     /// No more than `free` pages will be free for it.
     Never { free: usize },
+    /// The device failed.
+    Broken(StateError),
 }
 
 /// The sequences of one model.
@@ -128,13 +130,16 @@ impl Scheduler {
     /// to go on fit the pool. The first that does not fit holds up those behind it, so that small
     /// requests cannot starve a large one. Calls `admitted` for each that is admitted for the first
     /// time.
+    ///
+    /// # Errors
+    /// The device failed, and with it the sequence that was to be admitted.
     pub(crate) fn admit(
         &mut self,
         memory: &mut Memory<'_>,
         now: Instant,
         counters: &mut Counters,
         mut admitted: impl FnMut(),
-    ) {
+    ) -> Result<(), StateError> {
         let mut started =
             self.running.len() + self.waiting.values().filter(|s| s.is_started()).count();
         let mut after = None;
@@ -157,13 +162,20 @@ impl Scheduler {
             let state = match self.open(rank, memory, counters) {
                 Ok(state) => state,
                 Err(Shut::Reading) => continue,
-                Err(Shut::NoRoom) => return,
+                Err(Shut::NoRoom) => return Ok(()),
                 Err(Shut::Never { free }) => {
                     let mut sequence = self.waiting.remove(&rank).expect("it was just found");
                     sequence.release(memory, Parting::Failed);
                     let error = EngineError::OutOfPages { tokens, pages, pages_max: free };
                     sequence.fail(error, now, counters);
                     continue;
+                }
+                Err(Shut::Broken(problem)) => {
+                    let mut sequence = self.waiting.remove(&rank).expect("it was just found");
+                    sequence.release(memory, Parting::Failed);
+                    let error = broken(&sequence, &problem);
+                    sequence.fail(error, now, counters);
+                    return Err(problem);
                 }
             };
             let mut sequence = self.waiting.remove(&rank).expect("it was just found");
@@ -174,6 +186,7 @@ impl Scheduler {
             sequence.admit(state, memory, now);
             self.running.push(sequence);
         }
+        Ok(())
     }
 
     /// Opens the waiting sequence `rank`, if there is room for it.
@@ -193,6 +206,7 @@ impl Scheduler {
                 let found = memory.found(&sequence.footing);
                 match memory.open(sequence) {
                     Ok(state) => return Ok(state),
+                    Err(error) if is_broken(&error) => return Err(Shut::Broken(error)),
                     // What was brought in has taken the room; less of it will be next time.
                     Err(_) if found > 0 && self.running.is_empty() => {
                         self.give_way(rank, memory);
@@ -286,6 +300,9 @@ impl Scheduler {
 
     /// Composes the next step into `batch` and `rows`: a token of every sequence that decodes, and
     /// chunks of prompts that share what is left of `tokens_max` evenly.
+    ///
+    /// # Errors
+    /// The device failed, and with it the sequence that was to go on; there is no step then.
     pub(crate) fn compose(
         &mut self,
         memory: &mut Memory<'_>,
@@ -293,10 +310,10 @@ impl Scheduler {
         (batch, rows): (&mut Batch, &mut Vec<Row>),
         now: Instant,
         counters: &mut Counters,
-    ) {
+    ) -> Result<(), StateError> {
         batch.clear();
         rows.clear();
-        self.reserve_decodes(memory, now, counters);
+        self.reserve_decodes(memory, now, counters)?;
         let runnable = |s: &Sequence| s.has_room();
         self.prefills.clear();
         for (index, sequence) in self.running.iter().enumerate() {
@@ -321,6 +338,7 @@ impl Scheduler {
         }
         self.decodes = decodes;
         self.share_among_prefills(memory, tokens_max - taken, batch, rows);
+        Ok(())
     }
 
     /// Shortest first, each gets an even share of what is left or what it needs: short prompts are
@@ -368,7 +386,12 @@ impl Scheduler {
 
     /// Takes a page for each decoding sequence that needs one, the first in rank first; where there
     /// is none, the last in rank gives its own.
-    fn reserve_decodes(&mut self, memory: &mut Memory<'_>, now: Instant, counters: &mut Counters) {
+    fn reserve_decodes(
+        &mut self,
+        memory: &mut Memory<'_>,
+        now: Instant,
+        counters: &mut Counters,
+    ) -> Result<(), StateError> {
         let decodes = |s: &Sequence| s.remaining() == 1 && s.has_room();
         let mut ranks = std::mem::take(&mut self.ranks);
         ranks.clear();
@@ -379,8 +402,14 @@ impl Scheduler {
             while let Some(index) = self.running.iter().position(|s| s.rank == rank) {
                 let sequence = &self.running[index];
                 let state = sequence.state.expect("a running sequence has state");
-                if memory.pool.reserve(state, 1).is_ok() {
-                    break;
+                match memory.pool.reserve(state, 1) {
+                    Ok(()) => break,
+                    Err(problem) if is_broken(&problem) => {
+                        let error = broken(sequence, &problem);
+                        self.end(index, memory, now, counters, Err(error));
+                        return Err(problem);
+                    }
+                    Err(_) => {}
                 }
                 let (tokens, pages_max) = (sequence.tokens.len(), memory.pool.pages_max());
                 let pages = memory.pool.layout().pages_for(tokens);
@@ -402,6 +431,7 @@ impl Scheduler {
             }
         }
         self.ranks = ranks;
+        Ok(())
     }
 
     /// The running sequence that is last in rank among those that `may` be it.
@@ -457,4 +487,13 @@ impl Scheduler {
             sequence.fail(error, now, counters);
         }
     }
+}
+
+/// Whether the device failed, rather than that there is no room.
+fn is_broken(error: &StateError) -> bool {
+    matches!(error, StateError::Device(_) | StateError::Copy(_))
+}
+
+fn broken(sequence: &Sequence, problem: &StateError) -> EngineError {
+    EngineError::Forward { model: sequence.model.clone(), message: problem.to_string() }
 }

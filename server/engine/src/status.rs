@@ -18,7 +18,7 @@ pub enum ModelState {
     Ready,
     /// Finishes its requests and takes no more.
     Unloading,
-    /// Kept panicking; takes no requests until it is unloaded and loaded again.
+    /// Its steps kept panicking or failing; takes no requests until it is unloaded and loaded again.
     Failed,
 }
 
@@ -131,7 +131,8 @@ pub struct DeviceStatus {
     pub restarts: u64,
     /// Whether it is just being put in order; requests are refused meanwhile.
     pub restarting: bool,
-    /// Whether it panicked for good: too often, or so that no model came back.
+    /// Whether it has ended for good: it panicked too often, or so that no model came back, or the GPU
+    /// failed step after step.
     pub lost: bool,
 }
 

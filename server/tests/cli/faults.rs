@@ -1,5 +1,5 @@
-//! Faults of the whole process: killed under load, a disk that is full under load, and a device thread
-//! that keeps panicking.
+//! Faults of the whole process: killed under load, a disk that is full under load, a device thread
+//! that keeps panicking, and a GPU that is lost.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -147,10 +147,20 @@ fn a_disk_that_is_full_under_load_costs_no_answer() {
 
 #[test]
 fn a_device_thread_that_keeps_panicking_ends_the_process() {
-    let mut server = Server::start("sim:crash_at=50", &[]);
+    // Each of the first four dies with the request; then nobody is there.
+    ends("sim:crash_at=50", 4);
+}
+
+#[test]
+fn a_gpu_that_is_lost_ends_the_process() {
+    ends("sim:lost_at=50", 3);
+}
+
+/// Asks a server until it is gone, which is not before `least` requests and with a code of its own.
+fn ends(model: &str, least: usize) {
+    let mut server = Server::start(model, &[]);
     let mut refused = 0;
     let ended = loop {
-        // Each of the first four dies with the request; then nobody is there.
         // No two begin alike, or the second would be resumed past the token that kills.
         let killer = format!("{refused} {}", "x".repeat(60));
         let args = ["complete", "--ignore-eos", "--server", &server.address, &killer];
@@ -162,6 +172,6 @@ fn a_device_thread_that_keeps_panicking_ends_the_process() {
         refused += 1;
         assert!(refused < 1000, "it goes on and on: {}", stderr(&output));
     };
-    assert!(refused >= 4, "{refused} requests");
+    assert!(refused >= least, "{refused} requests");
     assert_eq!(ended.code(), Some(70));
 }

@@ -4,6 +4,7 @@ use sconce_cache::{Class, Tier};
 
 use super::*;
 use crate::cache::Cache;
+use crate::executor::FAILURES_MAX;
 use crate::residency::Residency;
 use crate::restart::{RESTART_WINDOW, RESTARTS_MAX};
 use crate::shared::Command;
@@ -38,7 +39,18 @@ async fn a_panic_fails_the_step_and_the_engine_goes_on() {
 #[tokio::test]
 async fn a_model_that_keeps_panicking_is_marked_as_failed() {
     let rig = Rig::open("sim:panic_at=1", forgetful()).await;
-    for _ in 0..3 {
+    gives_up(&rig).await;
+}
+
+#[tokio::test]
+async fn a_model_that_keeps_failing_is_marked_as_failed() {
+    let rig = Rig::open("sim:fail_at=1", forgetful()).await;
+    gives_up(&rig).await;
+}
+
+/// Has a model fail as often as it may, and loads a sound one instead.
+async fn gives_up(rig: &Rig) {
+    for _ in 0..FAILURES_MAX {
         assert!(matches!(read(&mut rig.submit(&[1])).await.error(), EngineError::Forward { .. }));
     }
     rig.status_where(|status| status.models[0].state == ModelState::Failed).await;
@@ -47,6 +59,55 @@ async fn a_model_that_keeps_panicking_is_marked_as_failed() {
     rig.engine.unload("m", false).await.unwrap();
     load(&rig.engine, "m", "sim:").await.unwrap();
     assert_eq!(read(&mut rig.submit(&[1])).await.tokens.len(), 4);
+    assert!(!rig.engine.status().device.lost);
+}
+
+#[tokio::test]
+async fn a_good_step_clears_what_failed_before_it() {
+    for bug in ["sim:fail_at=50", "sim:panic_at=50"] {
+        let rig = Rig::open(bug, forgetful()).await;
+        for round in 0..2 * FAILURES_MAX {
+            assert!(read(&mut rig.submit(&prompt(60, 1))).await.end.is_err(), "{bug}: {round}");
+            if round % 2 == 1 {
+                assert_eq!(read(&mut rig.submit(&[1])).await.tokens.len(), 4);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_engine_whose_gpu_is_lost_ends() {
+    // With recurrent state a sequence fails before there is a step: its slot cannot be cleared.
+    for path in ["sim:lost_at=50", "sim:lost_at=50,recurrent=true"] {
+        let rig = Rig::open(path, forgetful()).await;
+        assert_eq!(read(&mut rig.submit(&[1])).await.tokens.len(), 4);
+        read(&mut rig.submit(&prompt(60, 1))).await.end.unwrap_err();
+        for _ in 1..FAILURES_MAX {
+            let device = rig.engine.status().device;
+            assert!(device.alive && !device.lost);
+            let told = read(&mut rig.submit(&[1])).await;
+            let message = told.error().to_string();
+            assert!(message.contains("the GPU is lost"), "{path}: {message}");
+        }
+        rig.status_where(|status| status.device.lost).await;
+    }
+}
+
+#[tokio::test]
+async fn those_who_wait_when_the_gpu_is_lost_may_try_elsewhere() {
+    let config = EngineConfig { running_max: 1, ..forgetful() };
+    let mut rig = Rig::new("sim:lost_at=1", config).await;
+    let mut all = vec![rig.submit(&[0])];
+    rig.arrival();
+    all.extend((1..6).map(|first| rig.submit(&[first])));
+    rig.gate.open();
+    for (place, generation) in all.iter_mut().enumerate() {
+        let told = read(generation).await;
+        match told.error() {
+            EngineError::Forward { .. } => assert!(place < FAILURES_MAX as usize),
+            error => assert!(*error == EngineError::Stopped && place >= FAILURES_MAX as usize),
+        }
+    }
 }
 
 #[tokio::test]
