@@ -108,7 +108,8 @@ pub enum CallError {
     },
     /// A reader of events goes on from a place that is not known, or no more.
     #[error(
-        "start_sequence_number: expected 0 for all that is remembered, or {} to {newest}, found {cursor}",
+        "start_sequence_number: expected 0 for all that is remembered, or the number of a batch from {} to \
+         {newest} that was not read as a part of that, found {cursor}",
         oldest - 1
     )]
     EventsUnknown {

@@ -1,6 +1,6 @@
 //! What readers were told: the latest batches, numbered without gaps, and all that they know.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use sconce_proto::compat::smg::grpc::common::kv_cache_event::Data;
@@ -19,19 +19,22 @@ const BATCHES_MAX: usize = 1024;
 const BLOCKS_MAX: usize = 1 << 16;
 
 /// Blocks of one batch: about 1 MB of tokens, which readers with the usual limit of 4 MB can take.
-const BATCH_BLOCKS_MAX: usize = 4096;
+pub(super) const BATCH_BLOCKS_MAX: usize = 4096;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct History {
     mirror: Mirror,
     kept: VecDeque<KvEventBatch>,
+    /// Numbers that a part of a snapshot had with others to come: who read up to one of these may know of
+    /// a part only. Those that are too old anyway are forgotten, so that there are as many as batches.
+    partial: BTreeSet<u64>,
     newest: u64,
     blocks: usize,
     events: u64,
 }
 
-/// A cursor is not one of this history, or older than it.
+/// A cursor is not one of this history, or older than it, or may be one within a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unknown {
     pub(super) oldest: u64,
@@ -44,7 +47,8 @@ impl History {
     pub(super) fn new() -> Self {
         let newest = u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX / 2).max(1);
         let mirror = Mirror::new(BLOCK_TOKENS, false);
-        Self { mirror, kept: VecDeque::new(), newest, blocks: 0, events: 0 }
+        let (kept, partial) = (VecDeque::new(), BTreeSet::new());
+        Self { mirror, kept, partial, newest, blocks: 0, events: 0 }
     }
 
     /// Number of the newest batch, or of the one before the first.
@@ -81,9 +85,18 @@ impl History {
         self.publish();
     }
 
+    /// Whether a reader that comes back can go on after `cursor`: not if that is what a part of a
+    /// snapshot was numbered, for the parts that it did not get are among no batches.
+    pub(super) fn check(&self, cursor: u64) -> Result<(), Unknown> {
+        if self.partial.contains(&cursor) {
+            return Err(Unknown { oldest: self.oldest(), newest: self.newest });
+        }
+        self.after(cursor, 0).map(drop)
+    }
+
     /// Up to `most` batches after `cursor`.
     pub(super) fn after(&self, cursor: u64, most: usize) -> Result<Vec<KvEventBatch>, Unknown> {
-        let oldest = self.newest + 1 - self.kept.len() as u64;
+        let oldest = self.oldest();
         if cursor > self.newest || cursor + 1 < oldest {
             return Err(Unknown { oldest, newest: self.newest });
         }
@@ -93,19 +106,20 @@ impl History {
     }
 
     /// All that readers know, as batches the last of which has the newest number.
-    pub(super) fn snapshot(&self) -> VecDeque<KvEventBatch> {
+    pub(super) fn snapshot(&mut self) -> VecDeque<KvEventBatch> {
         let told = self.mirror.told();
         let mut parts: Vec<_> = told.chunks(BATCH_BLOCKS_MAX).collect();
         if parts.is_empty() {
             parts.push(&[]);
         }
         let count = parts.len();
+        let first = self.newest - (count - 1) as u64;
         let batch = |(i, blocks): (usize, &[StoredBlock])| {
             let cleared = (i == 0).then(|| Data::Cleared(KvCacheCleared::default()));
             let stored = chained(blocks).into_iter().map(Data::Stored);
             let events = cleared.into_iter().chain(stored);
             KvEventBatch {
-                sequence_number: self.newest - (count - 1 - i) as u64,
+                sequence_number: first + i as u64,
                 timestamp: since_1970().as_secs_f64(),
                 events: events.map(|data| KvCacheEvent { event_id: 0, data: Some(data) }).collect(),
                 snapshot: Some(KvSnapshotChunk {
@@ -117,7 +131,14 @@ impl History {
                 ..KvEventBatch::default()
             }
         };
-        parts.into_iter().enumerate().map(batch).collect()
+        let batches = parts.into_iter().enumerate().map(batch).collect();
+        self.partial.extend(first.max(self.oldest() - 1)..self.newest);
+        batches
+    }
+
+    /// Number of the oldest batch that is kept, or of the next one.
+    fn oldest(&self) -> u64 {
+        self.newest + 1 - self.kept.len() as u64
     }
 
     fn push(&mut self, events: Vec<Data>, blocks: usize) {
@@ -137,6 +158,8 @@ impl History {
             let Some(gone) = self.kept.pop_front() else { break };
             self.blocks -= blocks_of(&gone);
         }
+        // The batch before the oldest is one that a reader can go on after.
+        self.partial = self.partial.split_off(&(self.oldest() - 1));
     }
 }
 
@@ -225,7 +248,7 @@ pub(super) mod tests {
 
     #[test]
     fn old_batches_are_forgotten_and_a_snapshot_has_everything() {
-        let history = history(BATCHES_MAX + 5);
+        let mut history = history(BATCHES_MAX + 5);
         let newest = history.newest();
         assert_eq!(history.kept.len(), BATCHES_MAX);
         assert!(history.after(newest - BATCHES_MAX as u64 - 1, 1).is_err());
@@ -251,6 +274,24 @@ pub(super) mod tests {
         assert_eq!(parts.iter().map(blocks_of).sum::<usize>(), blocks);
         let chunk = parts[2].snapshot.expect("is a part");
         assert_eq!((chunk.index, chunk.count, chunk.blocks), (2, 3, blocks as u64));
+
+        // Who got a part only is found out, for as long as its number is one of a batch.
+        assert!(history.check(numbers[0]).is_err() && history.check(numbers[1]).is_err());
+        assert_eq!(history.check(numbers[2]), Ok(()));
+        assert_eq!(history.check(before), Ok(()), "no part had this number");
+        assert_eq!(
+            history.after(numbers[0], 16).map(|batches| batches.len()),
+            Ok(2),
+            "who has all"
+        );
+        history.snapshot();
+        assert_eq!(history.partial.len(), 2);
+        for block in blocks..blocks + BATCHES_MAX {
+            history.mirror().take(&Event::Stored(stretch(block)));
+            history.publish();
+        }
+        assert!(history.partial.is_empty() && history.check(numbers[1]).is_err());
+        assert_eq!(history.check(numbers[2]), Ok(()), "the one before the oldest");
     }
 
     #[test]

@@ -48,15 +48,12 @@ impl<L: Fn() -> EngineLoad + Send + 'static> Subscription<L> {
     {
         let newest = shared.newest.subscribe();
         let (cursor, ready) = {
-            let history = shared.history.lock();
+            let mut history = shared.history.lock();
             if cursor == 0 {
                 (history.newest(), history.snapshot())
             } else {
-                let check = history.after(cursor, 0);
-                check.map_err(|Unknown { oldest, newest }| CallError::EventsUnknown {
-                    cursor,
-                    oldest,
-                    newest,
+                history.check(cursor).map_err(|Unknown { oldest, newest }| {
+                    CallError::EventsUnknown { cursor, oldest, newest }
                 })?;
                 (cursor, VecDeque::new())
             }
@@ -130,9 +127,38 @@ mod tests {
     use tokio::sync::Semaphore;
     use tonic::{Code, Status};
 
-    use super::super::history::History;
+    use super::super::BLOCK_TOKENS;
     use super::super::history::tests::stretch;
+    use super::super::history::{BATCH_BLOCKS_MAX, History};
+    use super::super::mirror::Mirror;
     use super::*;
+
+    #[tokio::test]
+    async fn a_reader_cut_off_within_a_snapshot_begins_again() {
+        let mut mirror = Mirror::new(BLOCK_TOKENS, false);
+        (0..=2 * BATCH_BLOCKS_MAX).for_each(|block| mirror.take(&Event::Stored(stretch(block))));
+        let mut history = History::new();
+        history.begin(mirror);
+        let newest = watch::Sender::new(Newest { number: history.newest(), open: true });
+        let shared = Arc::new(Shared { history: Mutex::new(history), newest });
+        let places = Arc::new(Semaphore::new(2));
+        let begin = |cursor| {
+            let place = places.clone().try_acquire_owned().expect("is free");
+            Subscription::begin(shared.clone(), cursor, EngineLoad::default, place)
+        };
+        for (parts, is_whole) in [(1, false), (2, false), (3, true)] {
+            let stream = begin(0).unwrap_or_else(|error| panic!("{error}"));
+            let read: Vec<_> = stream.take(parts).collect().await;
+            let last = read.last().expect("a part").as_ref().expect("is told");
+            match begin(last.sequence_number) {
+                Ok(_) => assert!(is_whole, "{parts} parts are not all"),
+                Err(refused) => {
+                    assert!(!is_whole, "{refused}");
+                    assert_eq!(Status::from(refused).code(), Code::OutOfRange);
+                }
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_reader_too_far_behind_is_told_of_the_loss_and_nothing_after() {
