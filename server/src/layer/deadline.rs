@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use sconce_proto::names;
 use tokio::time::{Sleep, sleep_until, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
@@ -24,9 +25,6 @@ use crate::error::CallError;
 
 /// Header with the caller's bound.
 const HEADER: &str = "grpc-timeout";
-
-/// Paths of services whose streams are watches: the server's own limit is not for them.
-const WATCHES: &str = "/grpc.";
 
 /// The limit of a watch: longer than a connection lives.
 const WATCH_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -80,7 +78,7 @@ where
     }
 
     fn call(&mut self, mut request: HttpRequest) -> Self::Future {
-        let max = if request.uri().path().starts_with(WATCHES) { WATCH_MAX } else { self.max };
+        let max = if is_watch(request.uri().path()) { WATCH_MAX } else { self.max };
         let timeout = match request.headers().get(HEADER).map(parse).transpose() {
             Ok(timeout) => timeout.unwrap_or(max).min(max),
             Err(error) => return Box::pin(async { Ok(Status::from(error).into_http()) }),
@@ -99,6 +97,13 @@ where
             }
         })
     }
+}
+
+/// Whether a stream goes on for as long as somebody looks, so that the server's own limit is not for it:
+/// health, reflection, and events of the cache, which end when the server drains.
+fn is_watch(path: &str) -> bool {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.starts_with("grpc.") || path.strip_prefix(names::VLLM_ENGINE) == Some("/SubscribeKvEvents")
 }
 
 fn passed(place: &'static str) -> Status {
@@ -267,9 +272,13 @@ mod tests {
                 assert!(at <= Instant::now() + expected);
                 Ok::<_, Infallible>(HttpResponse::default())
             }));
-        for mut request in [HttpRequest::default(), with_timeout("1H")] {
-            *request.uri_mut() = "/grpc.health.v1.Health/Watch".parse().expect("a path");
-            service.clone().oneshot(request).await.expect("answered");
+        let events = "/vllm.grpc.engine.VllmEngine/SubscribeKvEvents";
+        for path in ["/grpc.health.v1.Health/Watch", events] {
+            for mut request in [HttpRequest::default(), with_timeout("1H")] {
+                *request.uri_mut() = path.parse().expect("a path");
+                service.clone().oneshot(request).await.expect("answered");
+            }
         }
+        assert!(!is_watch("/vllm.grpc.engine.VllmEngine/Generate"));
     }
 }
