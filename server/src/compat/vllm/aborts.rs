@@ -55,6 +55,12 @@ impl Aborts {
             entry.token.cancel();
         }
     }
+
+    /// How many names there are.
+    #[cfg(test)]
+    pub(super) fn names(&self) -> usize {
+        self.running.lock().len()
+    }
 }
 
 impl Registered {

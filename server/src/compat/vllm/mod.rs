@@ -104,10 +104,12 @@ impl Protocol for VllmEngine {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         self.note_generate();
         let context = call_context(&request)?;
+        let request = request.into_inner();
+        // Before anything is waited for: a text can take long to tokenize, and be aborted meanwhile.
+        let abort = self.aborts.register(&context.caller, &request.request_id);
         let model = self.served.model().await?;
-        let asked = request::decode(request.into_inner(), &model).await?;
+        let asked = request::decode(request, &model).await?;
         notes::call(&asked.call, &context.request_id, &context.facts);
-        let abort = self.aborts.register(&context.caller, &asked.request_id);
         let (count, streams) = (asked.completions, asked.stream);
         let mut choices: Vec<_> = (0..count)
             .map(|index| {
@@ -243,5 +245,72 @@ impl Protocol for VllmEngine {
         let load = move || meter.read().record();
         let batches = self.feed.subscribe(cursor, load)?;
         Ok(Response::new(Box::pin(batches.map(|batch| batch.map_err(Status::from)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use sconce_engine::LoadSettings;
+    use sconce_proto::compat::vllm::grpc::engine::SamplingParams;
+    use sconce_proto::compat::vllm::grpc::engine::generate_request::Input;
+    use sconce_proto::compat::vllm::grpc::engine::generate_response::Response as Said;
+
+    use super::*;
+    use crate::layer::deadline::Deadline;
+    use crate::serve::ServePlan;
+
+    /// Bytes of a text that is tokenized on another thread, so that who asks has to wait.
+    const LONG: usize = 20_000;
+
+    /// A service with one simulated model.
+    async fn service() -> VllmEngine {
+        let plan = ServePlan::default();
+        let models = Models::start(&plan.engine, &plan.cache, plan.precision).expect("starts");
+        let settings =
+            LoadSettings { path: "sim:context=32768".to_owned(), ..LoadSettings::default() };
+        models.load("sim", settings).await.expect("begins").finished().await.expect("loads");
+        VllmEngine::new(models, Settings { model: None, sequences_max: 1 })
+    }
+
+    fn asks(text: String) -> Request<GenerateRequest> {
+        let params = SamplingParams { max_tokens: Some(1), ..SamplingParams::default() };
+        let mut request = Request::new(GenerateRequest {
+            request_id: "a".to_owned(),
+            input: Some(Input::Text(text)),
+            sampling_params: Some(params),
+            ..GenerateRequest::default()
+        });
+        let deadline = Deadline(Instant::now() + Duration::from_secs(60));
+        request.extensions_mut().insert(deadline);
+        request
+    }
+
+    #[tokio::test]
+    async fn an_abort_is_heard_while_the_text_is_tokenized() {
+        let service = service().await;
+        let mut call = service.generate(asks("x".repeat(LONG)));
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        let aborted = AbortRequest { request_ids: vec!["a".to_owned()] };
+        service.abort(Request::new(aborted)).await.expect("is answered");
+        let answers: Vec<_> = call.await.expect("ends in order").into_inner().collect().await;
+        let [Ok(GenerateResponse { response: Some(Said::Complete(end)) })] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(end.finish_reason, "abort");
+        assert_eq!(service.aborts.names(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_come_to_run_leaves_no_name_behind() {
+        let service = service().await;
+        let mut call = service.generate(asks("x".repeat(LONG)));
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        assert_eq!(service.aborts.names(), 1);
+        drop(call);
+        assert_eq!(service.aborts.names(), 0, "its caller hung up");
+        assert!(service.generate(asks("x".repeat(2 * LONG))).await.is_err());
+        assert_eq!(service.aborts.names(), 0, "it is too long");
     }
 }

@@ -24,8 +24,6 @@ const PENALTY_MAX: f32 = 2.0;
 /// A request that can be run.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// What Abort calls it; may be empty.
-    pub(super) request_id: String,
     /// What each completion is.
     pub(super) call: CompletionCall,
     /// How many completions.
@@ -80,7 +78,7 @@ pub(super) async fn decode(
         n if n <= COMPLETIONS_MAX => n as usize,
         n => return Err(wrong("n", format!("0 to {COMPLETIONS_MAX}"), n)),
     };
-    Ok(Asked { request_id: request.request_id, call, completions, stream: request.stream })
+    Ok(Asked { call, completions, stream: request.stream })
 }
 
 /// Refuses a rank other than the only one.
