@@ -6,13 +6,14 @@ use std::io::Read as _;
 
 use sconce_proto::compat::smg::grpc::common::{
     FlushCacheRequest, GetTokenizerRequest, StartProfileRequest, StopProfileRequest,
+    SubscribeKvEventsRequest,
 };
 use sconce_proto::compat::vllm::grpc::engine::{
     EmbedRequest, GetLoadsRequest, GetModelInfoRequest, GetServerInfoRequest, HealthCheckRequest,
 };
 use sconce_proto::health::health_check_response::ServingStatus;
 use sconce_proto::names;
-use sconce_proto::v1::UnloadRequest;
+use sconce_proto::v1::{GetStatusResponse, UnloadRequest};
 use sconce_server::serve::ModelPlan;
 use sha2::{Digest as _, Sha256};
 use support::vllm::{bytes, engine, generate, greedy, request};
@@ -74,6 +75,46 @@ async fn running_requests_count_as_load() {
         let server = client.get_server_info(GetServerInfoRequest {}).await.expect("tells");
         assert_eq!(server.into_inner().active_requests, 1);
         drop(stream);
+        fixture.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn prompts_in_the_queue_count_as_tokens_to_compute() {
+    within(async {
+        let mut plan = plan("decode_us=1000,context=100000");
+        (plan.engine.sequences_max, plan.engine.waiting_max) = (1, 2);
+        let fixture = Fixture::with(plan).await;
+        let mut client = engine(&fixture);
+        let running = client.generate(request("a", bytes("x"), greedy(90_000))).await;
+        let mut waiting = Vec::new();
+        for (id, tokens) in [("b", 1000), ("c", 500)] {
+            let mut client = client.clone();
+            let asked = request(id, vec![97; tokens], greedy(4));
+            waiting.push(tokio::spawn(async move { client.generate(asked).await }));
+        }
+        let wait = |count| {
+            move |status: &GetStatusResponse| {
+                status.sequences.is_some_and(|counts| counts.waiting == count)
+            }
+        };
+        fixture.until("the queue is full", wait(2)).await;
+        let refused = client.generate(request("d", vec![97; 2000], greedy(4))).await;
+        details(&refused.expect_err("is refused"), Code::ResourceExhausted, "QUEUE_FULL");
+        let loads = client.get_loads(GetLoadsRequest::default()).await.expect("tells").into_inner();
+        let load = &loads.loads[0];
+        assert_eq!((load.num_waiting_reqs, load.num_waiting_uncached_tokens), (2, 1500));
+        let events = client.subscribe_kv_events(SubscribeKvEventsRequest::default()).await;
+        let first = events.expect("opens").into_inner().message().await.expect("is alive");
+        let load = first.expect("is open").load.expect("a load");
+        assert_eq!((load.waiting_requests, load.waiting_uncached_tokens), (2, Some(1500)));
+
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        fixture.until("the queue is empty", wait(0)).await;
+        let loads = client.get_loads(GetLoadsRequest::default()).await.expect("tells").into_inner();
+        assert_eq!(loads.loads[0].num_waiting_uncached_tokens, 0);
+        drop(running);
         fixture.end().await;
     })
     .await;

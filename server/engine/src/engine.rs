@@ -269,6 +269,7 @@ impl Engine {
         self.residency.status(self.shared.clock.now(), &mut status.models);
         status.running = status.models.iter().map(|model| model.running).sum();
         status.waiting = self.shared.waiting_room.waiting();
+        status.waiting_tokens = self.shared.waiting_room.tokens();
         status.waiting_max = self.shared.config.waiting_max;
         status.draining = self.shared.draining.load(Ordering::Acquire);
         status.memory = self.shared.ledger.snapshot();

@@ -95,7 +95,7 @@ impl EngineHandle {
             let waited = now.saturating_duration_since(request.arrived);
             return Err(EngineError::DeadlineExceeded { waited });
         }
-        let place = shared.waiting_room.enter()?;
+        let place = shared.waiting_room.enter(request.prompt.len())?;
         let (events, generation) = channel(shared.mailbox.clone());
         let mut sequence = Sequence::new(request, place, events, shared.meters.of(&model.name));
         sequence.keep = keep;

@@ -180,6 +180,8 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct WaitingRoom {
     waiting: AtomicUsize,
+    /// Tokens of their prompts.
+    tokens: AtomicUsize,
     limit: usize,
     /// Smoothed time between two departures.
     interval_nanos: AtomicU64,
@@ -188,28 +190,35 @@ pub(crate) struct WaitingRoom {
 
 /// One request's place in the [`WaitingRoom`], given back when dropped.
 #[derive(Debug)]
-pub(crate) struct WaitingPlace(Arc<WaitingRoom>);
+pub(crate) struct WaitingPlace {
+    room: Arc<WaitingRoom>,
+    tokens: usize,
+}
 
 impl WaitingRoom {
     fn new(limit: usize, now: Instant) -> Self {
         Self {
             waiting: AtomicUsize::new(0),
+            tokens: AtomicUsize::new(0),
             limit,
             interval_nanos: AtomicU64::new(0),
             last_departure: Mutex::new(now),
         }
     }
 
-    /// Takes a place.
+    /// Takes a place, for a prompt of `tokens` tokens.
     ///
     /// # Errors
     /// [`EngineError::QueueFull`].
-    pub(crate) fn enter(self: &Arc<Self>) -> Result<WaitingPlace, EngineError> {
+    pub(crate) fn enter(self: &Arc<Self>, tokens: usize) -> Result<WaitingPlace, EngineError> {
         self.waiting
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiting| {
                 (waiting < self.limit).then_some(waiting + 1)
             })
-            .map(|_| WaitingPlace(self.clone()))
+            .map(|_| {
+                self.tokens.fetch_add(tokens, Ordering::AcqRel);
+                WaitingPlace { room: self.clone(), tokens }
+            })
             .map_err(|_| EngineError::QueueFull {
                 limit: self.limit,
                 retry_after: self.retry_after(),
@@ -219,6 +228,11 @@ impl WaitingRoom {
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Tokens of the prompts that wait.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens.load(Ordering::Acquire)
     }
 
     /// Notes that a request was admitted, for the advice when to try again.
@@ -245,6 +259,7 @@ impl WaitingRoom {
 
 impl Drop for WaitingPlace {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.room.tokens.fetch_sub(self.tokens, Ordering::AcqRel);
+        self.room.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -144,6 +144,9 @@ pub struct Status {
     pub models: Vec<ModelStatus>,
     /// Requests that wait, over all models, those not yet seen by the device thread included.
     pub waiting: usize,
+    /// Tokens of their prompts: no fewer than will be computed, for what they resume is known when they
+    /// are admitted.
+    pub waiting_tokens: usize,
     /// Most that may wait.
     pub waiting_max: usize,
     /// Requests that hold state, over all models.

@@ -33,6 +33,30 @@ async fn a_full_queue_refuses_at_once_and_takes_again_when_one_leaves() {
 }
 
 #[tokio::test]
+async fn tokens_of_prompts_count_until_they_are_admitted() {
+    let config = EngineConfig { waiting_max: 2, running_max: 1, ..forgetful() };
+    let mut rig = Rig::new("sim:", config).await;
+    let mut running = rig.submit(&prompt(40, 0));
+    rig.arrival();
+    let (mut second, third) = (rig.submit(&prompt(20, 1)), rig.submit(&prompt(30, 2)));
+    assert!(rig.engine.generate(rig.request(&prompt(50, 3))).is_err());
+    rig.next_step();
+    let status = rig.status_where(|status| status.waiting == 2).await;
+    assert_eq!(status.waiting_tokens, 50, "those of the refused one do not count");
+    drop(third);
+    // Swept before the one, told after it.
+    rig.next_step();
+    rig.next_step();
+    let status = rig.status_where(|status| status.waiting == 1).await;
+    assert_eq!(status.waiting_tokens, 20);
+    rig.gate.open();
+    for generation in [&mut running, &mut second] {
+        assert_eq!(read(generation).await.tokens.len(), 4);
+    }
+    assert_eq!(rig.at_rest().await.waiting_tokens, 0);
+}
+
+#[tokio::test]
 async fn larger_priorities_run_first_and_equals_in_order_of_arrival() {
     let config = EngineConfig { running_max: 1, ..forgetful() };
     let mut rig = Rig::new("sim:", config).await;

@@ -34,6 +34,8 @@ struct Rate {
 pub(super) struct Load {
     running: usize,
     waiting: usize,
+    /// Tokens of the prompts in the queue.
+    waiting_tokens: usize,
     running_max: usize,
     /// Tokens for which the pools have room.
     tokens_max: usize,
@@ -64,6 +66,7 @@ impl LoadMeter {
         Load {
             running: status.running,
             waiting: status.waiting,
+            waiting_tokens: status.waiting_tokens,
             running_max: self.sequences_max,
             tokens_max,
             usage,
@@ -121,7 +124,7 @@ impl Load {
             cache_hit_rate: self.hit_rate,
             utilization: self.usage,
             max_running_requests: small(self.running_max),
-            num_waiting_uncached_tokens: 0,
+            num_waiting_uncached_tokens: small(self.waiting_tokens),
         };
         GetLoadsResponse {
             timestamp: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
@@ -136,6 +139,7 @@ impl Load {
         EngineLoad {
             running_requests: count(self.running),
             waiting_requests: count(self.waiting),
+            waiting_uncached_tokens: Some(count(self.waiting_tokens)),
             token_usage: self.usage,
             active_token_usage: Some(self.usage),
             gen_throughput: self.tokens_per_second,
