@@ -56,6 +56,11 @@ impl StatePool {
         Ok((0..count).map(|_| take()).collect())
     }
 
+    /// Whether a page has a holder outside of all sequences.
+    pub fn is_held_outside(&self, page: u32) -> bool {
+        self.pages.is_held_outside(page)
+    }
+
     /// How many holders a page has, sequences and others; 0 for a page that is free or not there.
     pub fn page_holders(&self, page: u32) -> u32 {
         self.pages.holders(page)

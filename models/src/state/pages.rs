@@ -58,6 +58,11 @@ impl Pages {
         self.outside[page as usize] += 1;
     }
 
+    /// Whether one of the holders is no page table.
+    pub(super) fn is_held_outside(&self, page: u32) -> bool {
+        self.outside.get(page as usize).is_some_and(|outside| *outside > 0)
+    }
+
     /// Takes such a mark back, of which `false` says that there is none.
     pub(super) fn let_go(&mut self, page: u32) -> bool {
         match self.outside.get_mut(page as usize) {

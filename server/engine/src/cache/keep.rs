@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use sconce_cache::{LeaseId, Storage as _};
-use sconce_models::{PointEmit, SequenceId};
+use sconce_models::{PAGE_TOKENS, PointEmit, SequenceId};
 
 use super::hands::Hands;
 use super::memory::{Footing, Memory, Parting};
@@ -166,6 +166,12 @@ impl Memory<'_> {
 fn share(hands: &mut Hands<'_>, id: SequenceId, tokens: Range<usize>) -> Option<Span> {
     let pool = hands.pool.as_deref_mut()?;
     let pages = pool.page_table(id).ok()?.get(page_range(&tokens))?.to_vec();
+    // Where a path has forks, even of what was evicted, a sequence is kept piece by piece, and two may
+    // lie in one of its pages. Of its pages none but that of the piece before is held already: what it
+    // has resumed from it has copied before it wrote on.
+    let begins_inside = !tokens.start.is_multiple_of(PAGE_TOKENS);
+    let shares_first =
+        begins_inside && pages.first().is_some_and(|&page| pool.is_held_outside(page));
     pool.share_pages(&pages).ok()?;
-    Some(Span { tokens, pages: Pages::Device(pages), shares_first: false })
+    Some(Span { tokens, pages: Pages::Device(pages), shares_first })
 }

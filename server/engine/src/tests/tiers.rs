@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use sconce_cache::Tier;
+use sconce_models::PAGE_TOKENS;
 
 use super::*;
 
@@ -66,6 +67,30 @@ async fn a_pool_that_is_full_pages_out_and_in_again() {
                 }
             }
         }
+    }
+}
+
+/// A page that was counted for each piece in it would take room from others, and more than there is.
+#[tokio::test]
+async fn pieces_of_one_page_are_counted_once() {
+    const PAGES: u64 = 3;
+    let spec = SimulatedSpec::parse("sim:").unwrap();
+    let model = SimulatedModel::new(spec, &LoadOptions::default()).unwrap();
+    let page = model.state().layout().bytes_per_page();
+    let cache = CacheConfig { device: PAGES * page, ..CacheConfig::default() };
+    let rig = Rig::open("sim:", EngineConfig { cache, ..EngineConfig::default() }).await;
+    let fork = |seed| [&prompt(10, 0)[..], &prompt(30, seed)].concat();
+    ask(&rig, "sim:", &fork(1)).await;
+    assert_eq!(ask(&rig, "sim:", &fork(2)).await.resumed, 10);
+    // Takes all there is, so that of the fork is left where it was.
+    ask(&rig, "sim:", &prompt(PAGES as usize * PAGE_TOKENS - 4, 3)).await;
+    assert_eq!(ask(&rig, "sim:", &fork(1)).await.resumed, 0);
+    // Room for two others of a page each.
+    for tokens in [prompt(40, 4), prompt(40, 5)] {
+        assert_eq!(ask(&rig, "sim:", &tokens).await.resumed, 0);
+    }
+    for tokens in [fork(1), prompt(40, 4), prompt(40, 5)] {
+        assert_eq!(ask(&rig, "sim:", &tokens).await.resumed, tokens.len() - 1);
     }
 }
 
