@@ -319,6 +319,9 @@ impl Storage for Hands<'_> {
     fn join(&mut self, head: Span, tail: Span) -> Span {
         let tokens = head.tokens.start..tail.tokens.end;
         let overlaps = !tail.tokens.start.is_multiple_of(PAGE_TOKENS);
+        // The page that the head shared with the span before may be the one that it gives up.
+        let gives_up_first = overlaps && head.page_range().len() == 1;
+        let shares_first = head.shares_first && (tail.shares_first || !gives_up_first);
         let pages = match (head.pages, tail.pages) {
             (Pages::Device(mut pages), Pages::Device(rest)) => {
                 if overlaps && let Some(page) = pages.pop() {
@@ -346,7 +349,7 @@ impl Storage for Hands<'_> {
             }
             _ => unreachable!("the trie joins spans of one tier"),
         };
-        Span { tokens, pages, shares_first: head.shares_first }
+        Span { tokens, pages, shares_first }
     }
 
     fn move_span(&mut self, span: Span, to: Tier, at: &Place<'_>) -> Result<Span, Refused<Span>> {

@@ -137,6 +137,29 @@ fn tier(span: &Span) -> Tier {
     }
 }
 
+/// A sequence that went on from the middle of a page has copied it.
+#[test]
+fn a_joined_span_is_charged_for_a_first_page_of_its_own() {
+    let mut rig = Rig::new();
+    let (whole, own) = (rig.span(0..40), rig.span(40..60));
+    let (before, shared) = rig.hands().split(whole, 16);
+    assert_eq!((before.charged(), shared.charged()), (1, 0));
+    let joined = rig.hands().join(shared, own);
+    assert_eq!((joined.charged(), joined.tokens.clone()), (1, 16..60));
+    // Cut again, its two parts share the page, and the first one is charged.
+    let (first, second) = rig.hands().split(joined, 50);
+    assert_eq!((first.charged(), second.charged()), (1, 0));
+    let joined = rig.hands().join(first, second);
+    // What is still shared is still charged once.
+    let (head, tail) = rig.hands().split(before, 8);
+    let before = rig.hands().join(head, tail);
+    assert_eq!((before.charged(), joined.charged()), (1, 1));
+    for span in [before, joined] {
+        rig.hands().free_span(span);
+    }
+    assert_eq!(rig.pool.pages_used(), 0);
+}
+
 /// Something done to the `n`th of a row of spans.
 #[derive(Debug, Clone)]
 enum Action {
