@@ -233,6 +233,8 @@ impl Error {
 
 fn blame_of_kernel(error: &KernelError) -> Blame {
     match error {
+        // One that cannot be started may ask for more than the GPU has: of that nothing is known here,
+        // and no shape of our models does.
         KernelError::Kernel { .. } | KernelError::Device { .. } => Blame::Gpu,
         KernelError::Tensor(error) => blame_of_tensor(error),
         // Operands that an operator does not take.

@@ -336,7 +336,8 @@ impl StatePool {
             + slots as u64 * self.layout.bytes_per_sequence()
     }
 
-    /// Has what copies and clears fail from now on, as on a GPU that is lost: for simulated models.
+    /// Has copies of shared pages fail from now on, and clearing and copying the state of a sequence that
+    /// is opened, as on a GPU that is lost: for simulated models. Moves between tiers go on.
     pub(crate) fn lose_device(&mut self) {
         self.lost = true;
     }

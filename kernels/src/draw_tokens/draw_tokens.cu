@@ -1,6 +1,6 @@
-// `draw_tokens`: a warp a row, two of its 64 largest logits a lane, whose weights a scan adds up. 8
-// bytes are read for each of these and 4 written for a row: nothing but a launch and some 40 steps
-// between lanes. Sums are in f32; `MARGIN` says where they do not tell.
+// `draw_tokens`: a warp a row, two of its 64 largest logits a lane, whose weights a scan adds up. 4
+// bytes are read for each of these, and 40 read or written for a row: nothing but a launch and some 40
+// steps between lanes. Sums are in f32; `MARGIN` says where they do not tell.
 #include "../gpu/cuda.cuh"
 
 namespace {

@@ -100,8 +100,7 @@ kernel void draw_tokens(device uint* words [[buffer(0)]],
   ids += ulong(row) * held;
   uint word = DRAW_UNDRAWN;
   if (draw.count != 0) {
-    // By bits, as fast math may take it that all numbers are finite.
-    if ((as_type<uint>(sums[2 * row]) & 0x7f800000u) == 0x7f800000u) {
+    if (!isfinite(sums[2 * row])) {
       word = DRAW_NOT_FINITE;
     } else if (draw.temperature == 0.0f) {
       word = ids[0];

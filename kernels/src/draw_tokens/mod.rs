@@ -3,8 +3,8 @@
 //!
 //! A draw falls between the edges of two tokens' masses, and a filter between two tokens. GPUs add in
 //! f32, and where an edge is so near that f64 might fall to its other side, no token is given: then
-//! whoever asked draws from the largest logits, as where more than these are needed. So every device
-//! gives the token that f64 gives.
+//! whoever asked draws from the largest logits, as where more than these are needed. So a device gives
+//! the token that f64 gives of these logits and sums.
 
 mod cpu;
 mod gpu;

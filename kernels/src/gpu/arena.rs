@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-/// Most bytes of a slab, unless a block has more. A slab has as many blocks as fit, and nothing else.
+/// Most bytes of a slab, unless a block has more. A new one has as many blocks as fit, and nothing else.
 const SLAB_BYTES: usize = 64 << 20;
 /// An idle slab is cut into blocks of another size if these leave no more than one part in so many of
 /// it: what is left is locked, and nobody counts it.
