@@ -319,8 +319,10 @@ impl Storage for Hands<'_> {
     fn join(&mut self, head: Span, tail: Span) -> Span {
         let tokens = head.tokens.start..tail.tokens.end;
         let overlaps = !tail.tokens.start.is_multiple_of(PAGE_TOKENS);
-        // The page that the head shared with the span before may be the one that it gives up.
-        let gives_up_first = overlaps && head.page_range().len() == 1;
+        // The page that the head shared with the span before may be the one that it gives up. Files are
+        // kept, all of them.
+        let in_files = matches!(head.pages, Pages::Disk(_));
+        let gives_up_first = overlaps && !in_files && head.page_range().len() == 1;
         let shares_first = head.shares_first && (tail.shares_first || !gives_up_first);
         let pages = match (head.pages, tail.pages) {
             (Pages::Device(mut pages), Pages::Device(rest)) => {

@@ -160,6 +160,23 @@ fn a_joined_span_is_charged_for_a_first_page_of_its_own() {
     assert_eq!(rig.pool.pages_used(), 0);
 }
 
+#[test]
+fn a_joined_span_on_disk_is_charged_for_its_files_once() {
+    let mut rig = Rig::new();
+    let whole = rig.span(0..60);
+    let whole = rig.move_to(whole, Tier::Disk);
+    let (before, rest) = rig.hands().split(whole, 16);
+    let (shared, rest) = rig.hands().split(rest, 40);
+    let rest = rig.move_to(rest, Tier::Host);
+    let own = rig.move_to(rest, Tier::Disk);
+    let parts = rig.hands().span_bytes(&shared) + rig.hands().span_bytes(&own);
+    let joined = rig.hands().join(shared, own);
+    assert_eq!(rig.hands().span_bytes(&joined), parts);
+    for span in [before, joined] {
+        rig.hands().free_span(span);
+    }
+}
+
 /// Something done to the `n`th of a row of spans.
 #[derive(Debug, Clone)]
 enum Action {
