@@ -267,6 +267,10 @@ impl Server {
             }
         }
         let patience = match outcome {
+            // It writes what it remembers, unless its driver holds it up.
+            Err(ServeError::EngineLost { .. }) if plan.cache.directory.is_some() => {
+                LOST_THREAD.saturating_add(plan.cache.save_time_max)
+            }
             Err(ServeError::EngineLost { .. }) => LOST_THREAD,
             _ => Duration::MAX,
         };

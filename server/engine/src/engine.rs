@@ -129,6 +129,10 @@ impl Engine {
             }
             let stepped =
                 self.executor.step(&mut self.residency, &mut self.cache, &mut self.counters);
+            // Before anything else is asked of a driver that may not answer.
+            if self.executor.has_lost_gpu() && self.is_over(self.shared.clock.now()) {
+                return;
+            }
             self.residency.let_go(self.shared.clock.now(), &mut self.cache);
             self.publish();
             if !stepped {

@@ -22,11 +22,11 @@ use tonic::service::Routes;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _};
 
-use super::Limits;
 use super::accept::accept;
 use super::door::{Door, Guest};
 use super::listener::{Accepted, Io, Listener};
 use super::stall::Stalling;
+use super::{LAST_WORDS, Limits};
 use crate::layer::access_log::AccessLogLayer;
 use crate::layer::auth::{AuthLayer, Gate};
 use crate::layer::deadline::DeadlineLayer;
@@ -149,7 +149,9 @@ impl Acceptor {
         abort: CancellationToken,
     ) -> Self {
         let slots = Arc::new(Semaphore::new(limits.connections_max));
-        let age = Age { max: limits.connection_age_max, grace: limits.request_seconds_max };
+        // A request that takes as long as it may has something to say after that.
+        let grace = limits.request_seconds_max.saturating_add(LAST_WORDS);
+        let age = Age { max: limits.connection_age_max, grace };
         let streams_max = limits.streams_per_connection_max;
         Self { edge, door, streams_max, age, slots, closing, abort }
     }
@@ -448,12 +450,12 @@ mod tests {
         }
     }
 
-    /// A service that takes its time.
+    /// A service that takes so long to answer, and as long as it likes: its name is that of a watch.
     #[derive(Clone)]
-    struct Slow;
+    struct Slow(Duration);
 
     impl NamedService for Slow {
-        const NAME: &'static str = "test.Slow";
+        const NAME: &'static str = "grpc.test.Slow";
     }
 
     impl Service<http::Request<Body>> for Slow {
@@ -466,35 +468,49 @@ mod tests {
         }
 
         fn call(&mut self, _: http::Request<Body>) -> Self::Future {
-            Box::pin(async {
-                tokio::time::sleep(2 * AGE).await;
+            let time = self.0;
+            Box::pin(async move {
+                tokio::time::sleep(time).await;
                 Ok(http::Response::new(Body::empty()))
             })
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_old_connection_goes_when_what_it_asked_for_is_answered() {
+    /// Asks a service that takes `time`; what came of it, and whether the connection takes another
+    /// request, when it has ended.
+    async fn ask_slowly(time: Duration) -> (Option<http::StatusCode>, bool) {
         let peer = Some(SocketAddr::from(([127, 0, 0, 1], 9)));
-        let (client, served) = connected_from(peer, Routes::new(Slow), &CancellationToken::new());
+        let routes = Routes::new(Slow(time));
+        let (client, served) = connected_from(peer, routes, &CancellationToken::new());
         let served = tokio::spawn(served);
         let io = TokioIo::new(client);
-        let (mut requests, connection) =
-            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .handshake(io)
-                .await
-                .expect("speaks HTTP/2");
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let shaken = builder.timer(TokioTimer::new()).handshake(io).await;
+        let (mut requests, connection) = shaken.expect("speaks HTTP/2");
         let connection = tokio::spawn(connection);
-        let request = http::Request::post("http://test/test.Slow/Ask").body(Body::empty());
-        let began = tokio::time::Instant::now();
-        let answer = requests.send_request(request.expect("a request")).await.expect("answers");
-        assert_eq!(answer.status(), http::StatusCode::OK);
-        assert!(began.elapsed() >= 2 * AGE, "{:?}", began.elapsed());
-        assert!(requests.ready().await.is_err(), "it takes another request");
+        let request = http::Request::post("http://test/grpc.test.Slow/Ask").body(Body::empty());
+        let answer = requests.send_request(request.expect("a request")).await;
+        let takes_more = requests.ready().await.is_ok();
         served.await.expect("does not panic");
-        connection.await.expect("does not panic").expect("ends in order");
-        assert!(began.elapsed() < 3 * AGE, "{:?}", began.elapsed());
+        drop(connection.await.expect("does not panic"));
+        (answer.ok().map(|answer| answer.status()), takes_more)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_goes_when_what_it_asked_for_is_answered() {
+        let began = tokio::time::Instant::now();
+        assert_eq!(ask_slowly(2 * AGE).await, (Some(http::StatusCode::OK), false));
+        let lived = began.elapsed();
+        assert!((2 * AGE..3 * AGE).contains(&lived), "{lived:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_with_a_watch_goes_after_the_longest_request() {
+        let began = tokio::time::Instant::now();
+        assert_eq!(ask_slowly(Duration::from_secs(1 << 20)).await, (None, false));
+        let lived = began.elapsed();
+        let grace = Limits::default().request_seconds_max + LAST_WORDS;
+        assert!((grace..grace + 2 * AGE).contains(&lived), "{lived:?}");
     }
 
     #[tokio::test(start_paused = true)]
