@@ -207,7 +207,8 @@ class Failover(unittest.TestCase):
     """One of two workers goes, by a signal, while requests come: none fails that can be asked again."""
 
     def setUp(self):
-        self.workers = [Worker("one"), Worker("two")]
+        # A step takes its time, so that no machine is done before a worker goes.
+        self.workers = [Worker(name, "sim:decode_us=20000") for name in ("one", "two")]
         for worker in self.workers:
             self.addCleanup(worker.stop)
         self.gateway = Gateway(

@@ -275,7 +275,12 @@ mod tests {
     }
 
     fn asks(text: String) -> Request<GenerateRequest> {
-        let params = SamplingParams { max_tokens: Some(1), ..SamplingParams::default() };
+        // So many tokens that none that is begun ends before it is aborted.
+        let params = SamplingParams {
+            max_tokens: Some(1 << 20),
+            ignore_eos: true,
+            ..SamplingParams::default()
+        };
         let mut request = Request::new(GenerateRequest {
             request_id: "a".to_owned(),
             input: Some(Input::Text(text)),
