@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sconce_engine::{
     CacheUse, Event, FinishReason, Finished, Generation, Request, Sampling, Started, Stopping,
-    Timings, Token, Usage,
+    Timings, Token, TraceMark, Usage,
 };
 use sconce_text::{Detokenizer, StopMatcher};
 use serde_json::{Map, Value};
@@ -164,6 +164,8 @@ pub struct CallContext {
     pub caller: Caller,
     /// For logs and traces.
     pub facts: RequestFacts,
+    /// Its span, if it has one that is kept.
+    pub trace: Option<TraceMark>,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// When the call arrived.
@@ -242,6 +244,7 @@ pub fn engine_request(
         priority: call.priority,
         deadline: Some(context.deadline),
         arrived: context.arrived,
+        trace: context.trace,
     }
 }
 

@@ -23,9 +23,10 @@ use parking_lot::Mutex;
 use sconce_cache::Tier;
 use sconce_engine::{
     DeviceStatus, EngineHandle, Estimate, LoadSettings, LoadedModel, ModelState, Readings, Started,
-    Status,
+    Status, StepSample,
 };
 use sconce_models::Precision;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
@@ -280,6 +281,11 @@ impl Models {
     /// What the engine has counted of every model so far, and of loads.
     pub fn readings(&self) -> Readings {
         self.inner.engine.readings()
+    }
+
+    /// What steps with traced requests took, for one reader.
+    pub fn step_samples(&self) -> mpsc::Receiver<StepSample> {
+        self.inner.engine.step_samples()
     }
 
     /// Whether the server shuts down.

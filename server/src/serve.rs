@@ -215,6 +215,7 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let Self { plan, listeners, admin_listeners, guard, tracer, handle } = self;
         let ServerHandle { models, health, metrics, secrets, shutdown: asked, close, .. } = handle;
+        let steps = tracer.follow(|| models.step_samples());
         let recent = RecentRequests::default();
         let admin = Admin {
             health: health.clone(),
@@ -277,7 +278,7 @@ impl Server {
         if tokio::time::timeout(patience, models.stop()).await.is_err() {
             tracing::error!("the device thread does not end; leaving it behind");
         }
-        tracer.stop().await;
+        tracer.stop(steps).await;
         // Last, so that all of the above can be watched.
         admin.close().await;
         tracing::info!("stopped");

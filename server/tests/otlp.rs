@@ -1,4 +1,5 @@
-//! Spans of requests, as a collector receives them: the whole tree, its ids, names and times.
+//! Spans of requests, as a collector receives them: the whole tree, its ids, names and times; and spans of
+//! the steps that they were in.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -149,10 +150,17 @@ fn attributes(attributes: &[KeyValue]) -> HashMap<&str, String> {
     attributes.iter().map(|one| (one.key.as_str(), pair(one))).collect()
 }
 
-/// Every span that was received so far, and what sent them.
-fn received(
-    exports: &mut mpsc::Receiver<ExportTraceServiceRequest>,
-) -> (Vec<Span>, HashMap<String, String>) {
+/// What a collector received so far.
+struct Received {
+    /// Spans of requests.
+    spans: Vec<Span>,
+    /// Spans of steps.
+    steps: Vec<Span>,
+    /// Attributes of what sent them.
+    sender: HashMap<String, String>,
+}
+
+fn received(exports: &mut mpsc::Receiver<ExportTraceServiceRequest>) -> Received {
     let (mut spans, mut sender) = (Vec::new(), HashMap::new());
     while let Ok(export) = exports.try_recv() {
         for of_resource in export.resource_spans {
@@ -162,7 +170,8 @@ fn received(
             spans.extend(of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
         }
     }
-    (spans, sender)
+    let (steps, spans) = spans.into_iter().partition(|span| span.name == "step");
+    Received { spans, steps, sender }
 }
 
 fn named<'a>(spans: &'a [Span], name: &str) -> &'a Span {
@@ -192,7 +201,7 @@ async fn a_completion_is_a_tree_of_spans_in_the_callers_trace() {
     let listens = server.address;
     server.end().await;
 
-    let (spans, sender) = received(&mut exports);
+    let Received { spans, steps, sender } = received(&mut exports);
     assert_eq!(sender["service.name"], "sconce");
     assert_eq!(sender["service.version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(spans.len(), 5, "{spans:#?}");
@@ -235,6 +244,24 @@ async fn a_completion_is_a_tree_of_spans_in_the_callers_trace() {
     assert_eq!(prefill["sconce.matched_tokens"], "0");
     assert_eq!(prefill["sconce.restored_bytes"], "0");
     assert_eq!(attributes(&phases[3].attributes)["sconce.completion_tokens"], "5");
+
+    // The prompt's step is one kind, those of the other four tokens another.
+    for (phase, tokens, of, nanos_min) in
+        [("prefill", "31", "1", 31 * 100_000), ("decode", "1", "4", 1_000_000)]
+    {
+        let told = |step: &&Span| attributes(&step.attributes)["sconce.step.phase"] == phase;
+        let step = steps.iter().find(told).unwrap_or_else(|| panic!("no {phase} in {steps:#?}"));
+        let told = attributes(&step.attributes);
+        assert_eq!(told["sconce.model"], "sim");
+        assert_eq!(told["sconce.step.tokens"], tokens);
+        assert_eq!(told["sconce.step.sequences"], "1");
+        assert_eq!(told["sconce.step.slowest_of"], of);
+        let links = step.links.iter().map(|link| (hex(&link.trace_id), link.span_id.clone()));
+        assert_eq!(links.collect::<Vec<_>>(), [(TRACE.to_owned(), rpc.span_id.clone())]);
+        assert!(step.parent_span_id.is_empty() && hex(&step.trace_id) != TRACE);
+        assert!(before <= step.start_time_unix_nano && took(step) >= nanos_min, "{step:#?}");
+    }
+    assert_eq!(steps.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -256,7 +283,7 @@ async fn what_a_gateway_asks_is_the_same_tree() {
     drop((stream, gateway));
     server.end().await;
 
-    let (spans, _) = received(&mut exports);
+    let Received { spans, steps, .. } = received(&mut exports);
     assert_eq!(spans.len(), 5, "{spans:#?}");
     let rpc = named(&spans, "vllm.grpc.engine.VllmEngine/Generate");
     assert_eq!(attributes(&rpc.attributes)["sconce.finish_reason"], "length");
@@ -265,6 +292,8 @@ async fn what_a_gateway_asks_is_the_same_tree() {
     }
     assert_eq!(attributes(&named(&spans, "prefill").attributes)["sconce.prompt_tokens"], "5");
     assert_eq!(attributes(&named(&spans, "decode").attributes)["sconce.completion_tokens"], "5");
+    assert_eq!(steps.len(), 2, "{steps:#?}");
+    assert!(steps.iter().flat_map(|step| &step.links).all(|link| link.span_id == rpc.span_id));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,7 +313,7 @@ async fn what_fails_what_is_not_sampled_and_what_has_no_caller() {
     server.client.tokenize(tokenize).await.expect_err("names no model");
     server.end().await;
 
-    let (spans, _) = received(&mut exports);
+    let Received { spans, steps, .. } = received(&mut exports);
     let (called, own): (Vec<Span>, Vec<Span>) =
         spans.into_iter().partition(|span| hex(&span.trace_id) == TRACE);
     assert_eq!(own.len(), 5);
@@ -300,6 +329,8 @@ async fn what_fails_what_is_not_sampled_and_what_has_no_caller() {
     let mut codes: Vec<String> = completions.iter().map(|span| code(span)).collect();
     codes.sort_unstable();
     assert_eq!(codes, ["INTERNAL", "INVALID_ARGUMENT"], "what was not sampled is not there");
+    assert!(steps.iter().flat_map(|step| &step.links).all(|link| link.span_id == root.span_id));
+    assert_eq!(steps.len(), 2, "nor are its steps: {steps:#?}");
     let failed = completions.iter().find(|span| code(span) == "INTERNAL").expect("has failed");
     assert_eq!(attributes(&failed.attributes)["error.type"], "INTERNAL");
     assert_eq!(attributes(&failed.attributes)["sconce.error_reason"], "INTERNAL");
@@ -368,7 +399,7 @@ async fn who_opts_in_is_told_what_was_asked_of_the_model() {
     let run = tokio::task::spawn_blocking(move || command.output()).await.expect("does not panic");
     let output = run.expect("starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let (spans, sender) = received(&mut exports);
+    let Received { spans, sender, .. } = received(&mut exports);
     assert_eq!(sender["service.name"], "named");
     let rpc = named(&spans, "sconce.v1.InferenceService/Complete");
     assert_eq!(hex(&rpc.trace_id), TRACE, "the client passes on whose trace it is part of");

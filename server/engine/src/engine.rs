@@ -49,6 +49,8 @@ impl Drop for Farewell {
     fn drop(&mut self) {
         self.0.alive.store(false, Ordering::Release);
         self.0.catalogue.write().clear();
+        // Its reader hears that there are no more.
+        self.0.step_reader.lock().take();
         self.0.mailbox.close();
     }
 }
@@ -136,6 +138,7 @@ impl Engine {
             self.residency.let_go(self.shared.clock.now(), &mut self.cache);
             self.publish();
             if !stepped {
+                self.residency.loaded().for_each(|resident| resident.steps.close());
                 self.wait();
             }
         }

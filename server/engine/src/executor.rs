@@ -17,6 +17,7 @@ use crate::scheduler::Row;
 use crate::sequence::Sequence;
 use crate::shared::Shared;
 use crate::status::{Counters, LoadedModel, ModelState};
+use crate::steps::Step;
 
 /// Steps in a row after which what fails them is given up: a model that panics or fails by itself is
 /// marked as failed; a GPU ends the engine, for its driver can refuse a process for good, and only another
@@ -191,7 +192,12 @@ impl Executor {
         self.remember(resident, cache);
         // Before anybody hears of an end, so that whoever does finds the step counted.
         let time = self.shared.clock.now().saturating_duration_since(began);
-        resident.meter.step(phase, self.batch.tokens.len(), time);
+        let (tokens, sequences) = (self.batch.tokens.len(), self.rows.len());
+        let step = Step { phase, began, time, tokens, sequences };
+        resident.meter.step(&step);
+        let scheduler = &mut resident.scheduler;
+        let marks = self.rows.iter().filter_map(|row| scheduler.running_mut(row.running).trace);
+        resident.steps.see(step, marks);
         self.end_sequences(resident, cache, counters);
         Ok(())
     }

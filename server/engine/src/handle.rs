@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use sconce_cache::Ledger;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Clock, EngineConfig};
 use crate::engine::Engine;
@@ -22,6 +22,7 @@ use crate::residency::Loading;
 use crate::sequence::{Keep, Sequence};
 use crate::shared::{CONTROL_COMMANDS_MAX, Command, Shared};
 use crate::status::{DeviceStatus, LoadedModel, Status};
+use crate::steps::{STEP_SAMPLES_MAX, StepSample};
 
 /// A running engine; clones are the same one. When the last is dropped, the engine fails what still
 /// runs with [`EngineError::Stopped`] and ends.
@@ -178,6 +179,17 @@ impl EngineHandle {
     /// What was counted of every model so far, and of loads.
     pub fn readings(&self) -> Readings {
         self.shared().meters.read()
+    }
+
+    /// Samples of the steps that requests with a [`trace`](Request::trace) are in, from now on until the
+    /// engine ends. It has one reader: the next call takes its place.
+    pub fn step_samples(&self) -> mpsc::Receiver<StepSample> {
+        let (sender, samples) = mpsc::channel(STEP_SAMPLES_MAX);
+        let shared = self.shared();
+        let mut reader = shared.step_reader.lock();
+        // After the engine's end nobody would take it away again.
+        *reader = shared.alive.load(Ordering::Acquire).then_some(sender);
+        samples
     }
 
     /// A channel that holds the newest status and wakes when there is another.

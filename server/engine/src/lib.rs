@@ -27,6 +27,7 @@ mod sequence;
 mod shared;
 mod snapshot;
 mod status;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -49,3 +50,6 @@ pub use residency::{LoadEvent, Loading};
 pub use sampler::TOP_LOGPROBS_MAX;
 pub use snapshot::{SnapshotFile, SnapshotInfo, SnapshotRequest};
 pub use status::{Counters, DeviceStatus, LoadedModel, ModelState, ModelStatus, Status};
+pub use steps::{
+    STEP_SAMPLES_MAX, STEP_WINDOW_STEPS, STEP_WINDOW_TIME, Step, StepSample, TraceMark,
+};

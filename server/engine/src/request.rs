@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::error::EngineError;
 use crate::sampler::TOP_LOGPROBS_MAX;
 use crate::status::LoadedModel;
+use crate::steps::TraceMark;
 
 /// One generation.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +31,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// When the request reached the server; timings count from here.
     pub arrived: Instant,
+    /// Its span, for samples of the steps it is in; `None` where nobody traces it.
+    pub trace: Option<TraceMark>,
 }
 
 /// How the cache takes part in one request.

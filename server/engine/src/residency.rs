@@ -28,6 +28,7 @@ use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 use crate::shared::{Command, Shared};
 use crate::status::{Counters, LoadedModel, ModelState};
+use crate::steps::StepWindows;
 
 /// Loads in progress at one time.
 pub(crate) const LOADS_MAX: usize = 4;
@@ -59,6 +60,8 @@ pub(crate) struct Resident {
     pub(crate) failures: u32,
     /// Where its steps are counted.
     pub(crate) meter: Arc<ModelMeter>,
+    /// Of which of its steps samples are told.
+    pub(crate) steps: StepWindows,
     idle_since: Instant,
     unloads: Vec<UnloadReply>,
 }
@@ -236,6 +239,7 @@ impl Residency {
                     domain,
                     failures: 0,
                     meter: self.shared.meters.of(&name),
+                    steps: StepWindows::new(&name, self.shared.step_reader.clone()),
                     idle_since: now,
                     unloads: Vec::new(),
                 };

@@ -18,6 +18,7 @@ use crate::sampler;
 use crate::shared::WaitingPlace;
 use crate::snapshot::SnapshotInfo;
 use crate::status::Counters;
+use crate::steps::TraceMark;
 
 /// A request inside the engine.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Sequence {
     pub(crate) logprobs: Option<usize>,
     pub(crate) deadline: Option<Instant>,
     pub(crate) cache: CacheUse,
+    /// As in the request.
+    pub(crate) trace: Option<TraceMark>,
     /// Set where the prompt is computed to be remembered, and not to be completed.
     pub(crate) keep: Option<Keep>,
     /// Of the draw; the request's, or one that cannot be guessed.
@@ -106,6 +109,7 @@ impl Sequence {
             logprobs: request.logprobs,
             deadline: request.deadline,
             cache: request.cache,
+            trace: request.trace,
             keep: None,
             rank: Rank { priority: std::cmp::Reverse(request.priority), arrival: 0 },
             prompt_tokens: request.prompt.len(),

@@ -20,6 +20,7 @@ use crate::meter::Meters;
 use crate::residency::{LoadOutcome, Loading, Residency};
 use crate::sequence::Sequence;
 use crate::status::{DeviceStatus, LoadedModel, ModelState, Status};
+use crate::steps::StepReader;
 
 /// Loads, unloads and shutdowns that may wait for the device thread to take them up.
 pub(crate) const CONTROL_COMMANDS_MAX: usize = 64;
@@ -96,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) catalogue: RwLock<BTreeMap<String, CatalogueEntry>>,
     pub(crate) waiting_room: Arc<WaitingRoom>,
     pub(crate) meters: Meters,
+    pub(crate) step_reader: StepReader,
     pub(crate) draining: AtomicBool,
     /// No handle is left.
     pub(crate) orphaned: AtomicBool,
@@ -116,6 +118,7 @@ impl Shared {
             catalogue: RwLock::default(),
             waiting_room: Arc::new(WaitingRoom::new(config.waiting_max, clock.now())),
             meters: Meters::new(),
+            step_reader: StepReader::default(),
             draining: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
             alive: AtomicBool::new(true),

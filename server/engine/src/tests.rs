@@ -181,6 +181,7 @@ fn request(prompt: &[u32]) -> Request {
         priority: 0,
         deadline: None,
         arrived: Instant::now(),
+        trace: None,
     }
 }
 

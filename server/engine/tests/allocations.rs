@@ -67,6 +67,7 @@ fn request(tokens: usize) -> Request {
         priority: 0,
         deadline: None,
         arrived: Instant::now(),
+        trace: None,
     }
 }
 

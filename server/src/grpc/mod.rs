@@ -93,5 +93,6 @@ pub(crate) fn call_context<T>(request: &Request<T>) -> Result<CallContext, CallE
     };
     let request_id = RequestId::of(extensions).as_str().to_owned();
     let (caller, facts) = (Caller::of(extensions), RequestFacts::of(extensions));
-    Ok(CallContext { request_id, caller, facts, deadline, arrived: Instant::now() })
+    let trace = extensions.get().copied();
+    Ok(CallContext { request_id, caller, facts, trace, deadline, arrived: Instant::now() })
 }

@@ -193,11 +193,15 @@ where
         request.extensions_mut().insert(facts.clone());
         let rpc = rpc_of(request.uri().path());
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+        let span = self.tracer.begin(&rpc, request.uri(), request.headers(), peer);
+        if let Some(mark) = span.mark() {
+            request.extensions_mut().insert(mark);
+        }
         let mut line = Line {
             facts,
             recent: self.recent.clone(),
             calls: self.calls.clone(),
-            span: self.tracer.begin(&rpc, request.uri(), request.headers(), peer),
+            span,
             rpc,
             peer,
             id: RequestId::of(request.extensions()),

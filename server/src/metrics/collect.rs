@@ -115,7 +115,7 @@ fn own(page: &mut Page, reading: &ModelReading) {
     }
     page.count(&table::PREEMPTIONS, &[model], reading.preemptions[0]);
     for (phase, steps) in Phase::ALL.into_iter().zip(&reading.steps) {
-        page.histogram(&table::STEP_SECONDS, &[model, phase_name(phase)], steps);
+        page.histogram(&table::STEP_SECONDS, &[model, phase.name()], steps);
     }
     for (row, histogram) in [
         (&table::FIRST_TOKEN, &reading.first_token),
@@ -263,13 +263,5 @@ fn end_name(end: End) -> &'static str {
         End::Deadline => "deadline",
         End::Failed => "failed",
         End::Cancelled => "cancelled",
-    }
-}
-
-fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Prefill => "prefill",
-        Phase::Decode => "decode",
-        Phase::Mixed => "mixed",
     }
 }

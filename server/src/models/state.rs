@@ -127,6 +127,7 @@ impl Models {
                 priority: 0,
                 deadline: Some(context.deadline),
                 arrived: context.arrived,
+                trace: context.trace,
             },
             name: call.name,
             pinned: call.pinned,

@@ -3,16 +3,20 @@
 //! A caller's W3C trace context is read in every build, so that a log line names its trace. Spans are
 //! made and sent in builds with the feature `otlp`: one for the RPC, and under it `encode`, `queue`,
 //! `prefill` and `decode`, made when the request is over from the times that the engine has kept. So
-//! a request on its way costs nothing more than one span, and no span is made for each token or
-//! step; `docs/ARCHITECTURE.md` says why.
+//! a request on its way costs nothing more than one span, and no span is made for each token. Of the
+//! engine's steps the slowest are spans, which link to those of the requests in them.
 
 mod context;
 #[cfg(feature = "otlp")]
 mod otlp;
+#[cfg(feature = "otlp")]
+mod steps;
 
 use std::net::SocketAddr;
 
 use http::{HeaderMap, Uri};
+use sconce_engine::{StepSample, TraceMark};
+use tokio::sync::mpsc;
 use tonic::Code;
 
 pub use self::context::TraceContext;
@@ -40,6 +44,13 @@ pub struct TracePlan {
 pub struct Tracer {
     #[cfg(feature = "otlp")]
     spans: Option<otlp::Spans>,
+}
+
+/// Makes spans of steps for as long as the engine has some.
+#[derive(Debug, Default)]
+pub struct StepSpans {
+    #[cfg(feature = "otlp")]
+    task: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// A request as a trace sees it.
@@ -99,12 +110,29 @@ impl Tracer {
         }
     }
 
-    /// Sends what is left, for a bounded time.
-    pub async fn stop(self) {
+    /// Begins to make spans of the steps that the engine tells of; `samples` is called only if spans are
+    /// sent.
+    pub fn follow(&self, samples: impl FnOnce() -> mpsc::Receiver<StepSample>) -> StepSpans {
+        #[cfg(feature = "otlp")]
+        if let Some(spans) = &self.spans {
+            let task = tokio::spawn(steps::follow(spans.tracer().clone(), samples()));
+            return StepSpans { task: Some(task) };
+        }
+        drop(samples);
+        StepSpans::default()
+    }
+
+    /// Sends what is left, `steps` included, for a bounded time. The engine has ended.
+    pub async fn stop(self, steps: StepSpans) {
         #[cfg(feature = "otlp")]
         if let Some(spans) = self.spans {
+            if let Some(task) = steps.task {
+                steps::end(task).await;
+            }
             spans.stop().await;
         }
+        #[cfg(not(feature = "otlp"))]
+        let StepSpans {} = steps;
     }
 }
 
@@ -112,6 +140,15 @@ impl RequestSpan {
     /// The trace it belongs to, as 32 hexadecimal digits: the caller's, or one of its own.
     pub fn trace_id(&self) -> Option<&str> {
         self.trace_id.as_deref()
+    }
+
+    /// Which span it is, if that is kept.
+    pub fn mark(&self) -> Option<TraceMark> {
+        #[cfg(feature = "otlp")]
+        let mark = self.span.as_ref().and_then(otlp::RpcSpan::mark);
+        #[cfg(not(feature = "otlp"))]
+        let mark = None;
+        mark
     }
 
     /// The request is over.

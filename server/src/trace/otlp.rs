@@ -20,6 +20,7 @@ use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use sconce_engine::TraceMark;
 use tonic::Code;
 
 use super::{ENDPOINT_VARIABLES, TraceContext, TracePlan};
@@ -27,7 +28,7 @@ use crate::grpc::status::code_name;
 use crate::layer::access_log::Facts;
 
 /// Longest that the end of the server waits for the collector to take what is left.
-const FLUSH_TIME_MAX: Duration = Duration::from_secs(3);
+pub(super) const FLUSH_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Longest `grpc-timeout` that is told: what the protocol allows.
 const TIMEOUT_BYTES_MAX: usize = 9;
@@ -118,6 +119,11 @@ impl Spans {
         RpcSpan { tracer: self.tracer.clone(), context, began, gen_ai: self.gen_ai }
     }
 
+    /// What makes spans.
+    pub(super) fn tracer(&self) -> &SdkTracer {
+        &self.tracer
+    }
+
     /// Sends what is left.
     pub(super) async fn stop(self) {
         let provider = self.provider;
@@ -157,6 +163,17 @@ impl RpcSpan {
     /// The trace it belongs to.
     pub(super) fn trace_id(&self) -> String {
         self.context.span().span_context().trace_id().to_string()
+    }
+
+    /// Which span it is, if that is kept.
+    pub(super) fn mark(&self) -> Option<TraceMark> {
+        let span = self.context.span();
+        let context = span.span_context();
+        let mark = || TraceMark {
+            trace: context.trace_id().to_bytes(),
+            span: context.span_id().to_bytes(),
+        };
+        context.is_sampled().then(mark)
     }
 
     /// The request is over: tells what is known of it, and where its time went.
@@ -274,7 +291,7 @@ fn is_our_fault(code: Code) -> bool {
     )
 }
 
-fn count(name: &'static str, count: Option<usize>) -> Option<KeyValue> {
+pub(super) fn count(name: &'static str, count: Option<usize>) -> Option<KeyValue> {
     count.map(|count| KeyValue::new(name, i64::try_from(count).unwrap_or(i64::MAX)))
 }
 

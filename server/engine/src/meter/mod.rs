@@ -16,6 +16,7 @@ use sconce_cache::{Reason, Tier};
 
 pub use self::histogram::{Histogram, HistogramReading};
 use crate::event::{CacheReport, FinishReason, Timings};
+use crate::steps::Step;
 
 /// Models counted apart, by name. Names come from clients that load models, so that what they can
 /// make us keep has a bound; those after the first so many are counted together as [`OTHERS`].
@@ -72,6 +73,15 @@ pub enum Phase {
 impl Phase {
     /// Every phase.
     pub const ALL: [Self; 3] = [Self::Prefill, Self::Decode, Self::Mixed];
+
+    /// Its name in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+            Self::Mixed => "mixed",
+        }
+    }
 }
 
 /// Counts and histograms in one shape: atomics where they are written, plain numbers where they are
@@ -229,9 +239,9 @@ impl ModelMeter {
     }
 
     /// A step was done.
-    pub(crate) fn step(&self, phase: Phase, tokens: usize, time: Duration) {
-        self.step_tokens.observe_count(tokens);
-        self.steps[phase as usize].observe(time);
+    pub(crate) fn step(&self, step: &Step) {
+        self.step_tokens.observe_count(step.tokens);
+        self.steps[step.phase as usize].observe(step.time);
     }
 }
 

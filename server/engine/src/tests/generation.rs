@@ -202,6 +202,36 @@ async fn a_stop_ends_it_after_what_was_read() {
 }
 
 #[tokio::test]
+async fn samples_of_steps_name_the_traced_requests_in_them() {
+    let mut rig = Rig::new("sim:", forgetful()).await;
+    let mut samples = rig.engine.step_samples();
+    let mark = |number| TraceMark { trace: [number; 16], span: [number; 8] };
+    rig.hold();
+    let mut all = [Some(mark(1)), None, Some(mark(2)), Some(mark(2))].map(|trace| {
+        let request = Request { trace, ..rig.request(&[1, 2]) };
+        rig.engine.generate(request).unwrap()
+    });
+    rig.next_step();
+    let second = Duration::from_secs(1);
+    rig.clock.turn(second);
+    rig.gate.open();
+    for generation in &mut all {
+        assert_eq!(read(generation).await.tokens.len(), 4);
+    }
+    let told = [samples.recv().await.unwrap(), samples.recv().await.unwrap()];
+    let [prefill, decode] = told.each_ref().map(|sample| sample.step);
+    assert_eq!((prefill.phase, prefill.time), (Phase::Prefill, second));
+    assert_eq!((prefill.tokens, prefill.sequences), (8, 4));
+    assert_eq!((decode.phase, decode.tokens, decode.sequences), (Phase::Decode, 4, 4));
+    assert_eq!(told.each_ref().map(|sample| sample.of), [1, 3]);
+    for sample in &told {
+        assert_eq!((&*sample.model, &*sample.requests), ("m", &[mark(1), mark(2)][..]));
+    }
+    drop(rig);
+    assert_eq!(samples.recv().await, None, "the engine has ended");
+}
+
+#[tokio::test]
 async fn timings_are_of_the_whole_prompt_and_count_from_arrival() {
     let config = EngineConfig { step_tokens_max: 10, ..forgetful() };
     let mut rig = Rig::new("sim:", config).await;

@@ -216,6 +216,7 @@ impl Ask {
             priority: 0,
             deadline: None,
             arrived: Instant::now(),
+            trace: None,
         }
     }
 }

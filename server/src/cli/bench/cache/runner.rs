@@ -232,6 +232,7 @@ impl<'a> Runner<'a> {
             priority: 0,
             deadline: None,
             arrived: began,
+            trace: None,
         };
         let mut generation = self.engine.generate(request).map_err(failed)?;
         let (mut report, mut first, mut tokens) = (None, None, Vec::new());
