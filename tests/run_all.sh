@@ -2,7 +2,7 @@
 # Every check of the repository, as one command: formatting, lints, protos, licences, models of the
 # golden tests, all tests, doc tests. Needs a Rust toolchain, a C++17 compiler, python3 (3.11 or later)
 # with pip, npm, openssl, and a network for what is not there yet. Ends at the first check that fails; what it
-# leaves out for want of a tool of the machine (Go, qemu, systemd, the right to mount) it names.
+# leaves out for want of a tool of the machine (Go, qemu, systemd, libasan, the right to mount) it names.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -151,7 +151,12 @@ SCONCE_LAUNCHED=$launched "${emulated[@]}" --test parity -- match
 cargo run --package sconce-gpu-emulator --locked --quiet --example never_launched "$launched"
 "${emulated[@]}" --test parity -- --skip match
 
-# Optional: where its tools are not there, it says which.
+# Optional, as the next: where their tools are not there, they say which.
+if kernels/emulated_check.sh --tools; then
+  step "kernels of GPUs, emulated, under sanitizers: accesses outside of tensors and of shared memory"
+  kernels/emulated_check.sh --asan match
+fi
+
 if kernels/aarch64_check.sh --tools; then
   step "kernels on an emulated aarch64"
   kernels/aarch64_check.sh
