@@ -394,15 +394,18 @@ async fn who_opts_in_is_told_what_was_asked_of_the_model() {
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"))
         .env("OTEL_SEMCONV_STABILITY_OPT_IN", "http,gen_ai_latest_experimental")
         .env("OTEL_SERVICE_NAME", "named")
+        // Only callers decide: nobody keeps what has no parent, as a step.
+        .env("OTEL_TRACES_SAMPLER", "parentbased_always_off")
         .env("TRACEPARENT", PARENT)
         .stdin(std::process::Stdio::null());
     let run = tokio::task::spawn_blocking(move || command.output()).await.expect("does not panic");
     let output = run.expect("starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let Received { spans, sender, .. } = received(&mut exports);
+    let Received { spans, steps, sender } = received(&mut exports);
     assert_eq!(sender["service.name"], "named");
     let rpc = named(&spans, "sconce.v1.InferenceService/Complete");
     assert_eq!(hex(&rpc.trace_id), TRACE, "the client passes on whose trace it is part of");
+    assert_eq!(steps.len(), 2, "steps are kept with their requests: {steps:#?}");
     let told = attributes(&rpc.attributes);
     assert_eq!(told["gen_ai.operation.name"], "text_completion");
     assert_eq!(told["gen_ai.provider.name"], "sconce");

@@ -19,10 +19,11 @@ use opentelemetry::trace::{
 use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Config, SdkTracer, SdkTracerProvider};
 use sconce_engine::TraceMark;
 use tonic::Code;
 
+use super::steps::KeepLinked;
 use super::{ENDPOINT_VARIABLES, TraceContext, TracePlan};
 use crate::grpc::status::code_name;
 use crate::layer::access_log::Facts;
@@ -83,6 +84,8 @@ impl Spans {
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_resource(resource())
+            // The default's is that of the environment.
+            .with_sampler(KeepLinked(Config::default().sampler))
             .build();
         let opted = set("OTEL_SEMCONV_STABILITY_OPT_IN").unwrap_or_default();
         let gen_ai = opted.split(',').any(|one| one.trim() == "gen_ai_latest_experimental");

@@ -6,12 +6,38 @@ use opentelemetry::trace::{
     Link, Span as _, SpanContext, SpanId, SpanKind, TraceFlags, TraceId, TraceState, Tracer as _,
 };
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_sdk::trace::SdkTracer;
+use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, SdkTracer, ShouldSample};
 use sconce_engine::{StepSample, TraceMark};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::otlp::{FLUSH_TIME_MAX, count};
+
+/// Keeps what links to a span that is kept, and leaves the rest to another. A step has no parent that could
+/// decide of it, so that where a tenth of all requests is kept, a tenth of their steps would be.
+#[derive(Debug, Clone)]
+pub(super) struct KeepLinked(pub(super) Box<dyn ShouldSample>);
+
+impl ShouldSample for KeepLinked {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        if links.iter().any(|link| link.span_context.is_sampled()) {
+            return SamplingResult {
+                decision: SamplingDecision::RecordAndSample,
+                attributes: Vec::new(),
+                trace_state: TraceState::default(),
+            };
+        }
+        self.0.should_sample(parent, trace, name, kind, attributes, links)
+    }
+}
 
 /// Makes a span of each sample, until there are no more.
 pub(super) async fn follow(tracer: SdkTracer, mut samples: mpsc::Receiver<StepSample>) {
