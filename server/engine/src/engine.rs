@@ -137,8 +137,10 @@ impl Engine {
             }
             self.residency.let_go(self.shared.clock.now(), &mut self.cache);
             self.publish();
+            // No slower step follows soon in a model that lies idle while others go on.
+            let rest = self.residency.loaded().filter(|one| !stepped || one.scheduler.is_empty());
+            rest.for_each(|resident| resident.steps.close());
             if !stepped {
-                self.residency.loaded().for_each(|resident| resident.steps.close());
                 self.wait();
             }
         }

@@ -76,9 +76,18 @@ impl StepWindows {
     /// A step is done, with requests of these marks; without any there is nothing to tell of it.
     pub(crate) fn see(&mut self, step: Step, marks: impl Iterator<Item = TraceMark>) {
         let mut marks = marks.peekable();
-        if marks.peek().is_none() {
-            return;
+        if marks.peek().is_some() {
+            self.compare(step, marks);
         }
+        // Those that wait get older with any step.
+        let now = step.began + step.time;
+        self.tell(|sample| {
+            let age = now.saturating_duration_since(sample.step.began);
+            sample.of >= STEP_WINDOW_STEPS || age >= STEP_WINDOW_TIME
+        });
+    }
+
+    fn compare(&mut self, step: Step, marks: impl Iterator<Item = TraceMark>) {
         let none = || StepSample { model: self.model.clone(), step, requests: Vec::new(), of: 0 };
         let sample = self.slowest[step.phase as usize].get_or_insert_with(none);
         sample.of += 1;
@@ -92,11 +101,6 @@ impl StepWindows {
                 }
             }
         }
-        let now = step.began + step.time;
-        self.tell(|sample| {
-            let age = now.saturating_duration_since(sample.step.began);
-            sample.of >= STEP_WINDOW_STEPS || age >= STEP_WINDOW_TIME
-        });
     }
 
     /// Tells what there is: no step follows for now.
@@ -178,6 +182,10 @@ mod tests {
         assert!(samples.try_recv().is_err(), "the decode is young");
         windows.close();
         assert_eq!(samples.try_recv().unwrap().of, 2);
+        windows.see(step(Phase::Prefill, now, 5), marks());
+        windows.see(step(Phase::Decode, now + STEP_WINDOW_TIME, 1), std::iter::empty());
+        let sample = samples.try_recv().unwrap();
+        assert_eq!(sample.step.phase, Phase::Prefill, "nobody traces the decode, and it counts");
     }
 
     #[test]
