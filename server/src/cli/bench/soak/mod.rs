@@ -6,8 +6,8 @@
 //! - it does not give in: overloaded, it completes at least 90 % of the tokens that it completes when
 //!   it is asked for just as many as it can. The machine's speed changes over so long a time, so that
 //!   peaks are measured between the overloads, and each is compared with those beside it;
-//! - what is too much is refused at once, with RESOURCE_EXHAUSTED. The bound is on the median: where
-//!   client, server and model share a few cores, the slowest percent tells how the system schedules.
+//! - what is too much is refused at once, with RESOURCE_EXHAUSTED. The slowest percent is left out: where
+//!   client, server and model share a few cores, it tells how the system schedules.
 
 mod child;
 mod operator;
