@@ -169,6 +169,33 @@ class BehindAGateway(unittest.TestCase):
         until("no request runs", self.is_idle, self.workers)
 
 
+class AfterAnotherGateway(unittest.TestCase):
+    def test_a_prompt_goes_where_events_alone_tell_that_it_is_remembered(self):
+        workers = [Worker(name, "sim:") for name in ("one", "two")]
+        for worker in workers:
+            self.addCleanup(worker.stop)
+        topics = [f"{name} {number}" for name in TOPICS for number in (1, 2)]
+        held = [topics[::2], topics[1::2]]
+        for worker, names in zip(workers, held):
+            other = Gateway([worker])
+            try:
+                for name in names:
+                    status, body = other.chat(topic(name), max_tokens=4)
+                    self.assertEqual(status, 200, body)
+            finally:
+                other.stop()
+
+        # It has routed nothing before, and is told on its way to being ready.
+        gateway = Gateway(workers, "--policy", "cache_aware")
+        self.addCleanup(gateway.stop)
+        # All of one worker, then all of the other: no turn-taking gets that right.
+        for name in held[0] + held[1]:
+            status, body = gateway.chat(topic(name) + " And then?", max_tokens=4)
+            self.assertEqual(status, 200, body)
+            usage = body["usage"]
+            self.assertGreater(cached_tokens(body), usage["prompt_tokens"] // 2, f"{name}: {usage}")
+
+
 class UnderPressure(unittest.TestCase):
     # A step of a simulated model takes its time, so that no machine ends this many within hours.
     SLOW = "sim:decode_us=100000,context=131072"
