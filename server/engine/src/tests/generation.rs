@@ -232,6 +232,24 @@ async fn samples_of_steps_name_the_traced_requests_in_them() {
 }
 
 #[tokio::test]
+async fn samples_of_an_idle_model_do_not_wait_for_the_others() {
+    let mut rig = Rig::new("sim:", forgetful()).await;
+    load(&rig.engine, "n", "sim:").await.unwrap();
+    let mut samples = rig.engine.step_samples();
+    let mut busy = Request { model: "n".into(), ..rig.request(&[1]) };
+    busy.stopping.max_tokens = None;
+    let _busy = rig.engine.generate(busy).unwrap();
+    rig.arrival();
+    let mark = TraceMark { trace: [1; 16], span: [1; 8] };
+    let mut request = Request { trace: Some(mark), ..rig.request(&[1]) };
+    request.stopping.max_tokens = Some(1);
+    let _traced = rig.engine.generate(request).unwrap();
+    assert_eq!(rig.next_step().tokens, [1], "that of the model m");
+    rig.next_step();
+    assert_eq!(samples.try_recv().unwrap().model, "m");
+}
+
+#[tokio::test]
 async fn timings_are_of_the_whole_prompt_and_count_from_arrival() {
     let config = EngineConfig { step_tokens_max: 10, ..forgetful() };
     let mut rig = Rig::new("sim:", config).await;
