@@ -100,12 +100,13 @@ fn assert_alone(weights: &[Matrix], rows: usize, case: &str) {
 fn a_row_has_the_bits_of_one_matmul_a_head_on_any_number_of_threads() {
     let tables = [affine(3, 70, 64, 7), dense(2, 70, 33, DenseType::Bf16)];
     for (pack, _) in &tables {
-        for threads in [1, 2, 5] {
+        // On a GPU so many rows have other bits than one.
+        for threads in [1, 2, 5].into_iter().filter(|_| device().is_cpu()) {
             let pool = Arc::new(Pool::new(threads).unwrap());
             Pool::with(&pool, || assert_alone(&pack(), 70, &format!("{threads} threads")));
         }
         for backend in Backend::all() {
-            // Few rows of a GPU; many have other bits.
+            // Few rows of a GPU.
             backend.with(|| assert_alone(&pack(), 8, &backend.to_string()));
         }
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use sconce_kernels::attention::{self as pools, KvType};
 use sconce_kernels::latent_attention::{Inputs, Shape, reference};
 use sconce_kernels::{
     AttentionOptions, Error, KvPages, PageTable, Pool, Segment, latent_attention, write_kv,
@@ -32,6 +33,8 @@ const CASES: &[Case] = &[
 struct Setup {
     keys: Tensor,
     latents: Tensor,
+    reference_keys: Vec<f32>,
+    reference_latents: Vec<f32>,
     q_latent: Vec<f32>,
     q_rope: Vec<f32>,
     segments: Vec<Segment>,
@@ -52,6 +55,8 @@ fn set_up((sizes, segments): &Case, seed: u64) -> Setup {
     let mut setup = Setup {
         keys: pool(rope_dim).contiguous().unwrap(),
         latents: pool(latent_dim).contiguous().unwrap(),
+        reference_keys: vec![f32::NAN; count * page_tokens * rope_dim],
+        reference_latents: vec![f32::NAN; count * page_tokens * latent_dim],
         q_latent: Vec::new(),
         q_rope: Vec::new(),
         segments: Vec::new(),
@@ -82,9 +87,22 @@ impl Setup {
         let page = |token: usize| self.pages[segment.first_page + token / held] as usize;
         let slots: Vec<u32> =
             (0..tokens).map(|token| (page(token) * held + token % held) as u32).collect();
-        let mut rows = |width| tensor(&random.numbers(tokens * width), width);
-        let (keys, latents) = (rows(self.shape.rope_dim), rows(self.shape.latent_dim));
-        write_kv(self.kv(), &keys, &latents, &slots).unwrap();
+        let Shape { heads, page_tokens, rope_dim, latent_dim } = self.shape;
+        let [keys, latents] = [rope_dim, latent_dim].map(|width| random.numbers(tokens * width));
+        let (k, v) = (tensor(&keys, rope_dim), tensor(&latents, latent_dim));
+        write_kv(self.kv(), &k, &v, &slots).unwrap();
+        let (pages, kv_heads, kv_type) = (self.pages.len(), 1, KvType::F32);
+        let [of_keys, of_latents] = [rope_dim, latent_dim].map(|head_dim| pools::Shape {
+            pages,
+            kv_heads,
+            page_tokens,
+            head_dim,
+            heads,
+            kv_type,
+        });
+        pools::reference::write_keys(&mut self.reference_keys, &keys, &slots, &of_keys);
+        let pool = &mut self.reference_latents;
+        pools::reference::write_values(pool, &latents, &slots, &of_latents);
     }
 
     /// Attention over the given segments, whose rows index the queries of the setup.
@@ -105,12 +123,11 @@ fn latent_attention_matches_its_reference() {
     for (seed, case) in CASES.iter().enumerate() {
         let setup = set_up(case, seed as u64 + 1);
         let mut expected = vec![f32::NAN; setup.q_latent.len()];
-        let (keys, latents) = (values(&setup.keys), values(&setup.latents));
         let inputs = Inputs {
             q_latent: &setup.q_latent,
             q_rope: &setup.q_rope,
-            keys: &keys,
-            latents: &latents,
+            keys: &setup.reference_keys,
+            latents: &setup.reference_latents,
         };
         let table = PageTable { segments: &setup.segments, pages: &setup.pages };
         reference::latent_attention(&mut expected, inputs, table, &setup.shape, OPTIONS.scale);

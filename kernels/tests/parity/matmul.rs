@@ -330,6 +330,10 @@ fn many_rows_in_several_blocks_equal_the_same_rows_alone() {
 
 #[test]
 fn sixteen_bit_activations_are_closer_to_f32_than_eight_bit_ones() {
+    // Metal reads them as they are.
+    if device().is_metal() {
+        return;
+    }
     let source = Affine { rows: 64, cols: 512, format: formats()[1], seed: 6 };
     let weight = Matrix::pack_affine(&source, &device()).unwrap();
     let x = activations(11, 4, 512);
