@@ -33,7 +33,10 @@ pub(crate) fn difference(logits: &[f32], top: &Value) -> f64 {
     let found = logprobs(logits);
     top.as_array().unwrap().iter().fold(0.0, |worst, pair| {
         let (id, expected) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
-        f64::max(worst, (found[id] - expected).abs())
+        let difference = (found[id] - expected).abs();
+        // One logit that is no number makes all of these so, and `max` passes over them.
+        assert!(!difference.is_nan(), "the log-probability of token {id} is no number");
+        f64::max(worst, difference)
     })
 }
 
