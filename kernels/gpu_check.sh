@@ -2,7 +2,8 @@
 # The proof on a machine with a GPU, in one call of at most ten minutes, and one table of what came of
 # it:
 #   parity      every row of the parity table on the GPU, those of products of many rows on a GPU of 9.0
-#               also by `wgmma` (named so); SCONCE_WGMMA=1 makes `golden` and `bars` use it, too
+#               also by `wgmma` (named so); SCONCE_WGMMA=1 makes `bars` use it, too. `golden` is in
+#               precision `exact`, which has no such products
 #   golden      whole models: every fixture of every architecture against its golden answers
 #   memcheck, racecheck
 #               the rows with `match` in their names, one at a time, under compute-sanitizer, which is
@@ -43,7 +44,7 @@ SANITIZER_SECONDS_MAX=105
 BARS_SECONDS_MAX=210
 EXECUTABLES=(parity golden_gpu gpu_bars)
 # The rule that gated delta is held against, in Triton, with what it imports.
-PEERS=(fla-core==0.6.0 flash-linear-attention==0.6.0 einops==0.8.2)
+PEERS=(fla-core==0.6.0 flash-linear-attention==0.6.0 einops==0.8.2 packaging==25.0)
 # compute-sanitizer of the toolkit that builds, for machines without one.
 SANITIZER=nvidia-cuda-sanitizer-api==13.0.85
 export SCONCE_PARITY_DEVICE=${SCONCE_PARITY_DEVICE:-cuda}

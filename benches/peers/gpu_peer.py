@@ -9,13 +9,17 @@ are used, where they are.
 import sys
 
 RUNS = 5
+# Cycles that the device spins meanwhile, some 20 ms: calls of a few kernels take Python longer to start
+# than the device to run, and its time is what ours is held against.
+AHEAD_CYCLES = 40_000_000
 
 
 def seconds(torch, work):
-    """Seconds of a call, by events of the device around several."""
+    """Seconds of a call, by events of the device around several, all queued before the first begins."""
     work()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    torch.cuda._sleep(AHEAD_CYCLES)
     start.record()
     for _ in range(RUNS):
         work()
