@@ -198,7 +198,8 @@ bars() {
   local seconds arguments=(--device "$SCONCE_PARITY_DEVICE" --table "$FOUND/bars.md")
   local python=${SCONCE_PEER_PYTHON:-python3}
   seconds=$(left "$BARS_SECONDS_MAX")
-  # No part begins in the last quarter, so that what has begun can end.
+  # No part begins in the last quarter, and no peer is waited for in the last eighth, so that what has
+  # begun can end.
   arguments+=(--seconds $((seconds > 0 ? seconds * 3 / 4 : 0)))
   if [[ -d $CARRIED/peers ]] && command -v "$python" >/dev/null; then
     arguments+=(--peer "$python" benches/peers/gpu_peer.py)

@@ -35,7 +35,7 @@ pub(crate) struct Request {
     pub(crate) device: DeviceChoice,
     /// At which sizes.
     pub(crate) sizes: Sizes,
-    /// For how long; parts that have not begun by then are left out, and fail.
+    /// For how long; parts that have not begun by then are left out, and fail. A peer has a sixth more.
     pub(crate) time: Duration,
     /// A Python and the script that measures peers.
     pub(crate) peer: Option<[String; 2]>,
@@ -88,7 +88,7 @@ pub(crate) fn run(request: &Request, heard: &mut dyn FnMut(&Row)) -> Outcome<Tab
     let device = request.device.open()?;
     let clock = Clock::new(&request.sizes);
     let peaks = Peaks::measure(&device, &clock, &request.sizes)?;
-    let peer = Peer::start(request.peer.as_ref());
+    let peer = Peer::start(request.peer.as_ref(), began + request.time * 7 / 6);
     let (choice, sizes) = (request.device, request.sizes.clone());
     let mut bench = Bench { device, choice, sizes, clock, peaks, peer, table: Table::default() };
     bench.table.push(bench.peaks.row());

@@ -27,7 +27,7 @@ fn moves(bench: &Bench, model: &mut dyn Model) -> Outcome<Row> {
     let point = pool.save_point(id)?;
     let pages_bytes = pages.len() * page_bytes as usize;
     let bytes = pages_bytes + pool.layout().bytes_per_sequence() as usize;
-    let mut host = pool.host_buffer(bytes);
+    let mut host = locked(pool.host_buffer(bytes))?;
     let full: Vec<(u32, usize)> = pages.iter().map(|page| (*page, page_tokens)).collect();
     let mut ours = clock.work(&bench.device, 1, || {
         let (blocks, recurrent) = host.split_at_mut(pages_bytes);
@@ -48,9 +48,18 @@ fn moves(bench: &Bench, model: &mut dyn Model) -> Outcome<Row> {
     Ok(Row::told(work, told, peer).ratio(ratio, Some(Bar::AtLeast(0.8))))
 }
 
+/// Refuses memory that the system has not locked where a device copies to such memory: both sides would
+/// be slow alike, and the bar met.
+fn locked(host: HostBuffer) -> Outcome<HostBuffer> {
+    match host.is_detour() {
+        true => Err(format!("the system has not locked {} bytes of the host", host.len()).into()),
+        false => Ok(host),
+    }
+}
+
 /// One copy of `bytes` bytes to the host and one back.
 fn copies(device: &Device, clock: &Clock, bytes: usize) -> Outcome<Work<'static>> {
-    let mut host = HostBuffer::new(device, bytes);
+    let mut host = locked(HostBuffer::new(device, bytes))?;
     #[cfg(feature = "cuda")]
     if let Device::Cuda(gpu) = device {
         let stream = gpu.cuda_stream();

@@ -2,10 +2,16 @@
 //! turn beside ours on the same device.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Instant;
 
 use super::Outcome;
 use super::clock::Side;
+
+/// Answers that wait to be heard.
+const ANSWERS_MAX: usize = 1;
 
 /// The process, or why there is none.
 pub(crate) struct Peer(Result<Process, String>);
@@ -13,12 +19,16 @@ pub(crate) struct Peer(Result<Process, String>);
 struct Process {
     child: Child,
     to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    /// Its answers, read by a thread of their own.
+    from: Receiver<String>,
+    /// When it is no longer waited for.
+    until: Instant,
 }
 
 impl Peer {
-    /// Starts `[python, script]`.
-    pub(crate) fn start(command: Option<&[String; 2]>) -> Self {
+    /// Starts `[python, script]`, which may work until then. It may compile for minutes: what is held
+    /// against it must not be lost with it.
+    pub(crate) fn start(command: Option<&[String; 2]>, until: Instant) -> Self {
         let Some([python, script]) = command else {
             return Self(Err("no peer was named".to_owned()));
         };
@@ -28,7 +38,15 @@ impl Peer {
         Self(process.and_then(|mut child| {
             let pipes = child.stdin.take().zip(child.stdout.take());
             let (to, from) = pipes.ok_or("a process without pipes")?;
-            Ok(Process { child, to, from: BufReader::new(from) })
+            let (said, heard) = sync_channel(ANSWERS_MAX);
+            thread::spawn(move || {
+                for line in BufReader::new(from).lines().map_while(Result::ok) {
+                    if said.send(line).is_err() {
+                        break;
+                    }
+                }
+            });
+            Ok(Process { child, to, from: heard, until })
         }))
     }
 
@@ -54,12 +72,14 @@ impl Peer {
 
 impl Process {
     fn ask(&mut self, line: &str) -> Result<String, String> {
-        let mut answer = String::new();
         writeln!(self.to, "{line}")
             .and_then(|()| self.to.flush())
-            .and_then(|()| self.from.read_line(&mut answer))
             .map_err(|error| format!("the peer ended: {error}"))?;
-        if answer.is_empty() { Err("the peer ended".to_owned()) } else { Ok(answer) }
+        let left = self.until.saturating_duration_since(Instant::now());
+        self.from.recv_timeout(left).map_err(|error| match error {
+            RecvTimeoutError::Timeout => "the peer takes longer than there is time".to_owned(),
+            RecvTimeoutError::Disconnected => "the peer ended".to_owned(),
+        })
     }
 }
 
@@ -95,6 +115,8 @@ impl Side for PeerSide<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -103,25 +125,43 @@ mod tests {
         assert_eq!(reading("no module named fla\n"), Err("no module named fla".to_owned()));
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    /// A peer that runs a script of the shell.
+    fn shell(script: &str, until: Instant) -> (Peer, tempfile::NamedTempFile) {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), script).unwrap();
+        let command = ["sh".to_owned(), path.path().display().to_string()];
+        (Peer::start(Some(&command), until), path)
+    }
+
     #[test]
     fn a_peer_that_is_not_there_says_why() {
-        let none = Peer::start(None).side("delta 64".to_owned()).err();
+        let none = Peer::start(None, soon()).side("delta 64".to_owned()).err();
         assert_eq!(none.as_deref(), Some("no peer was named"));
         let missing = ["no-such-python", "script"].map(str::to_owned);
-        let why = Peer::start(Some(&missing)).side("delta 64".to_owned()).err().unwrap();
+        let why = Peer::start(Some(&missing), soon()).side("delta 64".to_owned()).err().unwrap();
         assert!(why.starts_with("no-such-python does not start"), "{why}");
     }
 
     #[test]
     fn a_peer_answers_every_line_until_it_ends() {
         let script = "read -r line; echo 0.5; read -r line; echo 0.25; read -r line; echo cannot";
-        let path = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(path.path(), script).unwrap();
-        let command = ["sh".to_owned(), path.path().display().to_string()];
-        let mut peer = Peer::start(Some(&command));
+        let (mut peer, _script) = shell(script, soon());
         let mut side = peer.side("matmul 64".to_owned()).unwrap();
         assert_eq!(side.round().unwrap(), 0.25);
         assert_eq!(side.round().unwrap_err().to_string(), "cannot");
         assert!(side.round().unwrap_err().to_string().starts_with("the peer ended"));
+    }
+
+    #[test]
+    fn a_peer_that_takes_too_long_is_not_waited_for_and_stays_away() {
+        let (mut peer, _script) = shell("read -r line; read -r never", Instant::now());
+        for _ in 0..2 {
+            let why = peer.side("delta 64".to_owned()).err();
+            assert_eq!(why.as_deref(), Some("the peer takes longer than there is time"));
+        }
     }
 }
