@@ -10,6 +10,9 @@ use super::{Outcome, Sizes};
 /// Most runs of a round.
 const RUNS_MAX: f64 = 256.0;
 
+/// Share of a round in which the host still launches, from which on the device is said to wait for it.
+const HOST_BOUND: f64 = 0.95;
+
 /// How often and how long.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
@@ -38,7 +41,8 @@ impl Clock {
         units: usize,
         body: impl FnMut() -> Outcome<()> + 'a,
     ) -> Work<'a> {
-        Work { device: device.clone(), units, least: self.least, runs: 1, body: Box::new(body) }
+        let (device, body) = (device.clone(), Box::new(body));
+        Work { device, units, least: self.least, runs: 1, launching: Vec::new(), body }
     }
 
     /// Seconds of a unit of each side, in each round.
@@ -65,18 +69,29 @@ pub(crate) struct Work<'a> {
     units: usize,
     least: Duration,
     runs: usize,
+    /// Of each round, the share in which the host launched.
+    launching: Vec<f64>,
     body: Box<dyn FnMut() -> Outcome<()> + 'a>,
 }
 
 impl Work<'_> {
-    fn runs(&mut self, runs: usize) -> Outcome<f64> {
+    /// Whether the rounds took as long as the host took to launch them, so that their time is no measure
+    /// of the device. The CPU computes while it launches.
+    pub(crate) fn is_host_bound(&self) -> bool {
+        !self.device.is_cpu() && median(&self.launching) >= HOST_BOUND
+    }
+
+    /// Seconds of a run, and the share of them in which the host launched.
+    fn runs(&mut self, runs: usize) -> Outcome<(f64, f64)> {
         self.device.synchronize()?;
         let start = Instant::now();
         for _ in 0..runs {
             (self.body)()?;
         }
+        let launched = start.elapsed().as_secs_f64();
         self.device.synchronize()?;
-        Ok(start.elapsed().as_secs_f64() / runs as f64)
+        let done = start.elapsed().as_secs_f64();
+        Ok((done / runs as f64, launched / done.max(1e-9)))
     }
 }
 
@@ -85,13 +100,15 @@ impl Side for Work<'_> {
         self.runs(1)?;
         // A graph is made when a step comes again.
         self.runs(1)?;
-        let one = self.runs(1)?;
+        let (one, _) = self.runs(1)?;
         self.runs = (self.least.as_secs_f64() / one.max(1e-9)).ceil().clamp(1.0, RUNS_MAX) as usize;
         Ok(())
     }
 
     fn round(&mut self) -> Outcome<f64> {
-        Ok(self.runs(self.runs)? / self.units as f64)
+        let (seconds, launching) = self.runs(self.runs)?;
+        self.launching.push(launching);
+        Ok(seconds / self.units as f64)
     }
 }
 

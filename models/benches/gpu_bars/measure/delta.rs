@@ -9,7 +9,7 @@ use sconce_kernels::{
 };
 
 use super::clock::{Side, median, median_ratio};
-use super::table::{bandwidth, time};
+use super::table::{bandwidth, moving, time};
 use super::{Bar, Bench, Outcome, Row, make};
 
 /// Inputs that the convolution sees.
@@ -156,7 +156,7 @@ fn decode_of(bench: &Bench, batch: usize) -> Outcome<Row> {
     let (moved, copied_bytes) = (2.0 * state_bytes as f64, 2.0 * bench.sizes.copied_bytes as f64);
     let ratio = median_ratio(&copied, &found) * moved / copied_bytes;
     let bar = (batch >= 32).then_some(Bar::AtLeast(0.7));
-    let ours = format!("{}, {}", time(median(&found)), bandwidth(moved, median(&found)));
+    let ours = moving(&ours, moved, median(&found));
     let peer = format!("copy, {}", bandwidth(copied_bytes, median(&copied)));
     Ok(Row::told(format!("gated delta decode, batch {batch}"), ours, peer).ratio(ratio, bar))
 }

@@ -11,7 +11,7 @@ use sconce_kernels::{
 
 use super::clock::{Side, median, median_ratio};
 use super::products::own_square;
-use super::table::{bandwidth, time};
+use super::table::{bandwidth, moving, time};
 use super::{Bar, Bench, Outcome, Row, make};
 
 /// Choices of experts that take turns on a layer.
@@ -152,7 +152,7 @@ fn decode_of(bench: &Bench, layers: &[Experts], rows: usize) -> Outcome<Row> {
     let [found, copied] = bench.clock.in_turn([&mut ours, &mut copy as &mut dyn Side])?;
     let copied_bytes = 2.0 * bench.sizes.copied_bytes as f64;
     let ratio = median_ratio(&copied, &found) * bytes / copied_bytes;
-    let ours = format!("{}, {}", time(median(&found)), bandwidth(bytes, median(&found)));
+    let ours = moving(&ours, bytes, median(&found));
     let peer = format!("copy, {}", bandwidth(copied_bytes, median(&copied)));
     let work = format!("MoE decode, {choices} of {experts} x {width}, batch {rows}");
     Ok(Row::told(work, ours, peer).ratio(ratio, Some(Bar::AtLeast(0.6))))
@@ -176,14 +176,14 @@ pub(crate) fn prefill(bench: &mut Bench) -> Outcome<()> {
     let flops = 6.0 * (rows * choices) as f64 * (width * bench.sizes.hidden) as f64;
     let square_flops = 2.0 * (size as f64).powi(3);
     let mut own = own_square(bench, size, &device)?;
-    let (name, [found, theirs]) = match bench.peer.side(format!("matmul {size}")) {
+    let (name, is_judged, [found, theirs]) = match bench.peer.side(format!("matmul {size}")) {
         Ok(mut peer) => {
             let sides = [&mut ours as &mut dyn Side, &mut peer as &mut dyn Side];
-            ("torch".to_owned(), bench.clock.in_turn(sides)?)
+            ("torch".to_owned(), true, bench.clock.in_turn(sides)?)
         }
         Err(why) => {
             let sides = [&mut ours as &mut dyn Side, &mut own as &mut dyn Side];
-            (format!("our own GEMM, as {why}"), bench.clock.in_turn(sides)?)
+            (format!("our own GEMM, as {why}"), false, bench.clock.in_turn(sides)?)
         }
     };
     let tera =
@@ -191,7 +191,9 @@ pub(crate) fn prefill(bench: &mut Bench) -> Outcome<()> {
     let ratio = median_ratio(&theirs, &found) * flops / square_flops;
     let told = format!("{}, {}", time(median(&found)), tera(flops, &found));
     let peer = format!("bf16 {size}^3, {}, {name}", tera(square_flops, &theirs));
-    let row = Row::told(format!("MoE prefill, {rows} tokens"), told, peer);
-    bench.table.push(row.ratio(ratio, Some(Bar::AtLeast(0.5))));
+    let row = Row::told(format!("MoE prefill, {rows} tokens"), told, peer).ratio(ratio, None);
+    // Half of what our own product reaches may be less than half of what the device can.
+    let bar = Some((Bar::AtLeast(0.5), is_judged.then_some(ratio)));
+    bench.table.push(Row { bar, ..row });
     Ok(())
 }

@@ -7,7 +7,7 @@ use sconce_kernels::{
 };
 
 use super::clock::{Side, Work, median, median_ratio};
-use super::table::{bandwidth, time};
+use super::table::{bandwidth, moving};
 use super::{Bar, Bench, Outcome, Row, make};
 
 /// Rows that a GEMV takes.
@@ -46,7 +46,7 @@ fn gemv_of(bench: &Bench, weights: &[Matrix], rows: usize) -> Outcome<Row> {
     let (bytes, copied_bytes) = (weights[0].bytes() as f64, 2.0 * bench.sizes.copied_bytes as f64);
     let ratio = median_ratio(&copied, &found) * bytes / copied_bytes;
     let bar = (rows == 1).then_some(Bar::AtLeast(0.7));
-    let ours = format!("{}, {}", time(median(&found)), bandwidth(bytes, median(&found)));
+    let ours = moving(&ours, bytes, median(&found));
     let peer = format!("copy, {}", bandwidth(copied_bytes, median(&copied)));
     let work = format!("int4 GEMV, {inputs} x {outputs}, batch {rows}");
     Ok(Row::told(work, ours, peer).ratio(ratio, bar))
@@ -73,8 +73,8 @@ impl DenseRows for Ones {
     }
 }
 
-/// Our own product of `size` rows with a bf16 weight of as many rows and columns, for where no peer
-/// multiplies.
+/// Our own product of `size` rows with a bf16 weight of as many rows and columns, to look at where no
+/// peer multiplies.
 pub(crate) fn own_square<'a>(bench: &Bench, size: usize, device: &'a Device) -> Outcome<Work<'a>> {
     let weight = Matrix::pack_dense(&Ones(size), device)?;
     let (x, out) = (make::rows(size, size, 8, device)?, make::zeros((size, size), device)?);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::clock::Work;
+
 /// The first lines of a table of Markdown.
 pub(crate) const HEADER: &str =
     "| work | ours | peer or floor | ratio | bar | met |\n|---|---|---|---|---|---|\n";
@@ -145,6 +147,12 @@ pub(crate) fn time(seconds: f64) -> String {
         s if s < 1.0 => format!("{:.3} ms", s * 1e3),
         s => format!("{s:.2} s"),
     }
+}
+
+/// What work reaches that moves so many bytes in so many seconds, and whether the device could do better.
+pub(crate) fn moving(work: &Work<'_>, bytes: f64, seconds: f64) -> String {
+    let bound = if work.is_host_bound() { ", bound by the host" } else { "" };
+    format!("{}, {}{bound}", time(seconds), bandwidth(bytes, seconds))
 }
 
 /// Bytes per second.
