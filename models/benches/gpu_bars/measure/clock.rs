@@ -173,6 +173,8 @@ mod tests {
         });
         work.warm_up().unwrap();
         assert!(work.round().unwrap() >= 0.0);
+        assert!(!work.is_host_bound(), "the host is the device");
+        assert!((0.0..=1.0).contains(&work.launching[0]), "{:?}", work.launching);
         drop(work);
         assert_eq!(calls, 4);
     }
