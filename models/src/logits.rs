@@ -79,7 +79,7 @@ impl<'a> Logits<'a> {
 
     /// The same with tokens that were drawn from the leading rows, as their [uses](crate::RowUse) say.
     #[must_use]
-    pub fn with_drawn(self, drawn: &'a [Drawn]) -> Self {
+    pub(crate) fn with_drawn(self, drawn: &'a [Drawn]) -> Self {
         Self { drawn, ..self }
     }
 

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use candle_core::Device;
+use sconce_kernels::draw_tokens::Drawn;
 
 pub use self::gate::Gate;
 use self::history::{History, Memory};
@@ -66,6 +67,7 @@ pub struct SimulatedModel {
     asked: Asked,
     logits: Vec<f32>,
     gate: Option<Gate>,
+    drawn: Vec<Drawn>,
     /// Set by a step that holds the token of `crash_at`.
     crashes: Cell<bool>,
 }
@@ -157,6 +159,7 @@ impl SimulatedModel {
             asked: Asked::default(),
             logits: Vec::new(),
             gate: None,
+            drawn: Vec::new(),
             crashes: Cell::new(false),
             info,
             spec,
@@ -167,6 +170,13 @@ impl SimulatedModel {
     #[must_use]
     pub fn with_gate(mut self, gate: Gate) -> Self {
         self.gate = Some(gate);
+        self
+    }
+
+    /// Behaves as if on a device that has drawn these tokens from the leading rows of every step.
+    #[must_use]
+    pub fn with_drawn(mut self, drawn: Vec<Drawn>) -> Self {
+        self.drawn = drawn;
         self
     }
 
@@ -287,7 +297,7 @@ impl Model for SimulatedModel {
         for segment in &batch.segments {
             self.pool.advance(segment.sequence, segment.len)?;
         }
-        Ok(Logits::on_host(&self.logits, self.spec.vocab))
+        Ok(Logits::on_host(&self.logits, self.spec.vocab).with_drawn(&self.drawn))
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sconce_models::sim::{EOS_ID, Gate, SimulatedModel, SimulatedSpec};
-use sconce_models::{Batch, LoadOptions, Model, ModelFootprint};
+use sconce_models::{Batch, Drawn, LoadOptions, Model, ModelFootprint};
 
 use crate::*;
 
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct GatedLoader {
     gate: Gate,
     loads: Loads,
+    /// What they draw in every step, as on a device.
+    drawn: Vec<Drawn>,
 }
 
 /// What comes of loads; they wait while it is locked.
@@ -53,7 +55,7 @@ impl Loader for GatedLoader {
         let spec = SimulatedSpec::parse(&settings.path).map_err(|error| error.to_string())?;
         let model =
             SimulatedModel::new(spec, &limits.options()).map_err(|error| error.to_string())?;
-        Ok(Box::new(model.with_gate(self.gate.clone())))
+        Ok(Box::new(model.with_gate(self.gate.clone()).with_drawn(self.drawn.clone())))
     }
 }
 
@@ -98,7 +100,7 @@ impl Rig {
     async fn new(path: &str, config: EngineConfig) -> Self {
         let (gate, clock) = (Gate::new(), ManualClock::new());
         let loads = Loads::new(Mutex::new(Ok(())));
-        let loader = GatedLoader { gate: gate.clone(), loads: loads.clone() };
+        let loader = GatedLoader { gate: gate.clone(), loads: loads.clone(), drawn: Vec::new() };
         let time = clock.clone();
         let engine = EngineHandle::start_with_clock(
             config,

@@ -1,67 +1,16 @@
 //! Tokens that a device draws: which rows it is asked to draw from, and that what it has drawn is what
 //! the caller gets. That devices draw as they are asked is tested beside the kernels.
 
-use sconce_models::{Draw, Drawn, Error, Logits, ModelInfo, RowUse, StatePool};
+use sconce_models::{Draw, RowUse};
 
 use super::*;
 
-/// A simulated model on a device that draws, of which the tests say what it draws.
-struct DrawingModel {
-    inner: SimulatedModel,
-    drawn: Vec<Drawn>,
-}
-
-impl Model for DrawingModel {
-    fn info(&self) -> &ModelInfo {
-        self.inner.info()
-    }
-
-    fn footprint(&self) -> ModelFootprint {
-        self.inner.footprint()
-    }
-
-    fn state(&self) -> &StatePool {
-        self.inner.state()
-    }
-
-    fn state_mut(&mut self) -> &mut StatePool {
-        self.inner.state_mut()
-    }
-
-    fn step_tokens_max(&self) -> usize {
-        self.inner.step_tokens_max()
-    }
-
-    fn forward(&mut self, batch: &Batch) -> Result<Logits<'_>, Error> {
-        Ok(self.inner.forward(batch)?.with_drawn(&self.drawn))
-    }
-}
-
-/// Makes models that draw the same in every step.
-struct DrawingLoader(Vec<Drawn>);
-
-impl Loader for DrawingLoader {
-    fn estimate(&self, _: &LoadSettings, _: &LoadLimits) -> Result<Estimate, String> {
-        Ok(Estimate { footprint: ModelFootprint::default(), state_bytes: 0, context_length: 4096 })
-    }
-
-    fn load(
-        &self,
-        settings: &LoadSettings,
-        limits: &LoadLimits,
-        _: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>,
-    ) -> Result<Box<dyn Model>, String> {
-        let spec = SimulatedSpec::parse(&settings.path).map_err(|error| error.to_string())?;
-        let inner =
-            SimulatedModel::new(spec, &limits.options()).map_err(|error| error.to_string())?;
-        Ok(Box::new(DrawingModel { inner, drawn: self.0.clone() }))
-    }
-}
-
 /// What a request gets of a model that draws `drawn` from the first row of every step.
 async fn told(drawn: Drawn, request: Request) -> Told {
-    let loader = Arc::new(DrawingLoader(vec![drawn]));
-    let engine = EngineHandle::start(EngineConfig::default(), loader).unwrap();
+    let (gate, loads) = (Gate::new(), Loads::new(Mutex::new(Ok(()))));
+    gate.open();
+    let loader = GatedLoader { gate, loads, drawn: vec![drawn] };
+    let engine = EngineHandle::start(EngineConfig::default(), Arc::new(loader)).unwrap();
     load(&engine, "m", "sim:").await.unwrap();
     read(&mut engine.generate(request).unwrap()).await
 }
