@@ -1,6 +1,6 @@
 //! Whole models on the kernels of GPUs, emulated: the golden answers of `golden_models.rs`, for an
-//! unquantized and a quantized checkpoint of each architecture. Operators have `parity.rs` of the
-//! kernels; here is what lies between them.
+//! unquantized and a quantized checkpoint of each architecture, exactly and in the default precision.
+//! Operators have `parity.rs` of the kernels; here is what lies between them.
 
 #![cfg(feature = "emulate")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -12,16 +12,20 @@ mod fixtures;
 mod gguf;
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/rounded.rs"]
+mod rounded;
 #[path = "support/stepping.rs"]
 mod stepping;
 
 use sconce_kernels::draw_tokens::reference::{self as draw_tokens, Top};
-use sconce_kernels::gpu::{HostBuffer, Language, emulate};
+use sconce_kernels::gpu::{HostBuffer, Language, emulate, with_wgmma};
 use sconce_kernels::top_logits::{TOP_MAX, reference as top_logits};
 use sconce_models::{
     Batch, Draw, Drawn, LoadOptions, Model, Precision, Prefix, PrefixPoint, RowUse, SequenceId,
 };
 
+use fixtures::Fixture;
+use rounded::{CHOSEN, Prompts, Runner};
 use stepping::{feed, fixture, load, options};
 
 /// Largest difference of a log-probability from that of the reference, both in f32: sums are in other
@@ -69,6 +73,89 @@ emulated! {
 #[test]
 fn a_prompt_longer_than_a_chunk_of_the_delta_rule_is_answered_as_on_the_cpu() {
     compare("qwen3_next_f32", 1);
+}
+
+/// Holds a fixture to its bounds in the default precision; by `wgmma` where that is asked for. Returns
+/// the mean difference of a log-probability.
+fn hold(fixture: &Fixture, which: Prompts, language: Language, wgmma: bool) -> f64 {
+    let runner = match language {
+        Language::Cuda => Runner::Cuda,
+        Language::Metal => Runner::Metal,
+    };
+    let options = LoadOptions { step_tokens_max: STEP_TOKENS_MAX, ..options(Precision::default()) };
+    with_wgmma(wgmma, || emulate(language, || rounded::hold(fixture, which, runner, options)))
+}
+
+/// A long prompt of the fixture of an architecture, in both languages.
+fn hold_chosen(architecture: &str) {
+    let all = fixtures::all();
+    let mut chosen = all.iter().filter(|fixture| CHOSEN.contains(&&*fixture.name));
+    let fixture = chosen.find(|fixture| fixture.architecture == architecture).unwrap();
+    for language in [Language::Cuda, Language::Metal] {
+        hold(fixture, Prompts::FirstLong, language, false);
+    }
+}
+
+macro_rules! rounded {
+    ($($test:ident: $architecture:literal;)*) => {
+        $(#[test]
+        fn $test() {
+            hold_chosen($architecture);
+        })*
+
+        const ROUNDED: &[&str] = &[$($architecture),*];
+    };
+}
+
+rounded! {
+    llama_rounded_is_near_its_reference: "llama";
+    qwen3_rounded_is_near_its_reference: "qwen3";
+    qwen3_moe_rounded_is_near_its_reference: "qwen3_moe";
+    gemma3_rounded_is_near_its_reference: "gemma3";
+    glm4_moe_lite_rounded_is_near_its_reference: "glm4_moe_lite";
+    qwen3_next_rounded_is_near_its_reference: "qwen3_next";
+    qwen3_5_rounded_is_near_its_reference: "qwen3_5";
+    qwen3_5_moe_rounded_is_near_its_reference: "qwen3_5_moe";
+}
+
+#[test]
+fn each_architecture_is_rounded() {
+    let all: Vec<_> = fixtures::ARCHITECTURES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(ROUNDED, all);
+}
+
+/// Projections and experts.
+#[test]
+fn a_prompt_multiplied_by_wgmma_is_near_its_reference() {
+    let all = fixtures::all();
+    let fixture = all.iter().find(|fixture| fixture.name == "gguf_qwen3moe_mxfp4.gguf").unwrap();
+    let by = |wgmma| hold(fixture, Prompts::FirstLong, Language::Cuda, wgmma);
+    assert_ne!(by(true), by(false), "wgmma was not what ran");
+}
+
+/// Every prompt of every fixture, from which the bounds were taken.
+fn hold_all(language: Language, wgmma: bool) {
+    for fixture in fixtures::all() {
+        hold(&fixture, Prompts::All, language, wgmma);
+    }
+}
+
+#[test]
+#[ignore = "minutes; bounds are taken from it"]
+fn every_fixture_rounded_is_near_its_reference_on_cuda() {
+    hold_all(Language::Cuda, false);
+}
+
+#[test]
+#[ignore = "minutes; bounds are taken from it"]
+fn every_fixture_rounded_is_near_its_reference_on_metal() {
+    hold_all(Language::Metal, false);
+}
+
+#[test]
+#[ignore = "minutes; bounds are taken from it"]
+fn every_fixture_rounded_is_near_its_reference_by_wgmma() {
+    hold_all(Language::Cuda, true);
 }
 
 /// A step of a decoded token and a prompt has both forms of a gated delta layer.

@@ -36,11 +36,8 @@ const MARKERS: [&str; 2] = ["<!-- compared: begin -->\n", "<!-- compared: end --
 
 /// Steps every prompt of a fixture beside its golden answer.
 fn compare(fixture: &Fixture, precision: Precision) -> f64 {
-    let mut options = options(precision);
-    if fixture.name == "llama_dynamic" {
-        // Dynamic rope is tested where it differs from plain rope: past the trained context.
-        options = LoadOptions { context_length: Some(48), ..options };
-    }
+    let context_length = fixture.context_length();
+    let options = LoadOptions { context_length, ..options(precision) };
     let mut model = load(fixture.path.to_str().unwrap(), &options);
     let mut worst = 0.0;
     for (index, prompt) in prompts(&fixture.golden).iter().enumerate() {

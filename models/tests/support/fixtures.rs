@@ -70,6 +70,12 @@ impl Fixture {
             _ => 2e-4,
         }
     }
+
+    /// The context to load with, if not the checkpoint's own: dynamic rope is tested where it differs
+    /// from plain rope, past the trained context.
+    pub(crate) fn context_length(&self) -> Option<usize> {
+        (self.name == "llama_dynamic").then_some(48)
+    }
 }
 
 /// Names the folder of fixtures on a machine where tests are carried to.

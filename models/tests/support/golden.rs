@@ -28,16 +28,22 @@ pub(crate) fn logprobs(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|logit| f64::from(logit - max) - sum.ln()).collect()
 }
 
-/// Largest difference between `logits` and the `[[id, logprob], ...]` of a golden step.
-pub(crate) fn difference(logits: &[f32], top: &Value) -> f64 {
+/// Differences between `logits` and the `[[id, logprob], ...]` of a golden step.
+pub(crate) fn differences(logits: &[f32], top: &Value) -> Vec<f64> {
     let found = logprobs(logits);
-    top.as_array().unwrap().iter().fold(0.0, |worst, pair| {
+    let difference = |pair: &Value| {
         let (id, expected) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
         let difference = (found[id] - expected).abs();
         // One logit that is no number makes all of these so, and `max` passes over them.
         assert!(!difference.is_nan(), "the log-probability of token {id} is no number");
-        f64::max(worst, difference)
-    })
+        difference
+    };
+    top.as_array().unwrap().iter().map(difference).collect()
+}
+
+/// The largest of them.
+pub(crate) fn difference(logits: &[f32], top: &Value) -> f64 {
+    differences(logits, top).into_iter().fold(0.0, f64::max)
 }
 
 /// Tokens of a prompt that are evaluated in one step: fewer than a step may have, and odd.
