@@ -82,7 +82,7 @@ impl Setup {
     }
 
     /// Writes all tokens of a segment's sequence.
-    fn fill(&self, segment: &Segment, random: &mut Random) {
+    fn fill(&mut self, segment: &Segment, random: &mut Random) {
         let (tokens, held) = (segment.first_position + segment.len, self.shape.page_tokens);
         let page = |token: usize| self.pages[segment.first_page + token / held] as usize;
         let slots: Vec<u32> =
