@@ -57,6 +57,8 @@ mod top_logits;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 #[path = "parity/wgmma.rs"]
 mod wgmma;
+#[path = "parity/write_kv.rs"]
+mod write_kv;
 
 use sconce_kernels::Isa;
 
