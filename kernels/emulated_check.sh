@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Runs the CUDA and Metal kernels on the CPU: the emulator's own tests, and every operator against its
-# reference. Fails, too, if the rows with `match` in their names, those that compare with references, do
-# not launch every kernel of the sources: gpu_check.sh has the sanitizer run these alone. Needs cargo and
-# a C++17 compiler; no GPU. Other arguments go to the kernels' tests, as a part of their names: kernels
-# that these do not launch are left at that.
+# Runs the CUDA and Metal kernels on the CPU: the emulator's own tests, every operator against its
+# reference, and the table once more for each language as a machine with such a GPU runs it: all tensors
+# on the GPU, and nothing else to run on (SCONCE_PARITY_DEVICE=emulated:cuda and emulated:metal). Fails,
+# too, if the rows with `match` in their names, those that compare with references, do not launch every
+# kernel of the sources: gpu_check.sh has the sanitizer run these alone. Needs cargo and a C++17
+# compiler; no GPU. Other arguments go to the kernels' tests, as a part of their names: kernels that
+# these do not launch are left at that, and so are machines with a GPU without --dry.
 #
 #   kernels/emulated_check.sh           as they are
+#   kernels/emulated_check.sh --dry     the table as such machines run it, alone
 #   kernels/emulated_check.sh --asan    under AddressSanitizer and UndefinedBehaviorSanitizer, which
 #                                       stop at accesses outside of tensors and of shared memory, at
 #                                       vector loads that are not aligned and at shifts by too much;
@@ -24,16 +27,28 @@ if [[ ${1:-} == --tools || ${1:-} == --asan ]]; then
   done
   [[ $1 == --asan ]] || exit 0
 fi
-OWN=() KERNELS=(--features emulate)
+OWN=() KERNELS=(--features emulate) DRY=1
 if [[ ${1:-} == --asan ]]; then
   shift
-  OWN=(--features asan) KERNELS=(--features emulate-asan)
+  # Dry runs are for mistakes of rows: their kernels make the same accesses as without.
+  OWN=(--features asan) KERNELS=(--features emulate-asan) DRY=
   export UBSAN_OPTIONS=print_stacktrace=1
   # A kernel that the emulator stops, as tests of mistakes have it do, leaves what its stacks held.
   export ASAN_OPTIONS=detect_leaks=0
 fi
-cargo test --quiet --locked --package sconce-gpu-emulator --tests "${OWN[@]}"
 PARITY=(cargo test --quiet --locked --package sconce-kernels "${KERNELS[@]}" --test parity --)
+dry() {
+  local language
+  for language in cuda metal; do
+    SCONCE_PARITY_DEVICE=emulated:$language "${PARITY[@]}" "$@"
+  done
+}
+if [[ ${1:-} == --dry ]]; then
+  shift
+  dry "$@"
+  exit
+fi
+cargo test --quiet --locked --package sconce-gpu-emulator --tests "${OWN[@]}"
 if (($#)); then
   "${PARITY[@]}" "$@"
   exit
@@ -44,3 +59,4 @@ rm -f "$LAUNCHED"
 SCONCE_LAUNCHED=$LAUNCHED "${PARITY[@]}" match
 cargo run --quiet --locked --package sconce-gpu-emulator "${OWN[@]}" --example never_launched "$LAUNCHED"
 "${PARITY[@]}" --skip match
+[[ ! $DRY ]] || dry

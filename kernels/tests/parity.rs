@@ -37,6 +37,8 @@ mod moe;
 mod moe_gpu;
 #[path = "parity/odd_sizes.rs"]
 mod odd_sizes;
+#[path = "parity/place.rs"]
+mod place;
 #[path = "parity/prepare_attention.rs"]
 mod prepare_attention;
 #[path = "parity/products.rs"]

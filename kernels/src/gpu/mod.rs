@@ -29,7 +29,7 @@ pub(crate) use self::call::{Call, Grid, WARP, in_fours, threads_for};
 pub use self::describe::GpuDescription;
 pub use self::device::{DeviceChoice, DeviceError};
 #[cfg(feature = "emulate")]
-pub use self::emulated::emulate;
+pub use self::emulated::{emulate, emulate_by_default, emulate_nothing};
 pub use self::host::HostBuffer;
 pub(crate) use self::scratch::{counters, scratch};
 pub use self::step::step;

@@ -1,62 +1,46 @@
-//! Seeded numbers, poisoned tensors and the comparison of results.
+//! What runs operators; seeded numbers, poisoned tensors and the comparison of results.
 
 use std::fmt;
 use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use sconce_kernels::Isa;
-use sconce_kernels::gpu::DeviceChoice;
-#[cfg(feature = "cuda")]
-use sconce_kernels::gpu::has_wgmma;
-#[cfg(any(feature = "cuda", feature = "emulate", feature = "metal"))]
-use sconce_kernels::gpu::with_wgmma;
 #[cfg(feature = "emulate")]
-use sconce_kernels::gpu::{Language, emulate};
+use sconce_kernels::gpu::emulate;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+use sconce_kernels::gpu::has_wgmma;
+use sconce_kernels::gpu::{Language, with_wgmma};
 
-/// Names the device that tests make their tensors on; the CPU where it is not set.
-const DEVICE_VARIABLE: &str = "SCONCE_PARITY_DEVICE";
+use crate::place::name;
+pub(crate) use crate::place::{device, gpu, levels, on_cpu};
 
 /// A number that is mixed into the seeds of all random inputs, so that a run sees others than runs
 /// before it; 0, or nothing, for the same in each.
 const SEED_VARIABLE: &str = "SCONCE_PARITY_SEED";
-
-/// Where a test's tensors are. One that is named and not there fails every test.
-pub(crate) fn device() -> Device {
-    let name = std::env::var(DEVICE_VARIABLE).unwrap_or_else(|_| "cpu".to_owned());
-    name.parse::<DeviceChoice>().unwrap().open().unwrap()
-}
-
-/// The levels of the CPU, for tests of it alone; none where [`DEVICE_VARIABLE`] names a GPU, which
-/// would run them all.
-pub(crate) fn levels() -> impl Iterator<Item = Isa> {
-    Isa::available().filter(|_| device().is_cpu())
-}
 
 /// What runs an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
     /// The CPU, with the instructions of a level.
     Cpu(Isa),
-    /// A GPU.
-    #[cfg(any(feature = "cuda", feature = "metal"))]
+    /// The GPU that tests have their tensors on, in a dry run as if.
     Gpu,
-    /// The kernels of a GPU, on the CPU.
+    /// The kernels of a GPU, on the CPU, beside its own operators.
     #[cfg(feature = "emulate")]
     Emulated(Language),
-    /// A GPU of compute capability 9.0, products of many rows on `wgmma`.
-    #[cfg(feature = "cuda")]
+    /// That GPU if it is of compute capability 9.0, products of many rows on `wgmma`.
+    #[cfg(any(feature = "cuda", feature = "emulate"))]
     GpuWgmma,
-    /// The same, on the CPU.
+    /// One on the CPU, beside its own operators, with such products.
     #[cfg(feature = "emulate")]
     EmulatedWgmma,
 }
 
 impl Backend {
-    /// Every backend of this build and this machine, the levels of the CPU first; the GPU alone if
-    /// [`DEVICE_VARIABLE`] names one.
+    /// Every backend of this build and this machine, the levels of the CPU first; the GPU alone where
+    /// tests have their tensors on one.
     pub(crate) fn all() -> Vec<Self> {
-        #[cfg(any(feature = "cuda", feature = "metal"))]
-        if !device().is_cpu() {
+        if gpu().is_some() {
             return vec![Self::Gpu];
         }
         let levels = Isa::available().map(Self::Cpu);
@@ -69,12 +53,11 @@ impl Backend {
     /// products have it beside [`all`](Self::all), whose GPUs are without.
     #[cfg(any(feature = "cuda", feature = "emulate"))]
     pub(crate) fn wgmma() -> Option<Self> {
-        #[cfg(feature = "cuda")]
         if has_wgmma(&device()) {
             return Some(Self::GpuWgmma);
         }
         #[cfg(feature = "emulate")]
-        if device().is_cpu() {
+        if gpu().is_none() {
             return Some(Self::EmulatedWgmma);
         }
         None
@@ -84,11 +67,10 @@ impl Backend {
     pub(crate) fn device(self) -> Device {
         match self {
             Self::Cpu(_) => Device::Cpu,
-            #[cfg(any(feature = "cuda", feature = "metal"))]
             Self::Gpu => device(),
             #[cfg(feature = "emulate")]
             Self::Emulated(_) | Self::EmulatedWgmma => Device::Cpu,
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "emulate"))]
             Self::GpuWgmma => device(),
         }
     }
@@ -96,13 +78,12 @@ impl Backend {
     /// Runs `body` with operators, and the packing of weights, on this backend.
     pub(crate) fn with<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
-            Self::Cpu(isa) => isa.with(body),
+            Self::Cpu(isa) => on_cpu(|| isa.with(body)),
             // Where its operands are.
-            #[cfg(any(feature = "cuda", feature = "metal"))]
             Self::Gpu => with_wgmma(false, body),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => with_wgmma(false, || emulate(language, body)),
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "emulate"))]
             Self::GpuWgmma => with_wgmma(true, body),
             #[cfg(feature = "emulate")]
             Self::EmulatedWgmma => with_wgmma(true, || emulate(Language::Cuda, body)),
@@ -118,11 +99,10 @@ impl Backend {
     pub(crate) fn is_cuda(self) -> bool {
         match self {
             Self::Cpu(_) => false,
-            #[cfg(any(feature = "cuda", feature = "metal"))]
-            Self::Gpu => device().is_cuda(),
+            Self::Gpu => gpu() == Some(Language::Cuda),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => language == Language::Cuda,
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "cuda", feature = "emulate"))]
             Self::GpuWgmma => true,
             #[cfg(feature = "emulate")]
             Self::EmulatedWgmma => true,
@@ -139,12 +119,11 @@ impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu(isa) => isa.fmt(f),
-            #[cfg(any(feature = "cuda", feature = "metal"))]
-            Self::Gpu => write!(f, "{:?}", device().location()),
+            Self::Gpu => f.write_str(&name()),
             #[cfg(feature = "emulate")]
             Self::Emulated(language) => write!(f, "emulated {language:?}"),
-            #[cfg(feature = "cuda")]
-            Self::GpuWgmma => write!(f, "{:?} with wgmma", device().location()),
+            #[cfg(any(feature = "cuda", feature = "emulate"))]
+            Self::GpuWgmma => write!(f, "{} with wgmma", name()),
             #[cfg(feature = "emulate")]
             Self::EmulatedWgmma => write!(f, "emulated Cuda with wgmma"),
         }

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use sconce_kernels::gpu::Language;
 use sconce_kernels::matmul::reference;
 use sconce_kernels::{
     ActivationBuffer, ActivationType, Activations, AffineFormat, AffineRows, DenseRows, DenseType,
     Error, Matrix, Mode, Pool, ScaleType, matmul, read_rows,
 };
 
-use crate::common::{Backend, Random, bits, compare, device, levels, poisoned, tensor, values};
+use crate::common::{
+    Backend, Random, bits, compare, device, gpu, levels, poisoned, tensor, values,
+};
 
 /// Sums of up to 2048 terms with one accumulator, relative to the sum of magnitudes.
 pub(crate) const TOLERANCE: f32 = 3e-6;
@@ -331,7 +334,7 @@ fn many_rows_in_several_blocks_equal_the_same_rows_alone() {
 #[test]
 fn sixteen_bit_activations_are_closer_to_f32_than_eight_bit_ones() {
     // Metal reads them as they are.
-    if device().is_metal() {
+    if gpu() == Some(Language::Metal) {
         return;
     }
     let source = Affine { rows: 64, cols: 512, format: formats()[1], seed: 6 };

@@ -10,7 +10,9 @@ use sconce_kernels::{
 };
 
 use crate::coded::{self, Coded};
-use crate::common::{Backend, Random, bits, compare, device, levels, poisoned, tensor, values};
+use crate::common::{
+    Backend, Random, bits, compare, device, gpu, levels, poisoned, tensor, values,
+};
 use crate::matmul::{Affine, Dense, TOLERANCE, activations, formats};
 
 /// Of sums of weighted results on GPUs, which may round a product and a sum at once.
@@ -194,7 +196,7 @@ fn a_pair_has_the_bits_of_its_row_times_its_expert_alone() {
 #[test]
 fn two_stacks_together_have_the_bits_of_each_alone() {
     // A stack of a GPU has one format: those are in `moe_gpu.rs`.
-    if !device().is_cpu() {
+    if gpu().is_some() {
         return;
     }
     let (cols, choices) = (128, 2);
@@ -239,7 +241,7 @@ fn combined(
 #[test]
 fn a_row_keeps_its_bits_among_other_rows_in_any_order_on_any_number_of_threads() {
     // As above; and on a GPU few rows have other bits than many.
-    if !device().is_cpu() {
+    if gpu().is_some() {
         return;
     }
     let stack = mixed(12, 40, 128);

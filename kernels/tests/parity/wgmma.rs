@@ -213,9 +213,11 @@ fn a_gpu_without_it_says_so() {
     use sconce_kernels::ActivationBuffer;
     use sconce_kernels::gpu::{Language, WGMMA_VARIABLE, emulate, with_wgmma};
 
+    use crate::common::on_cpu;
+
     let buffer = || ActivationBuffer::new(64, 64, INT8, &candle_core::Device::Cpu);
     with_wgmma(true, || {
-        assert!(buffer().is_ok(), "the CPU does not ask");
+        assert!(on_cpu(buffer).is_ok(), "the CPU does not ask");
         let refused = emulate(Language::Metal, || buffer().unwrap_err()).to_string();
         assert!(refused.contains(WGMMA_VARIABLE) && refused.contains("Metal"), "{refused}");
         assert!(emulate(Language::Cuda, || buffer().is_ok()));
