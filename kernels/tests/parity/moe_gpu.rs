@@ -1,13 +1,14 @@
 //! Rows of the table of `expert_matmul` on GPUs: stacks of one format, few and many pairs for each
 //! expert, and experts that nobody chose.
 
+use candle_core::Device;
 use sconce_kernels::{
     ActivationBuffer, ActivationType, DenseType, Error, ExpertProduct, Matrix, MatrixFormat,
     PairInput, Routing, expert_matmuls,
 };
 
 use crate::coded::{self, Coded};
-use crate::common::{Backend, bits, compare, device, poisoned, tensor, values};
+use crate::common::{Backend, bits, compare, device, on_cpu, poisoned, tensor, values};
 use crate::matmul::{Affine, Dense, formats, tolerance};
 use crate::moe::{expected, mixed, route, rows, run};
 
@@ -226,9 +227,11 @@ fn stacks_of_a_launch_have_the_bits_of_each_alone() {
 fn experts_of_several_formats_and_those_of_another_device_are_refused() {
     for backend in gpus() {
         let (unstacked, routing) = backend.with(|| (mixed(4, 16, 128), route(&[1, 2], 4, 2)));
-        let on_cpu = mixed(4, 16, 128);
+        let source = Dense { rows: 16, cols: 128, dense_type: DenseType::F32 };
+        let of_cpu = || Matrix::pack_dense(&source, &Device::Cpu).unwrap();
+        let of_cpu = on_cpu(|| [(); 4].map(|()| of_cpu()));
         let x = tensor(&[0.0; 2 * 128], 128);
-        for experts in [&unstacked, &on_cpu] {
+        for experts in [&unstacked[..], &of_cpu] {
             let out = poisoned(4, 16);
             let error = backend.with(|| {
                 let mut buffer =
