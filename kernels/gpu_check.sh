@@ -2,7 +2,7 @@
 # The proof on a machine with a GPU, in one call of at most ten minutes, and one table of what came of
 # it:
 #   parity      every row of the parity table on the GPU, those of products of many rows on a GPU of 9.0
-#               also by `wgmma` (named so); SCONCE_WGMMA=1 makes `golden` and `bars` use it, too
+#               also by `wgmma` (named so); SCONCE_WGMMA=1 makes all of `golden` and `bars` use it
 #   golden      whole models: every fixture of every architecture against its golden answers, in
 #               precision `exact` and in the default one, which rounds what tensor cores multiply and
 #               keeps keys and values in 8 bits; on a GPU of 9.0 a fixture of each also by `wgmma`
