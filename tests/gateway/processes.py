@@ -45,6 +45,14 @@ def until(what, holds, processes):
     raise AssertionError(f"{what}: not within {PATIENCE:.0f} s{said}")
 
 
+def metrics(port):
+    """What Prometheus would read from a port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
+
+
 class Process:
     """A child whose output goes to a file."""
 
@@ -121,10 +129,7 @@ class Worker(Process):
 
     def metrics(self):
         """What Prometheus would read."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        with contextlib.closing(connection):
-            connection.request("GET", "/metrics")
-            return connection.getresponse().read().decode()
+        return metrics(self.port)
 
     def gauge(self, name):
         """A metric's value that has no labels."""
@@ -135,9 +140,9 @@ class Gateway(Process):
     """SMG in front of workers, once it has their model and tokenizer."""
 
     def __init__(self, workers, *options):
-        self.port = free_port()
+        self.port, self.metrics_port = free_port(), free_port()
         argv = [os.environ["SMG"], "launch", "--host", "127.0.0.1", "--port", str(self.port)]
-        argv += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
+        argv += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(self.metrics_port)]
         argv += ["--log-level", "warn", "--worker-startup-check-interval", "1", "--worker-urls"]
         argv += [worker.url for worker in workers] + list(options)
         super().__init__("smg", [sys.executable, *argv])
@@ -155,6 +160,12 @@ class Gateway(Process):
             tokenizers = self.get("/v1/tokenizers")[1].get("tokenizers")
             return ready and len(known) == workers and bool(tokenizers)
         return False
+
+    def was_told_by(self, workers):
+        """Whether it has been told what each of these remembers."""
+        told = r'^smg_kv_event_batches_total\{worker="(.+)",disposition="snapshot"\} [1-9]'
+        urls = re.findall(told, metrics(self.metrics_port), re.M)
+        return {worker.url for worker in workers} == set(urls)
 
     def request(self, method, path, body=None, timeout=PATIENCE):
         """Status and answer, parsed if it is JSON."""

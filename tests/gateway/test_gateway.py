@@ -1,5 +1,6 @@
 """SMG in front of two workers: chats, refusals, routing by what is remembered, clients that go away."""
 
+import functools
 import http.client
 import json
 import threading
@@ -185,9 +186,11 @@ class AfterAnotherGateway(unittest.TestCase):
             finally:
                 other.stop()
 
-        # It has routed nothing before, and is told on its way to being ready.
+        # It has routed nothing before.
         gateway = Gateway(workers, "--policy", "cache_aware")
         self.addCleanup(gateway.stop)
+        told = functools.partial(gateway.was_told_by, workers)
+        until("it is told what both remember", told, [gateway, *workers])
         # All of one worker, then all of the other: no turn-taking gets that right.
         for name in held[0] + held[1]:
             status, body = gateway.chat(topic(name) + " And then?", max_tokens=4)
