@@ -6,7 +6,7 @@
 #[path = "../benches/gpu_bars/measure/mod.rs"]
 mod measure;
 
-use measure::{Request, Sizes, Table, run};
+use measure::{Request, Row, Sizes, Table, run};
 use sconce_models::DeviceChoice;
 
 fn measured() -> Table {
@@ -30,6 +30,11 @@ fn expect_complete(table: &Table) {
         "page out and in, 300 tokens",
     ] {
         assert!(table.rows().iter().any(|row| row.work.contains(work)), "{work}: {text}");
+    }
+    // What needs a peer has none here.
+    for work in ["MoE prefill", "gated delta prefill"] {
+        let unjudged = |row: &Row| row.work.contains(work) && matches!(row.bar, Some((_, None)));
+        assert!(table.rows().iter().any(unjudged), "{work}: {text}");
     }
 }
 

@@ -300,7 +300,7 @@ fn assert_equal_keys_give_the_mean() {
     }
 }
 
-#[cfg(feature = "emulate")]
+#[cfg(any(feature = "cuda", feature = "emulate", feature = "metal"))]
 #[test]
 fn what_gpus_have_no_kernel_for_is_refused_by_name() {
     use candle_core::DType;

@@ -268,7 +268,7 @@ fn a_step_whose_operands_do_not_fit_is_refused() {
     assert!(matches!(aliased, Err(Error::Aliased { operand: "gate", .. })));
 }
 
-#[cfg(feature = "emulate")]
+#[cfg(any(feature = "cuda", feature = "emulate", feature = "metal"))]
 #[test]
 fn heads_and_kernels_that_a_gpu_has_no_room_for_are_refused() {
     for backend in Backend::all().into_iter().filter(|backend| backend.is_gpu()) {

@@ -203,7 +203,7 @@ fn rows_that_do_not_fit_are_refused() {
     });
 }
 
-#[cfg(feature = "emulate")]
+#[cfg(any(feature = "cuda", feature = "emulate", feature = "metal"))]
 #[test]
 fn heads_wider_than_a_warp_holds_are_refused() {
     let case = Case::new([1, 1, 260, 2], KvType::F32, &[0]);

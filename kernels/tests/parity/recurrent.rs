@@ -125,7 +125,7 @@ fn a_convolution_has_the_same_bits_whole_in_pieces_and_on_any_number_of_threads(
     }
 }
 
-#[cfg(feature = "emulate")]
+#[cfg(any(feature = "cuda", feature = "emulate", feature = "metal"))]
 #[test]
 fn kernels_of_more_inputs_than_a_gpu_has_registers_for_are_refused() {
     for backend in Backend::all().into_iter().filter(|backend| backend.is_gpu()) {

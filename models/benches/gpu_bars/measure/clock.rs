@@ -78,7 +78,7 @@ impl Work<'_> {
     /// Whether the rounds took as long as the host took to launch them, so that their time is no measure
     /// of the device. The CPU computes while it launches.
     pub(crate) fn is_host_bound(&self) -> bool {
-        !self.device.is_cpu() && median(&self.launching) >= HOST_BOUND
+        !self.device.is_cpu() && launches_throughout(&self.launching)
     }
 
     /// Seconds of a run, and the share of them in which the host launched.
@@ -110,6 +110,11 @@ impl Side for Work<'_> {
         self.launching.push(launching);
         Ok(seconds / self.units as f64)
     }
+}
+
+/// Whether the host launched until the end of most rounds, by its share of each.
+fn launches_throughout(shares: &[f64]) -> bool {
+    median(shares) >= HOST_BOUND
 }
 
 /// The middle of some numbers, or the mean of the two in the middle; NaN of none.
@@ -161,6 +166,13 @@ mod tests {
         let [first, second] = clock.in_turn([&mut a, &mut b]).unwrap();
         assert_eq!((first, second), (vec![1.0, 2.0, 3.0], vec![4.0, 5.0, 6.0]));
         assert!(clock.in_turn([&mut Counted(vec![1.0])]).is_err());
+    }
+
+    #[test]
+    fn work_is_bound_by_the_host_if_most_rounds_are_launching() {
+        assert!(launches_throughout(&[0.99, 0.2, 0.96]));
+        assert!(!launches_throughout(&[0.99, 0.2, 0.9]));
+        assert!(!launches_throughout(&[]), "no round was run");
     }
 
     #[test]
