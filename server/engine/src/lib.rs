@@ -50,6 +50,4 @@ pub use residency::{LoadEvent, Loading};
 pub use sampler::TOP_LOGPROBS_MAX;
 pub use snapshot::{SnapshotFile, SnapshotInfo, SnapshotRequest};
 pub use status::{Counters, DeviceStatus, LoadedModel, ModelState, ModelStatus, Status};
-pub use steps::{
-    STEP_SAMPLES_MAX, STEP_WINDOW_STEPS, STEP_WINDOW_TIME, Step, StepSample, TraceMark,
-};
+pub use steps::{Step, StepSample, TraceMark};

@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 use crate::meter::Phase;
 
 /// Steps of one phase of which the slowest is told.
-pub const STEP_WINDOW_STEPS: u32 = 64;
+pub(crate) const STEP_WINDOW_STEPS: u32 = 64;
 
 /// How long after its beginning a step waits for slower ones, while its model has further steps.
-pub const STEP_WINDOW_TIME: Duration = Duration::from_secs(10);
+pub(crate) const STEP_WINDOW_TIME: Duration = Duration::from_secs(10);
 
 /// Samples that wait for their reader; further ones are dropped.
-pub const STEP_SAMPLES_MAX: usize = 64;
+pub(crate) const STEP_SAMPLES_MAX: usize = 64;
 
 /// Which span a request is in somebody's trace, by the ids of W3C Trace Context. The engine reads
 /// nothing in it.
